@@ -1,0 +1,1 @@
+"""The models' parts: attention, tokens and the transformer that is put together from them."""

@@ -1,0 +1,113 @@
+"""Figures for the book: drawn by matplotlib, shown with a text alternative, legible in dark mode and to all eyes."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .records import Record
+
+# Okabe and Ito's colours, told apart by readers with any common form of colour blindness.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE = {
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "figure.facecolor": "white",
+    "figure.dpi": 110,
+    "font.size": 11,
+    "legend.frameon": False,
+}
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Shows a figure in a notebook or page, with the text that stands for it where it cannot be seen; closes it.
+
+    Raises:
+        ValueError: when the text is missing.
+    """
+    if not alt.strip():
+        raise ValueError("a figure needs a text alternative; say in a sentence what is to be seen in it")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
+    plt.close(fig)
+    display(HTML(_image_html(buffer.getvalue(), alt)))
+
+
+def _image_html(png: bytes, alt: str) -> str:
+    escaped = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    data = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{escaped}" style="max-width: 100%; height: auto">'
+
+
+def figure(
+    rows: int = 1, columns: int = 1, width: float = 7.0, height: float = 3.2
+) -> tuple[Figure, np.ndarray | Axes]:
+    """A new figure in the book's style; width and height in inches."""
+    with plt.rc_context(STYLE):
+        return plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
+
+
+def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+    """Pictures in a grid: uint8, or float from 0 to 1, (B, 3, H, W) or (B, H, W)."""
+    rows = -(-len(images) // columns)
+    columns = min(columns, len(images))
+    fig, axes = figure(rows, columns, width=1.2 * columns, height=1.35 * rows)
+    for i, ax in enumerate(np.atleast_1d(axes).flat):
+        ax.axis("off")
+        if i < len(images):
+            ax.imshow(_picture(images[i]), cmap="viridis")
+            ax.set_title(titles[i] if titles else "", fontsize=8)
+    return fig
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    image = torch.as_tensor(image).cpu()
+    return (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
+
+
+def plot_curves(runs: dict[str, Record]) -> Figure:
+    """Loss and test accuracy by epoch, one colour a run; `runs` maps a label to a record."""
+    fig, (left, right) = figure(1, 2, width=8.0, height=3.2)
+    for (label, record), colour in zip(runs.items(), COLOURS, strict=False):
+        curves = record["curves"]
+        left.plot(curves["epoch"], curves["train_loss"], color=colour, label=f"{label}, training")
+        left.plot(curves["epoch"], curves["test_loss"], color=colour, linestyle="--", label=f"{label}, test")
+        accuracy = 100 * np.array(curves["test_accuracy"])
+        right.plot(curves["epoch"], accuracy, color=colour, marker="o", markersize=3, label=label)
+    left.set(xlabel="epoch", ylabel="cross-entropy loss")
+    right.set(xlabel="epoch", ylabel="test accuracy (%)")
+    left.legend(fontsize=9)
+    right.legend(fontsize=9, loc="lower right")
+    return fig
+
+
+def plot_attention(image: Tensor, attn: Tensor, grid_size: int, titles: Sequence[str] | None = None) -> Figure:
+    """An image beside what one query attends to in it, a panel a head.
+
+    Args:
+        image: the picture, (3, H, W).
+        attn: one row of the map for each head, over the patch tokens only, (H, N).
+        grid_size: patches along a side, the square root of N.
+        titles: a title for each head; its number unless given.
+    """
+    heads = len(attn)
+    fig, axes = figure(1, heads + 1, width=1.7 * (heads + 1), height=2.0)
+    axes[0].imshow(_picture(image))
+    axes[0].set_title("image", fontsize=9)
+    for head, ax in enumerate(axes[1:]):
+        weights = attn[head].reshape(grid_size, grid_size).cpu().numpy()
+        ax.imshow(weights, cmap="viridis", vmin=0)
+        ax.set_title(titles[head] if titles else f"head {head}, max {weights.max():.2f}", fontsize=9)
+    for ax in axes:
+        ax.axis("off")
+    return fig

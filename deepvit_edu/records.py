@@ -1,0 +1,150 @@
+"""Recorded runs: one JSON object a run, written whole or not at all, and never by hand."""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from .files import atomic_path
+
+Record = dict
+
+# Field: the type of its value. `curves` maps a quantity to one number an epoch; `config` holds model and recipe.
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "model": str,
+    "num_parameters": int,
+    "dataset": str,
+    "rung": str,
+    "data_hash": str,
+    "train_images": int,
+    "test_images": int,
+    "seed": int,
+    "epochs": int,
+    "train_loss": float,
+    "test_loss": float,
+    "test_accuracy": float,
+    "curves": dict,
+    "seconds": float,
+    "images_per_second": float,
+    "hardware": str,
+    "versions": dict,
+    "commit": str,
+    "code_hash": str,
+    "config": dict,
+    "started": str,
+}
+PACKAGE = Path(__file__).resolve().parent
+
+
+def validate_record(record: Record) -> Record:
+    """Returns the record if it has every field, of the right type, with curves of one length.
+
+    Raises:
+        ValueError: naming the field that is missing or wrong.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"a record is a JSON object, not a {type(record).__name__}")
+    for field, kind in FIELDS.items():
+        if field not in record:
+            raise ValueError(f"the record has no field '{field}'; records are written by a run, not by hand")
+        if not isinstance(record[field], kind) or isinstance(record[field], bool):
+            raise ValueError(f"the record's '{field}' is a {type(record[field]).__name__}, not a {kind.__name__}")
+    if not 0 <= record["test_accuracy"] <= 1:
+        raise ValueError(f"test_accuracy is {record['test_accuracy']}; it is a fraction from 0 to 1")
+    lengths = {name: len(curve) for name, curve in record["curves"].items()}
+    if set(lengths.values()) != {record["epochs"]}:
+        raise ValueError(f"every curve needs {record['epochs']} numbers, one an epoch; the record has {lengths}")
+    return record
+
+
+def save_record(record: Record, path: str | Path) -> Path:
+    """Writes a valid record as JSON, atomically; returns the path."""
+    validate_record(record)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    return Path(path)
+
+
+def load_record(path: str | Path) -> Record:
+    """Reads and validates a record.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not a record; the message names the file and what is wrong.
+    """
+    try:
+        return validate_record(json.loads(Path(path).read_text(encoding="utf-8")))
+    except ValueError as error:  # JSON errors are ValueErrors too
+        raise ValueError(f"{path} is not a record of a run: {error}") from error
+
+
+def list_records(folder: str | Path) -> list[tuple[Path, Record]]:
+    """Every record in a folder, by name."""
+    return [(path, load_record(path)) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def table(records: Iterable[tuple[Path, Record]]) -> str:
+    """A plain-text table, one line a record."""
+    rows = [("record", "model", "data", "seed", "epochs", "test accuracy", "minutes", "hardware")]
+    for path, r in records:
+        accuracy, minutes = f"{r['test_accuracy']:.2%}", f"{r['seconds'] / 60:.1f}"
+        rows.append(
+            (path.stem, r["model"], r["dataset"], str(r["seed"]), str(r["epochs"]), accuracy, minutes, r["hardware"])
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def describe_hardware(device: torch.device) -> str:
+    """The processor that a run used, in words: "1 NVIDIA H200", or "AMD EPYC, 2 threads"."""
+    if device.type == "cuda":
+        return f"1 {torch.cuda.get_device_name(device)}"
+    return f"{_cpu_name()}, {torch.get_num_threads()} threads" + (f" ({device.type})" if device.type != "cpu" else "")
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
+    packages = ("torch", "torchvision", "timm", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def describe_commit() -> str:
+    """The checkout's commit, with "+changes" where the package differs from it; "unknown" outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    return subprocess.run(
+        ["git", *arguments], cwd=PACKAGE, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 over the package's Python files: what ran, even where there is no git."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,540 @@
+"""The training loop: one recipe, resumable to the same numbers, one record at the end.
+
+All randomness of a step follows from the seed and the step's number, so that a run that was cut continues as if it
+had not been, wherever it was cut.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import records
+from .augment import rand_augment, random_crop, random_flip
+from .checkpoints import save_model
+from .data import ImageSet
+from .files import atomic_path
+from .nn.transformer import VisionTransformer
+
+TIERS = ("cpu", "t4", "full")
+
+
+def tier() -> str:
+    """The reader's tier: `DEEPVIT_EDU_TIER`, or "cpu"; ValueError for another word."""
+    name = os.environ.get("DEEPVIT_EDU_TIER", "cpu")
+    if name not in TIERS:
+        raise ValueError(f"DEEPVIT_EDU_TIER is '{name}'; set it to one of {', '.join(TIERS)}")
+    return name
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Learning rates are per step of `batch_size` images, used as given.
+
+    Raises:
+        ValueError: when a number is out of its range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-5
+    weight_decay: float = 0.05  # none on biases, norms, positions and class token
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.1
+    clip_grad: float = 1.0  # largest norm of the gradient; 0 for no limit
+    crop_padding: int = 4  # pixels
+    flip: bool = True
+    rand_augment: int = 0  # operations an image; 0 for none
+    rand_magnitude: int = 9
+    mixup: float = 0.0  # alpha of the Beta distribution; 0 for none
+    cutmix: float = 0.0
+    erase: float = 0.0  # probability
+    ema_decay: float = 0.0  # of an exponential moving average of the weights, which is then what is evaluated
+    precision: str = "auto"  # bfloat16, float16, float32; auto: what the device does natively
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "weight_decay", "warmup_epochs", "mixup", "cutmix", "crop_padding"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        for name in ("label_smoothing", "erase", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a number from 0 to below 1 fits")
+        if self.precision not in ("auto", *_PRECISIONS):
+            raise ValueError(f"precision is '{self.precision}'; choose auto, {', '.join(_PRECISIONS)}")
+
+
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteLossError(FloatingPointError):
+    """Training met a loss that is not a number, or infinite."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop, and did so between two steps."""
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device named, or the best there is; ValueError when the one named is not here."""
+    if device is None:
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device '{device}' cannot be used here; try cpu") from error
+    return chosen
+
+
+def pick_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The number format to compute in; "auto" takes bfloat16 where the GPU has it natively, float32 on a CPU."""
+    if precision != "auto":
+        return _PRECISIONS[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, dataset: ImageSet, batch_size: int = 500, device: str | torch.device | None = None
+) -> dict[str, float]:
+    """Mean cross-entropy and accuracy (a fraction) of a model on a data set, in float32 and eval mode."""
+    device = next(model.parameters()).device if device is None else pick_device(device)
+    was_training = model.training
+    model.to(device).eval()
+    loss, correct = 0.0, 0
+    for start in range(0, len(dataset), batch_size):
+        images = dataset.normalise(dataset.images[start : start + batch_size].to(device))
+        labels = dataset.labels[start : start + batch_size].to(device)
+        logits = model(images)
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct += (logits.argmax(dim=1) == labels).sum().item()
+    model.train(was_training)
+    return {"loss": loss / len(dataset), "accuracy": correct / len(dataset)}
+
+
+def train(
+    model: VisionTransformer,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    recipe: Recipe | None = None,
+    *,
+    name: str = "custom",
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+) -> records.Record:
+    """Trains a model in place and returns the run's record.
+
+    The record's accuracy is the last epoch's: no epoch is picked on the test set.
+
+    Args:
+        model: the model; it is moved to the device, and holds the trained weights afterwards.
+        train_set: images to learn from.
+        test_set: images to measure on after each epoch.
+        recipe: how to train; the default recipe unless given.
+        name: the model's name for the record.
+        out: folder for `checkpoint.pt`, and at the end `record.json` and `model.safetensors`; none of them unless given.
+        resume: continue from the folder's checkpoint, where there is one.
+        device: where to train; the best there is unless given.
+        progress: show a progress bar; yes unless given or `DEEPVIT_EDU_PROGRESS=0`.
+
+    Raises:
+        ValueError: when model, data and recipe do not fit each other.
+        FileExistsError: when `out` holds a run and `resume` is off.
+        NonFiniteLossError: at the first loss that is not finite; the last good checkpoint stays.
+        Interrupted: after Ctrl-C or SIGTERM; the checkpoint stands at the very step.
+    """
+    run = _Run(model, train_set, test_set, recipe or Recipe(), name, Path(out) if out else None, pick_device(device))
+    if run.out and run.checkpoint_path.exists():
+        if not resume:
+            raise FileExistsError(f"{run.out} already holds a run; resume it, or choose another folder")
+        run.load_checkpoint()
+    if progress is None:
+        progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
+    gpus = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), _stop_requests() as stop_requested:
+        run.loop(stop_requested, progress)
+    return run.finish()
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint keeps besides tensors: where the run stands and what it has measured."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent in training steps
+    total_seconds: float = 0.0  # with evaluation
+    started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    code: list[list[str]] = field(default_factory=list)  # [commit, hash of the package] for each code that took part
+    epoch_losses: list[float] = field(default_factory=list)  # of the steps of the epoch under way
+    curves: dict[str, list[float]] = field(
+        default_factory=lambda: {
+            key: [] for key in ("epoch", "train_loss", "test_loss", "test_accuracy", "learning_rate", "seconds")
+        }
+    )
+
+
+class _Run:
+    """A run under way: everything that a checkpoint has to keep, and how a step is made."""
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        train_set: ImageSet,
+        test_set: ImageSet,
+        recipe: Recipe,
+        name: str,
+        out: Path | None,
+        device: torch.device,
+    ) -> None:
+        _check_fit(model, train_set, test_set, recipe)
+        self.recipe, self.name, self.out, self.device = recipe, name, out, device
+        self.model = model.to(device)
+        self.train_set, self.test_set = train_set.to(device), test_set.to(device)
+        self.steps_per_epoch = len(train_set) // recipe.batch_size
+        self.num_steps = recipe.epochs * self.steps_per_epoch
+        self.dtype = pick_precision(recipe.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.optimizer = create_optimizer_v2(
+            model, opt="adamw", lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.scheduler = self._make_scheduler()
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.forward = torch.compile(model) if recipe.compile else model
+        self.mixup = self._make_mixup()
+        self.erase = RandomErasing(recipe.erase, mode="pixel", device=device) if recipe.erase else nn.Identity()
+        self.progress = _Progress()
+        self._code = [records.describe_commit(), records.code_hash()]  # now: files may change while the run goes on
+        self._order: tuple[int, Tensor] | None = None
+
+    def _make_scheduler(self) -> CosineLRScheduler:
+        warmup = round(self.recipe.warmup_epochs * self.steps_per_epoch)
+        return CosineLRScheduler(
+            self.optimizer,
+            t_initial=max(self.num_steps, warmup + 1),
+            lr_min=self.recipe.min_learning_rate,
+            warmup_t=warmup,
+            warmup_lr_init=self.recipe.learning_rate / max(warmup, 1),
+            t_in_epochs=False,
+        )
+
+    def _make_mixup(self) -> Mixup | None:
+        r = self.recipe
+        if not (r.mixup or r.cutmix):
+            return None
+        classes = self.model.config.num_classes
+        return Mixup(r.mixup, r.cutmix, label_smoothing=r.label_smoothing, num_classes=classes)
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        return self.ema.module if self.ema else self.model
+
+    def loop(self, stop_requested: Callable[[], bool], show: bool) -> None:
+        """From where the run stands to its end, or to a request to stop."""
+        p = self.progress
+        if self._code not in p.code:
+            p.code.append(self._code)
+        bar = tqdm(total=self.num_steps, initial=p.step, disable=not show, unit="step", desc=self.name)
+        # A look at the loss waits for the device, so a GPU is asked less often.
+        look_every = 1 if self.device.type == "cpu" else 20
+        pending: list[Tensor] = []
+        clock = time.perf_counter()
+        with bar:
+            while p.step < self.num_steps:
+                pending.append(self.train_step())
+                p.step += 1
+                bar.update()
+                epoch_done, stop = p.step % self.steps_per_epoch == 0, stop_requested()
+                if len(pending) >= look_every or epoch_done or stop:
+                    self._take_losses(pending)
+                    elapsed, clock = time.perf_counter() - clock, time.perf_counter()
+                    p.seconds += elapsed
+                    p.total_seconds += elapsed
+                    bar.set_postfix(self._postfix(), refresh=False)
+                if epoch_done:
+                    self._end_epoch()
+                    p.total_seconds += time.perf_counter() - clock
+                    clock = time.perf_counter()
+                if self.out and (epoch_done or stop):
+                    self.save_checkpoint()
+                if stop and p.step < self.num_steps:
+                    raise Interrupted(self._stop_message())
+
+    def train_step(self) -> Tensor:
+        """One step of the optimizer on the batch that belongs to it; returns the loss, still on the device."""
+        recipe, step = self.recipe, self.progress.step
+        images, labels = self._batch(step)
+        self.scheduler.step_update(step)
+        self.model.train()
+        with self._autocast():
+            loss = self._loss(self.forward(images), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update(self.model, step=step)
+        return loss.detach()
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The images, augmented and normalised, and the targets of a step: a function of seed and step alone."""
+        r = self.recipe
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = self._epoch_order(epoch)
+        chosen = order[position * r.batch_size : (position + 1) * r.batch_size].to(self.device)
+        _seed_everything(_mix(r.seed, step, 1))
+        images = self.train_set.images[chosen]
+        images = random_crop(images, r.crop_padding)
+        images = random_flip(images) if r.flip else images
+        images = self.train_set.normalise(rand_augment(images, r.rand_augment, r.rand_magnitude))
+        labels = self.train_set.labels[chosen]
+        if self.mixup:
+            images, labels = self.mixup(images, labels)
+        return self.erase(images), labels
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch))
+            self._order = (epoch, torch.randperm(len(self.train_set), generator=generator))
+        return self._order[1]
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        # Mixup's targets are distributions, smoothed already.
+        smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+    def _autocast(self):
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def _take_losses(self, pending: list[Tensor]) -> None:
+        losses = torch.stack(pending).tolist()
+        pending.clear()
+        first_step = self.progress.step - len(losses)
+        for offset, loss in enumerate(losses):
+            if not np.isfinite(loss):
+                raise NonFiniteLossError(self._non_finite_message(loss, first_step + offset))
+        self.progress.epoch_losses.extend(losses)
+
+    def _non_finite_message(self, loss: float, step: int) -> str:
+        kept = self.out and self.checkpoint_path.exists()
+        return (
+            f"the loss became {loss} at step {step} (epoch {step // self.steps_per_epoch + 1}); lower the learning rate "
+            f"(now {self.recipe.learning_rate:g}), lengthen the warm-up, or train in precision float32"
+            + (f"; the last good state is in {self.checkpoint_path}" if kept else "")
+        )
+
+    def _stop_message(self) -> str:
+        kept = f"resume from {self.checkpoint_path}" if self.out else "nothing was kept, since no folder was given"
+        return f"stopped after step {self.progress.step} of {self.num_steps}; {kept}"
+
+    def _postfix(self) -> dict[str, str]:
+        p = self.progress
+        recent = p.epoch_losses[-50:]
+        shown = {"loss": f"{sum(recent) / len(recent):.3f}"}
+        if p.curves["test_accuracy"]:
+            shown["test accuracy"] = f"{p.curves['test_accuracy'][-1]:.1%}"
+        return {**shown, "images/s": f"{p.step * self.recipe.batch_size / p.seconds:.0f}"}
+
+    def _end_epoch(self) -> None:
+        p = self.progress
+        measured = evaluate(self.evaluated_model, self.test_set)
+        row = {
+            "epoch": len(p.curves["epoch"]) + 1,
+            "train_loss": sum(p.epoch_losses) / len(p.epoch_losses),
+            "test_loss": measured["loss"],
+            "test_accuracy": measured["accuracy"],
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": p.seconds,
+        }
+        for key, value in row.items():
+            p.curves[key].append(value)
+        p.epoch_losses = []
+
+    def _identity(self) -> dict:
+        """What must agree before a checkpoint is continued."""
+        return {
+            "model": asdict(self.model.config),
+            "recipe": asdict(self.recipe),
+            "data_hash": self.train_set.hash(),
+            "test_hash": self.test_set.hash(),
+        }
+
+    def save_checkpoint(self) -> None:
+        """Writes the whole state, atomically."""
+        state = {
+            "identity": self._identity(),
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+        }
+        with atomic_path(self.checkpoint_path) as temporary:
+            torch.save(state, temporary)
+
+    def load_checkpoint(self) -> None:
+        """Continues from the folder's checkpoint; ValueError when it is damaged or belongs to another run."""
+        try:
+            state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+            identity = state["identity"]
+        except Exception as error:  # torch.load raises many types for a damaged file
+            raise ValueError(f"{self.checkpoint_path} cannot be read; delete it to start again") from error
+        ours = self._identity()
+        for part in ("model", "recipe"):
+            for option, value in ours[part].items():
+                if identity[part].get(option) != value:
+                    raise ValueError(
+                        f"{self.checkpoint_path} was made with {option} {identity[part].get(option)}, not {value}; "
+                        f"resume with the same options, or choose another folder"
+                    )
+        if identity != ours:
+            raise ValueError(f"{self.checkpoint_path} was made with other images; choose another folder")
+        self.progress = _Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+
+    def finish(self) -> records.Record:
+        """The record; with weights and record written where there is a folder."""
+        record = self._record()
+        if self.ema:
+            self.model.load_state_dict(self.ema.module.state_dict())
+        self.model.eval()
+        if self.out:
+            records.save_record(record, self.out / "record.json")
+            about = {
+                "name": self.name,
+                "dataset": self.train_set.name,
+                "classes": list(self.train_set.classes),
+                "mean": list(self.train_set.mean),
+                "std": list(self.train_set.std),
+            }
+            save_model(self.model, self.out / "model.safetensors", **about)
+        return record
+
+    def _record(self) -> records.Record:
+        p, curves = self.progress, self.progress.curves
+        return records.validate_record(
+            {
+                "model": self.name,
+                "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+                "dataset": self.train_set.name,
+                "rung": self.train_set.rung,
+                "data_hash": self.train_set.hash(),
+                "test_data_hash": self.test_set.hash(),
+                "train_images": len(self.train_set),
+                "test_images": len(self.test_set),
+                "seed": self.recipe.seed,
+                "epochs": self.recipe.epochs,
+                "train_loss": curves["train_loss"][-1],
+                "test_loss": curves["test_loss"][-1],
+                "test_accuracy": curves["test_accuracy"][-1],
+                "curves": curves,
+                "seconds": p.total_seconds,
+                "images_per_second": p.step * self.recipe.batch_size / p.seconds,
+                "hardware": records.describe_hardware(self.device),
+                "precision": str(self.dtype).removeprefix("torch."),
+                "versions": records.describe_versions(),
+                "commit": ", then ".join(commit for commit, _ in p.code),
+                "code_hash": ", then ".join(code for _, code in p.code),
+                "config": {"model": asdict(self.model.config), "recipe": asdict(self.recipe)},
+                "started": p.started,
+            }
+        )
+
+
+def _check_fit(model: VisionTransformer, train_set: ImageSet, test_set: ImageSet, recipe: Recipe) -> None:
+    config = model.config
+    size = train_set.images.shape[-1]
+    if size != config.img_size:
+        raise ValueError(f"the images are {size} pixels wide and the model takes {config.img_size}; give both one size")
+    if len(train_set.classes) != config.num_classes:
+        raise ValueError(
+            f"{train_set.name} has {len(train_set.classes)} classes and the model's head has {config.num_classes}; "
+            f"create the model with num_classes={len(train_set.classes)}"
+        )
+    if list(train_set.classes) != list(test_set.classes):
+        raise ValueError("the training and the test images have different classes; use two splits of one data set")
+    if recipe.batch_size > len(train_set):
+        raise ValueError(
+            f"a batch of {recipe.batch_size} is more than the {len(train_set)} training images; choose a smaller batch"
+        )
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
+        raise ValueError(f"Mixup pairs images, so batch_size {recipe.batch_size} must be even")
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers, such that neighbours have nothing in common."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _seed_everything(seed: int) -> None:
+    # timm's Mixup draws from NumPy, its RandomErasing from `random`, all else from torch.
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (timm uses the old generator)
+    random.seed(seed)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Within it, a first Ctrl-C or SIGTERM is remembered and told by the function given; a second one acts at once."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield requested.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: object) -> None:
+        requested.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield requested.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def recipe_options() -> list[str]:
+    """Names of the options of a recipe, in order."""
+    return [option.name for option in fields(Recipe)]

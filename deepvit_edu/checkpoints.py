@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .files import atomic_path
-from .nn.transformer import ViTConfig, VisionTransformer
+from .nn.transformer import VisionTransformer, ViTConfig
 
 
 def save_model(model: VisionTransformer, path: str | Path, **about: object) -> Path:

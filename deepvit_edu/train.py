@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ def tier() -> str:
     return name
 
 
+def _option(default: object, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train. Learning rates are per step of `batch_size` images, used as given.
@@ -52,25 +57,25 @@ class Recipe:
         ValueError: when a number is out of its range.
     """
 
-    epochs: int = 20
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 1e-5
-    weight_decay: float = 0.05  # none on biases, norms, positions and class token
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.1
-    clip_grad: float = 1.0  # largest norm of the gradient; 0 for no limit
-    crop_padding: int = 4  # pixels
-    flip: bool = True
-    rand_augment: int = 0  # operations an image; 0 for none
-    rand_magnitude: int = 9
-    mixup: float = 0.0  # alpha of the Beta distribution; 0 for none
-    cutmix: float = 0.0
-    erase: float = 0.0  # probability
-    ema_decay: float = 0.0  # of an exponential moving average of the weights, which is then what is evaluated
-    precision: str = "auto"  # bfloat16, float16, float32; auto: what the device does natively
-    compile: bool = False
-    seed: int = 0
+    epochs: int = _option(20, "passes over the training images")
+    batch_size: int = _option(128, "images a step")
+    learning_rate: float = _option(1e-3, "highest learning rate, after the warm-up")
+    min_learning_rate: float = _option(1e-5, "learning rate at the end of the cosine")
+    weight_decay: float = _option(0.05, "of AdamW; none on biases, norms, positions and class token")
+    warmup_epochs: float = _option(1.0, "epochs in which the learning rate rises")
+    label_smoothing: float = _option(0.1, "share of the target that is spread over all classes")
+    clip_grad: float = _option(1.0, "largest norm of the gradient; 0 for no limit")
+    crop_padding: int = _option(4, "pixels by which images are shifted at most")
+    flip: bool = _option(True, "mirror half of the images")
+    rand_augment: int = _option(0, "operations of RandAugment an image; 0 for none")
+    rand_magnitude: int = _option(9, "strength of these operations, 0 to 30")
+    mixup: float = _option(0.0, "alpha of Mixup's Beta distribution; 0 for none")
+    cutmix: float = _option(0.0, "alpha of CutMix's Beta distribution; 0 for none")
+    erase: float = _option(0.0, "probability of random erasing")
+    ema_decay: float = _option(0.0, "average the weights with this decay and evaluate the average; 0 for none")
+    precision: str = _option("auto", "float32, bfloat16, float16, or auto: what the device does natively")
+    compile: bool = _option(False, "compile the model (torch.compile)")
+    seed: int = _option(0, "of the images' order and of all augmentation")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -160,7 +165,7 @@ def train(
         test_set: images to measure on after each epoch.
         recipe: how to train; the default recipe unless given.
         name: the model's name for the record.
-        out: folder for `checkpoint.pt`, and at the end `record.json` and `model.safetensors`; none of them unless given.
+        out: folder for `checkpoint.pt`, and at the end `record.json` and `model.safetensors`; none unless given.
         resume: continue from the folder's checkpoint, where there is one.
         device: where to train; the best there is unless given.
         progress: show a progress bar; yes unless given or `DEEPVIT_EDU_PROGRESS=0`.
@@ -354,8 +359,8 @@ class _Run:
     def _non_finite_message(self, loss: float, step: int) -> str:
         kept = self.out and self.checkpoint_path.exists()
         return (
-            f"the loss became {loss} at step {step} (epoch {step // self.steps_per_epoch + 1}); lower the learning rate "
-            f"(now {self.recipe.learning_rate:g}), lengthen the warm-up, or train in precision float32"
+            f"the loss became {loss} at step {step} (epoch {step // self.steps_per_epoch + 1}); lower the learning "
+            f"rate (now {self.recipe.learning_rate:g}), lengthen the warm-up, or train in precision float32"
             + (f"; the last good state is in {self.checkpoint_path}" if kept else "")
         )
 
@@ -533,8 +538,3 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def recipe_options() -> list[str]:
-    """Names of the options of a recipe, in order."""
-    return [option.name for option in fields(Recipe)]

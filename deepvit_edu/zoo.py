@@ -8,7 +8,7 @@ import difflib
 import fnmatch
 from dataclasses import fields, replace
 
-from .nn.transformer import ViTConfig, VisionTransformer
+from .nn.transformer import VisionTransformer, ViTConfig
 
 _DEEPVIT_BASELINE = ViTConfig(img_size=224, patch_size=16, embed_dim=384, num_heads=12, mlp_ratio=3.0)
 _CIFAR = ViTConfig(img_size=32, patch_size=4, mlp_ratio=2.0)

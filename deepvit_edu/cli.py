@@ -1,0 +1,233 @@
+"""The command line: `deepvit-edu train`, `evaluate`, `models`, `data` and `records`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from . import __version__, data, records
+from .checkpoints import load_model
+from .train import Interrupted, Recipe, evaluate, train
+from .zoo import CONFIGS, create_model, list_models, model_config, nearest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 for an error told in a sentence, 130 when interrupted."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except Interrupted as stop:
+        print(f"deepvit-edu: {stop} (the same command with --resume)", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("deepvit-edu: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `deepvit-edu models | head`
+        sys.stderr.close()
+        return 0
+    except (ValueError, OSError, data.DataError, FloatingPointError, torch.OutOfMemoryError) as error:
+        print(f"deepvit-edu: {_sentence(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the device has too little memory for this; choose a smaller --batch-size or model"
+    return (error.strerror if isinstance(error, OSError) and error.strerror else None) or str(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Suggests the nearest command or option where one is misspelt."""
+
+    def error(self, message: str) -> None:
+        prefix, _, rest = message.partition("invalid choice: ")
+        if rest:
+            wrong, _, known = rest.partition(" (choose from ")
+            choices = [choice.strip(" '") for choice in known.rstrip(")").split(",")]
+            message = f"{prefix}there is no {wrong}{nearest(wrong.strip(chr(39)), choices)}"
+        super().error(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = _Parser(prog="deepvit-edu", description="Train, measure and look into deep Vision Transformers.")
+    parser.add_argument("--version", action="version", version=f"deepvit-edu {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=formatter
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    _add_train(add("train", train_command, "train a model and write its record, weights and checkpoint"))
+    _add_evaluate(add("evaluate", evaluate_command, "measure a trained model on the test images of a data set"))
+    _add_models(add("models", models_command, "list the models, or show one"))
+    _add_data(add("data", data_command, "list the data sets, or fetch and describe one"))
+    _add_records(add("records", records_command, "list recorded runs, or show one"))
+    return parser
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", default="shapes", metavar="NAME", help=f"{', '.join(data.list_datasets())}, or a folder of images"
+    )
+    parser.add_argument(
+        "--data-root", metavar="FOLDER", help="where data sets lie (else DEEPVIT_EDU_DATA, else a download)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="use only so many images of a split")
+
+
+def _add_data_root(parser: argparse.ArgumentParser) -> None:
+    text = "where data sets lie; DEEPVIT_EDU_DATA unless given, and where there is neither, a download"
+    parser.add_argument("--data-root", metavar="FOLDER", help=text)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="cifar_vit_4x64", metavar="NAME", help="see `deepvit-edu models`")
+    _add_data_options(parser)
+    parser.add_argument("--img-size", type=int, metavar="PIXELS", help="side of the images; the model's unless given")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the run; runs/MODEL_DATA_sSEED unless given")
+    parser.add_argument("--resume", action="store_true", help="continue the run in that folder, where there is one")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    parser.add_argument("--drop-path", type=float, default=0.0, metavar="P", help="stochastic depth of the last block")
+    recipe = parser.add_argument_group("recipe")
+    for option in fields(Recipe):
+        flag, text = f"--{option.name.replace('_', '-')}", option.metadata["help"]
+        if option.type is bool:
+            recipe.add_argument(flag, action=argparse.BooleanOptionalAction, default=option.default, help=text)
+        else:
+            metavar = {int: "N", float: "X", str: "WORD"}[option.type]
+            recipe.add_argument(flag, type=option.type, default=option.default, metavar=metavar, help=text)
+
+
+def train_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu train`."""
+    recipe = Recipe(**{option.name: getattr(options, option.name) for option in fields(Recipe)})
+    img_size = model_config(options.model, **_given(img_size=options.img_size)).img_size
+    load = {"root": options.data_root, "img_size": img_size, "limit": options.limit, "progress": not options.quiet}
+    train_set, test_set = data.load(options.data, "train", **load), data.load(options.data, "test", **load)
+    print(train_set.describe())
+    torch.manual_seed(recipe.seed)
+    model = create_model(
+        options.model, num_classes=len(train_set.classes), img_size=img_size, drop_path_rate=options.drop_path
+    )
+    out = Path(options.out or f"runs/{options.model}_{Path(options.data).name}_s{recipe.seed}")
+    record = train(
+        model,
+        train_set,
+        test_set,
+        recipe,
+        name=options.model,
+        out=out,
+        resume=options.resume,
+        device=options.device,
+        progress=not options.quiet,
+    )
+    print(
+        f"test accuracy {record['test_accuracy']:.2%} after {record['epochs']} epochs, "
+        f"{record['seconds'] / 60:.1f} minutes, {record['images_per_second']:.0f} images/s\n"
+        f"record, weights and checkpoint are in {out}"
+    )
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="PATH", help="a model.safetensors, or the folder of a run")
+    _add_data_options(parser)
+    parser.add_argument("--batch-size", type=int, default=500, metavar="N", help="images at a time")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu evaluate`."""
+    path = Path(options.model)
+    model, about = load_model(path / "model.safetensors" if path.is_dir() else path)
+    test_set = data.load(
+        options.data, "test", root=options.data_root, img_size=model.config.img_size, limit=options.limit
+    )
+    if list(test_set.classes) != about["classes"]:
+        raise ValueError(
+            f"this model knows the {len(about['classes'])} classes of {about['dataset']}, not the "
+            f"{len(test_set.classes)} of {test_set.name}; name the data set that it was trained on with --data"
+        )
+    measured = evaluate(model, test_set, options.batch_size, options.device)
+    print(test_set.describe())
+    print(f"{about['name']}: accuracy {measured['accuracy']:.2%}, loss {measured['loss']:.4f}")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pattern", nargs="?", default="*", help="a name, or a pattern such as 'vit_*'")
+
+
+def models_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu models`."""
+    names = list_models(options.pattern)
+    if not names:
+        raise ValueError(f"no model matches '{options.pattern}'{nearest(options.pattern, list(CONFIGS))}")
+    if names == [options.pattern]:
+        for option, value in asdict(CONFIGS[names[0]]).items():
+            print(f"{option:16} {value}")
+        return
+    print(f"{'model':18} {'parameters':>12}  blocks  channels  heads  image  patch")
+    for name in names:
+        c = CONFIGS[name]
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in create_model(name).parameters())
+        print(f"{name:18} {count:12,}  {c.depth:6}  {c.embed_dim:8}  {c.num_heads:5}  {c.img_size:5}  {c.patch_size:5}")
+    print("parameters with a head for 1000 classes")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="a data set, or a folder of images")
+    parser.add_argument(
+        "--data-root", metavar="FOLDER", help="where data sets lie (else DEEPVIT_EDU_DATA, else a download)"
+    )
+    parser.add_argument("--img-size", type=int, metavar="PIXELS", help="resize to this side")
+
+
+def data_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu data`."""
+    if options.name is None:
+        for name in data.list_datasets():
+            state = (
+                "at hand" if data.available(name, root=options.data_root) else f"fetched by: deepvit-edu data {name}"
+            )
+            print(f"{name:12} {state}")
+        print("or any folder with train/CLASS/*.jpg and test/CLASS/*.jpg (val/ will do)")
+        return
+    for split in ("train", "test"):
+        images = data.load(options.name, split, root=options.data_root, img_size=options.img_size)
+        print(images.describe())
+        print(f"  hash {images.hash()}")
+    print(f"  classes: {', '.join(images.classes)}")
+
+
+def _add_records(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", nargs="?", default="book/records", help="a record, or a folder of records")
+    parser.add_argument("--json", action="store_true", help="print the record whole")
+
+
+def records_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu records`."""
+    path = Path(options.path)
+    if not path.exists():
+        raise ValueError(f"there is no record or folder of records at {path}; `deepvit-edu train` writes record.json")
+    found = records.list_records(path) if path.is_dir() else [(path, records.load_record(path))]
+    if not found:
+        raise ValueError(f"the folder {path} holds no record (a .json file that a run wrote)")
+    if options.json:
+        print(json.dumps([record for _, record in found], indent=1))
+    else:
+        print(records.table(found))

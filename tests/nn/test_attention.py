@@ -1,0 +1,68 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepvit_edu.nn.attention import Attention, fast_path_allowed, legible_attention
+
+
+def both_paths(attn, x):
+    fast = attn(x)
+    with legible_attention():
+        legible = attn(x)
+    return fast, legible
+
+
+@settings(max_examples=25, deadline=None)
+@given(heads=st.integers(1, 6), head_dim=st.integers(1, 9), tokens=st.integers(1, 20), bias=st.booleans())
+def test_paths_are_equal_forward_and_backward(heads, head_dim, tokens, bias):
+    attn = Attention(heads * head_dim, heads, qkv_bias=bias)
+    x = torch.randn(2, tokens, heads * head_dim, requires_grad=True)
+    fast, legible = both_paths(attn, x)
+    torch.testing.assert_close(fast, legible, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn_like(fast)
+    gradients = [torch.autograd.grad((out * upstream).sum(), [x, attn.qkv.weight]) for out in (fast, legible)]
+    for of_fast, of_legible in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_fast, of_legible, rtol=1e-4, atol=1e-5)
+
+
+def test_each_path_agrees_with_float64():
+    attn, x = Attention(24, 4), torch.randn(2, 10, 24)
+    fast, legible = both_paths(attn, x)
+    exact = attn.double().forward_with_map(x.double())[0]
+    for out in (fast, legible):
+        torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_map_is_a_distribution_over_keys():
+    attn = Attention(24, 4)
+    out, attn_map = attn.forward_with_map(torch.randn(2, 10, 24))
+    assert out.shape == (2, 10, 24)
+    assert attn_map.shape == (2, 4, 10, 10)
+    assert (attn_map >= 0).all()
+    torch.testing.assert_close(attn_map.sum(dim=-1), torch.ones(2, 4, 10))
+
+
+def test_output_follows_a_permutation_of_the_tokens():
+    attn, x, order = Attention(24, 4), torch.randn(1, 10, 24), torch.randperm(10)
+    torch.testing.assert_close(attn(x[:, order]), attn(x)[:, order], rtol=1e-5, atol=1e-6)
+
+
+def test_heads_must_share_the_channels():
+    with pytest.raises(ValueError, match="10 channels cannot be shared equally by 3 heads"):
+        Attention(10, 3)
+
+
+def test_context_ends_with_an_error_too():
+    with pytest.raises(RuntimeError), legible_attention():
+        assert not fast_path_allowed()
+        raise RuntimeError
+    assert fast_path_allowed()
+
+
+def test_dropout_of_the_map_works_on_both_paths():
+    attn, x = Attention(24, 4, attn_drop=0.5), torch.randn(2, 10, 24)
+    for out in both_paths(attn.train(), x):
+        assert not torch.allclose(out, attn.eval()(x))
+        attn.train()
+    torch.testing.assert_close(*both_paths(attn.eval(), x), rtol=1e-5, atol=1e-6)

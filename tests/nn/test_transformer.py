@@ -1,0 +1,98 @@
+import pytest
+import timm
+import torch
+
+from deepvit_edu.nn.attention import legible_attention
+from deepvit_edu.nn.transformer import ViTConfig, VisionTransformer
+from deepvit_edu.zoo import create_model
+
+TINY = ViTConfig(img_size=16, patch_size=4, embed_dim=24, depth=3, num_heads=4, num_classes=7)
+
+
+def test_logits_equal_timm_under_the_same_weights():
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "mlp_ratio": 3.0}
+    theirs = timm.models.VisionTransformer(**options, num_classes=11).eval()
+    ours = VisionTransformer(ViTConfig(**options, num_classes=11)).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # so that no zero or one hides a difference
+    assert ours.load_state_dict(theirs.state_dict(), strict=True)
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.forward_features(images), theirs.forward_features(images), rtol=1e-5, atol=1e-5)
+
+
+def test_logits_equal_timm_at_full_size():
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=10).eval()
+    ours = create_model("vit_12b", num_classes=10, embed_dim=192, num_heads=3, mlp_ratio=4.0).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+
+
+def test_shapes_and_gradients_reach_every_parameter():
+    model = VisionTransformer(TINY)
+    images = torch.randn(2, 3, 16, 16)
+    assert model.forward_features(images).shape == (2, 17, 24)
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_mean_pooling_has_no_class_token():
+    model = VisionTransformer(ViTConfig(**{**TINY.__dict__, "class_token": False})).eval()
+    images = torch.randn(2, 3, 16, 16)
+    features = model.forward_features(images)
+    assert features.shape == (2, 16, 24)
+    torch.testing.assert_close(model(images), model.head(features.mean(dim=1)))
+
+
+def test_legible_path_gives_the_same_logits():
+    model, images = VisionTransformer(TINY).eval(), torch.randn(2, 3, 16, 16)
+    fast = model(images)
+    with legible_attention():
+        torch.testing.assert_close(model(images), fast, rtol=1e-5, atol=1e-6)
+
+
+def test_drop_path_grows_linearly_and_only_acts_in_training():
+    model = VisionTransformer(ViTConfig(**{**TINY.__dict__, "drop_path_rate": 0.4}))
+    assert [block.drop_path.drop_prob for block in model.blocks] == pytest.approx([0.0, 0.2, 0.4])
+    images = torch.randn(8, 3, 16, 16)
+    assert not torch.equal(model.train()(images), model(images))
+    assert torch.equal(model.eval()(images), model(images))
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    model, images = VisionTransformer(TINY), torch.randn(2, 3, 16, 16)
+
+    def gradient():
+        return torch.autograd.grad(model(images).square().sum(), model.blocks[0].attn.qkv.weight)[0]
+
+    plain = gradient()
+    model.set_grad_checkpointing()
+    torch.testing.assert_close(gradient(), plain)
+
+
+def test_head_can_be_reset_and_taken_off():
+    model, images = VisionTransformer(TINY).eval(), torch.randn(2, 3, 16, 16)
+    model.reset_classifier(3)
+    assert model(images).shape == (2, 3)
+    assert model.get_classifier() is model.head
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(images), model.forward_head(model.forward_features(images), pre_logits=True))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("depth", 0), ("num_classes", -1), ("drop_rate", 1.0), ("drop_path_rate", -0.1)]
+)
+def test_numbers_out_of_range_are_named(option, value):
+    with pytest.raises(ValueError, match=option):
+        ViTConfig(**{option: value})
+
+
+def test_weights_start_at_the_spread_asked_for():
+    model = VisionTransformer(ViTConfig(embed_dim=192, depth=1, init_std=0.05))
+    assert model.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.05, rel=0.02)
+    assert model.blocks[0].mlp.fc1.bias.abs().max() == 0

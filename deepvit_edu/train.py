@@ -243,10 +243,11 @@ class _Run:
         warmup = round(self.recipe.warmup_epochs * self.steps_per_epoch)
         return CosineLRScheduler(
             self.optimizer,
-            t_initial=max(self.num_steps, warmup + 1),
+            t_initial=max(self.num_steps - warmup, 1),
             lr_min=self.recipe.min_learning_rate,
             warmup_t=warmup,
             warmup_lr_init=self.recipe.learning_rate / max(warmup, 1),
+            warmup_prefix=True,  # the cosine begins where the warm-up ends
             t_in_epochs=False,
         )
 

@@ -54,7 +54,7 @@ def test_heads_must_share_the_channels():
 
 
 def test_context_ends_with_an_error_too():
-    with pytest.raises(RuntimeError), legible_attention():
+    with pytest.raises(RuntimeError), legible_attention():  # noqa: PT012
         assert not fast_path_allowed()
         raise RuntimeError
     assert fast_path_allowed()

@@ -3,7 +3,7 @@ import timm
 import torch
 
 from deepvit_edu.nn.attention import legible_attention
-from deepvit_edu.nn.transformer import ViTConfig, VisionTransformer
+from deepvit_edu.nn.transformer import VisionTransformer, ViTConfig
 from deepvit_edu.zoo import create_model
 
 TINY = ViTConfig(img_size=16, patch_size=4, embed_dim=24, depth=3, num_heads=4, num_classes=7)

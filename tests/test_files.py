@@ -1,0 +1,31 @@
+import errno
+import hashlib
+
+import pytest
+
+from deepvit_edu.files import atomic_path, sha256_of
+
+
+def test_file_appears_whole_and_nothing_else_does(tmp_path):
+    with atomic_path(tmp_path / "new" / "a") as temporary:
+        temporary.write_text("whole")
+        assert not (tmp_path / "new" / "a").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
+    assert (tmp_path / "new" / "a").read_text() == "whole"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left"), ValueError()])
+def test_an_error_leaves_what_was_there(tmp_path, error):
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(type(error)) as raised, atomic_path(tmp_path / "a") as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "before"
+    if isinstance(error, OSError):
+        assert "the disk is full" in str(raised.value)
+
+
+def test_hash(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()

@@ -1,0 +1,112 @@
+import json
+import subprocess
+
+import pytest
+import torch
+
+from deepvit_edu import records
+from deepvit_edu.records import list_records, load_record, save_record, table, validate_record
+
+
+@pytest.fixture
+def record():
+    return {
+        "model": "tiny",
+        "num_parameters": 10,
+        "dataset": "noise",
+        "rung": "shapes",
+        "data_hash": "ab",
+        "train_images": 8,
+        "test_images": 4,
+        "seed": 0,
+        "epochs": 2,
+        "train_loss": 0.5,
+        "test_loss": 0.6,
+        "test_accuracy": 0.75,
+        "curves": {"epoch": [1, 2], "train_loss": [1.0, 0.5]},
+        "seconds": 60.0,
+        "images_per_second": 10.0,
+        "hardware": "a machine",
+        "versions": {"torch": "2"},
+        "commit": "unknown",
+        "code_hash": "cd",
+        "config": {},
+        "started": "2026-01-01T00:00:00+00:00",
+    }
+
+
+def test_round_trip(record, tmp_path):
+    assert load_record(save_record(record, tmp_path / "new" / "a.json")) == record
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("field", records.FIELDS)
+def test_every_field_is_needed(record, field):
+    del record[field]
+    with pytest.raises(ValueError, match=f"no field '{field}'"):
+        validate_record(record)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", "2", "'epochs' is a str"),
+        ("seed", True, "'seed' is a bool"),
+        ("test_accuracy", 75.0, "a fraction"),
+        ("curves", {"epoch": [1]}, "needs 2 numbers"),
+    ],
+)
+def test_wrong_values_are_named(record, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        validate_record({**record, field: value})
+
+
+def test_an_invalid_record_is_not_written_over_a_good_one(record, tmp_path):
+    path = save_record(record, tmp_path / "a.json")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save_record({**record, "train_loss": float("nan")}, path)
+    assert load_record(path) == record
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_what_is_not_a_record_is_said_with_its_name(text, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is not a record"):
+        load_record(path)
+
+
+def test_table_has_one_line_a_record(record, tmp_path):
+    save_record(record, tmp_path / "b.json")
+    save_record({**record, "model": "other"}, tmp_path / "a.json")
+    header, first, second = table(list_records(tmp_path)).splitlines()
+    assert header.split()[:2] == ["record", "model"]
+    assert first.split()[:2] == ["a", "other"]
+    assert "75.00%" in second
+    assert header.index("hardware") == second.index("a machine")
+
+
+def test_descriptions_of_where_and_what():
+    assert "threads" in records.describe_hardware(torch.device("cpu"))
+    assert records.describe_versions()["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+    assert len(records.code_hash()) == 64
+
+
+def test_commit_marks_changes_of_the_package(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(records, "PACKAGE", package)
+    assert records.describe_commit() == "unknown"
+    (package / "a.py").write_text("1")
+    for command in ("init -q", "add .", "-c user.name=n -c user.email=e commit -qm m"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    commit = records.describe_commit()
+    assert len(commit) == 40
+    (package / "a.py").write_text("2")
+    assert records.describe_commit() == f"{commit}+changes"
+
+
+def test_json_is_stable(record, tmp_path):
+    text = save_record(record, tmp_path / "a.json").read_text()
+    assert text == save_record(json.loads(text), tmp_path / "b.json").read_text()

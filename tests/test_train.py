@@ -1,0 +1,232 @@
+import errno
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from deepvit_edu import train as train_module
+from deepvit_edu.checkpoints import load_model
+from deepvit_edu.records import load_record
+from deepvit_edu.train import (
+    Interrupted,
+    NonFiniteLossError,
+    Recipe,
+    evaluate,
+    pick_device,
+    pick_precision,
+    tier,
+    train,
+)
+from tests.helpers import tiny_model, tiny_set
+
+# Everything that draws random numbers is on, so that a resumed run has to draw the same ones.
+RECIPE = Recipe(epochs=4, batch_size=8, rand_augment=1, mixup=0.2, cutmix=1.0, erase=0.5, ema_decay=0.9, crop_padding=1)
+NEVER_THE_SAME = ("seconds", "images_per_second", "started", "curves")
+
+
+def run(recipe=RECIPE, model=None, **options):
+    model = model or tiny_model(drop_rate=0.1, drop_path_rate=0.2)
+    return model, train(model, tiny_set(), tiny_set(12, "test", seed=1), recipe, name="tiny", device="cpu", **options)
+
+
+def same_results(a, b):
+    for curve in ("train_loss", "test_loss", "test_accuracy", "learning_rate"):
+        assert a["curves"][curve] == b["curves"][curve], curve
+    assert {k: v for k, v in a.items() if k not in NEVER_THE_SAME} == {
+        k: v for k, v in b.items() if k not in NEVER_THE_SAME
+    }
+
+
+def interrupt_at(monkeypatch, step, number=signal.SIGINT):
+    original = train_module._Run.train_step
+
+    def train_step(self):
+        if self.progress.step == step:
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    monkeypatch.setattr(train_module._Run, "train_step", train_step)
+
+
+def test_learns_what_is_easy():
+    model, record = run(Recipe(epochs=30, batch_size=12, learning_rate=3e-3, crop_padding=0))
+    assert record["test_accuracy"] > 0.9
+    assert record["curves"]["train_loss"][0] > record["curves"]["train_loss"][-1]
+    measured = evaluate(model, tiny_set(12, "test", seed=1))
+    assert measured["accuracy"] == record["test_accuracy"]
+    assert not model.training
+
+
+def test_same_seed_same_run_other_seed_other_run():
+    _, first = run()
+    torch.rand(1)  # the caller's own randomness must not matter
+    _, second = run()
+    same_results(first, second)
+    _, third = run(Recipe(**{**RECIPE.__dict__, "seed": 1}))
+    assert third["curves"]["train_loss"] != first["curves"]["train_loss"]
+
+
+def test_leaves_the_callers_randomness_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    model = tiny_model()
+    torch.manual_seed(5)
+    run(model=model)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [0, 4, 5])  # at the start, within an epoch, at the end of one (3 steps an epoch)
+def test_interrupted_run_resumes_to_the_same_numbers(tmp_path, monkeypatch, step, number):
+    whole_model, whole = run()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, number)
+        with pytest.raises(Interrupted, match=f"stopped after step {step + 1} of 12; resume from"):
+            run(out=tmp_path)
+    assert not (tmp_path / "record.json").exists()
+    resumed_model, resumed = run(out=tmp_path, resume=True)
+    same_results(whole, resumed)
+    for name, parameter in whole_model.state_dict().items():
+        assert torch.equal(parameter, resumed_model.state_dict()[name]), name
+    assert load_record(tmp_path / "record.json") == json.loads(json.dumps(resumed))
+
+
+def test_saved_weights_are_the_evaluated_ones(tmp_path):
+    _, record = run(out=tmp_path)
+    model, about = load_model(tmp_path / "model.safetensors")
+    assert evaluate(model, tiny_set(12, "test", seed=1))["accuracy"] == record["test_accuracy"]
+    assert evaluate(model, tiny_set(12, "test", seed=1))["loss"] == pytest.approx(record["test_loss"], rel=1e-6)
+    assert about["classes"] == ["dark", "grey", "bright"]
+
+
+def test_finished_run_is_not_overwritten(tmp_path):
+    run(out=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(FileExistsError, match="already holds a run; resume it"):
+        run(out=tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_resume_refuses_another_recipe_other_images_and_damage(tmp_path):
+    run(out=tmp_path)
+    with pytest.raises(ValueError, match=r"made with learning_rate 0.001, not 0.01"):
+        run(Recipe(**{**RECIPE.__dict__, "learning_rate": 0.01}), out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="made with other images"):
+        train(
+            tiny_model(drop_rate=0.1, drop_path_rate=0.2),
+            tiny_set(seed=9),
+            tiny_set(12, "test"),
+            RECIPE,
+            out=tmp_path,
+            resume=True,
+        )
+    content = (tmp_path / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cannot be read; delete it"):
+        run(out=tmp_path, resume=True)
+
+
+def test_non_finite_loss_stops_with_the_step_and_keeps_the_last_good_state(tmp_path, monkeypatch):
+    original = train_module._Run._loss
+
+    def loss(self, logits, labels):
+        return original(self, logits, labels) * (float("nan") if self.progress.step == 7 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module._Run, "_loss", loss)
+        with pytest.raises(NonFiniteLossError, match=r"became nan at step 7 \(epoch 3\); lower the learning rate"):
+            run(out=tmp_path)
+    same_results(run()[1], run(out=tmp_path, resume=True)[1])
+
+
+def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    original, calls = torch.save, []
+
+    def save(state, path):
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(OSError, match="the disk is full"):
+            run(out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    same_results(run()[1], run(out=tmp_path, resume=True)[1])
+
+
+def test_trains_outside_the_main_thread():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run()[1]))
+    thread.start()
+    thread.join()
+    assert results[0]["epochs"] == 4
+
+
+def test_no_decay_on_biases_norms_positions_and_class_token():
+    model = tiny_model()
+    started = train_module._Run(model, tiny_set(), tiny_set(12), RECIPE, "tiny", None, torch.device("cpu"))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decay = {names[id(p)]: group["weight_decay"] for group in started.optimizer.param_groups for p in group["params"]}
+    assert len(decay) == len(names)
+    for name, value in decay.items():
+        free = name in ("pos_embed", "cls_token") or name.endswith("bias") or "norm" in name
+        assert value == (0.0 if free else RECIPE.weight_decay), name
+
+
+def test_learning_rate_warms_up_and_falls():
+    recipe = Recipe(epochs=10, batch_size=8, warmup_epochs=2, learning_rate=1e-3, min_learning_rate=1e-5)
+    started = train_module._Run(tiny_model(), tiny_set(), tiny_set(12), recipe, "tiny", None, torch.device("cpu"))
+    rates = []
+    for step in range(started.num_steps):
+        started.scheduler.step_update(step)
+        rates.append(started.optimizer.param_groups[0]["lr"])
+    peak = rates.index(max(rates))
+    assert 5 <= peak <= 6  # two epochs of three steps
+    assert max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert 1e-5 <= rates[-1] < 5e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": Recipe(batch_size=100)}, "more than the 24 training images"),
+        ({"model": {"num_classes": 5}}, "has 3 classes and the model's head has 5"),
+        ({"model": {"img_size": 16}}, "8 pixels wide and the model takes 16"),
+        ({"recipe": Recipe(batch_size=7, mixup=0.1)}, "must be even"),
+    ],
+)
+def test_what_does_not_fit_is_said(change, message):
+    with pytest.raises(ValueError, match=message):
+        run(change.get("recipe", RECIPE), tiny_model(**change.get("model", {})))
+
+
+def test_settings_are_checked(monkeypatch):
+    with pytest.raises(ValueError, match="epochs"):
+        Recipe(epochs=0)
+    with pytest.raises(ValueError, match="precision is 'half'"):
+        Recipe(precision="half")
+    with pytest.raises(ValueError, match="cannot be used here"):
+        pick_device("no-such-device")
+    monkeypatch.setenv("DEEPVIT_EDU_TIER", "huge")
+    with pytest.raises(ValueError, match="set it to one of cpu, t4, full"):
+        tier()
+
+
+def test_precision_follows_the_device():
+    assert pick_precision("auto", torch.device("cpu")) == torch.float32
+    assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"clip_grad": 0.0}, {"mixup": 0.0, "cutmix": 0.0}])
+def test_other_recipes_run(change):
+    _, record = run(Recipe(**{**RECIPE.__dict__, **change, "epochs": 1}))
+    assert record["precision"] == change.get("precision", "float32")

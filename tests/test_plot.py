@@ -1,0 +1,54 @@
+import base64
+import re
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from deepvit_edu import plot
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    pages = []
+    monkeypatch.setattr(plot, "display", lambda html: pages.append(html.data))
+    return pages
+
+
+def test_figure_carries_its_text_and_is_closed(shown):
+    fig, ax = plot.figure()
+    ax.plot([1, 2])
+    plot.show(fig, 'a line that <rises> & "shines"')
+    (page,) = shown
+    assert 'alt="a line that &lt;rises> &amp; &quot;shines&quot;"' in page
+    data = re.search(r"base64,([^\"]+)", page).group(1)
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert not plt.fignum_exists(fig.number)
+
+
+def test_figure_without_text_is_refused():
+    fig, _ = plot.figure()
+    with pytest.raises(ValueError, match="text alternative"):
+        plot.show(fig, " ")
+    plt.close(fig)
+
+
+def test_curves_show_every_run_from_its_record():
+    curves = {"epoch": [1, 2], "train_loss": [2.0, 1.0], "test_loss": [2.1, 1.5], "test_accuracy": [0.25, 0.5]}
+    fig = plot.plot_curves({"ours": {"curves": curves}, "yours": {"curves": curves}})
+    left, right = fig.axes
+    assert len(left.lines) == 4
+    assert right.lines[0].get_ydata().tolist() == [25.0, 50.0]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["ours", "yours"]
+    plt.close(fig)
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_images_and_attention_take_any_number(count):
+    fig = plot.plot_images(torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8), columns=4)
+    assert sum(bool(ax.images) for ax in fig.axes) == count
+    plt.close(fig)
+    fig = plot.plot_attention(torch.rand(3, 8, 8), torch.rand(count, 16), grid_size=4)
+    assert len(fig.axes) == count + 1
+    assert fig.axes[1].images[0].get_array().shape == (4, 4)
+    plt.close(fig)

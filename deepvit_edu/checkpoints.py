@@ -1,14 +1,18 @@
-"""Model files: ours, saved with what is needed to build the model again. Loading never executes code."""
+"""Model files: ours, saved with what is needed to build the model again, and the authors'. Loading executes no code."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from .files import atomic_path
 from .nn.transformer import VisionTransformer, ViTConfig
+from .zoo import model_config
 
 
 def save_model(model: VisionTransformer, path: str | Path, **about: object) -> Path:
@@ -43,10 +47,99 @@ def load_model(path: str | Path) -> tuple[VisionTransformer, dict]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        model = VisionTransformer(ViTConfig(**json.loads(metadata["config"])))
+        model = VisionTransformer(ViTConfig.from_json(json.loads(metadata["config"])))
         model.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a whole model file of deepvit_edu ({type(error).__name__}); train or copy it again"
         ) from error
     return model.eval(), json.loads(metadata["about"])
+
+
+# Our name of a parameter, as a pattern, and the authors'; applied one after the other.
+_RENAMES = (
+    (r"^dense_head\.", "aux_head."),
+    (r"^patch_embed\.stem\.(\d+)\.", lambda m: f"patch_embed.{'bn' if int(m[1]) % 3 else 'conv'}{int(m[1]) // 3 + 1}."),
+    (r"^patch_embed\.patches\.proj\.", "patch_embed.proj."),
+    (r"\.attn\.mix\.", ".attn.reatten_matrix."),
+    (r"\.attn\.norm\.batch\.", ".attn.var_norm."),
+    (r"\.attn\.norm\.", ".attn.adapt_bn."),
+    (r"\.attn\.value\.", ".attn.qkv."),
+    (r"\.refine\.expand\.", ".DLA.conv_exp."),
+    (r"\.refine\.local\.", ".DLA.depth_sep_conv."),
+    (r"\.refine\.reduce\.", ".DLA.conv_pro."),
+    (r"\.refine\.norm(\d)\.", r".DLA.bn\1."),
+    (r"\.attn\.gate\.", ".attn.se_layer.fc."),
+    (r"\.attn\.qkv\.(\d)\.primary\.", lambda m: f".attn.{'qkv'[int(m[1])]}."),
+    (r"\.attn\.qkv\.(\d)\.cheap$", lambda m: f".attn.cheap_operation_{'qkv'[int(m[1])]}.weight"),
+    (r"\.mlp\.cheap\.(\d)$", lambda m: f".mlp.cheap_operation{int(m[1]) + 2}.weight"),
+    (r"\.scale2\.gamma$", ".mlp.scale_channel"),
+    (r"\.narrow\.", ".dense_linear."),
+    (r"^(blocks\.\d+)\.block\.", r"\1."),
+)
+_RENAMES_T2T = (
+    (r"^patch_embed\.proj\.", "tokens_to_token.project."),
+    (r"^patch_embed\.layers\.(\d)\.", lambda m: f"tokens_to_token.attention{int(m[1]) + 1}."),
+)
+_RENAMES_PERFORMER = ((r"\.random_features$", ".w"), (r"^(tokens_to_token\.\w+)\.qkv\.", r"\1.kqv."))
+_RENAMES_TRANSFORMER = (
+    (r"^(tokens_to_token\.\w+)\.(qkv|proj)\.", r"\1.attn.\2."),
+    (r"^(tokens_to_token\.\w+)\.mlp\.0\.", r"\1.mlp.fc1."),
+    (r"^(tokens_to_token\.\w+)\.mlp\.2\.", r"\1.mlp.fc2."),
+)
+_RENAMES_OF_TOKENS = {
+    "t2t-performer": _RENAMES_T2T + _RENAMES_PERFORMER,
+    "t2t-transformer": _RENAMES_T2T + _RENAMES_TRANSFORMER,
+}
+
+
+def official_names(config: ViTConfig) -> dict[str, str]:
+    """Our name of every parameter and buffer of a model to the authors' name of it."""
+    renames = _RENAMES + _RENAMES_OF_TOKENS.get(config.tokens, ())
+    with torch.device("meta"):
+        names = {name: name for name in VisionTransformer(config).state_dict()}
+    for ours, name in names.items():
+        for pattern, replacement in renames:
+            name = re.sub(pattern, replacement, name)
+        names[ours] = name
+    return names
+
+
+def from_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Turns the authors' layout of a model's weights into ours.
+
+    Args:
+        state_dict: the authors' names and tensors; left as it is.
+        name: our name of the model. A dense head is taken along where the weights have one.
+
+    Raises:
+        ValueError: naming the parameters that are missing or not known.
+    """
+    dense = "aux_head.weight" in state_dict
+    names = official_names(model_config(name, dense_head=dense))
+    missing, unknown = set(names.values()) - set(state_dict), set(state_dict) - set(names.values())
+    if missing or unknown:
+        raise ValueError(f"these are not weights of {name}: {_some('missing', missing)}{_some('not known', unknown)}")
+    return {ours: _convert(theirs, state_dict[theirs]) for ours, theirs in names.items()}
+
+
+def to_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Turns our layout of a model's weights into the authors'; undoes `from_official`."""
+    names = official_names(model_config(name, dense_head="dense_head.weight" in state_dict))
+    return {theirs: _convert(theirs, state_dict[ours], back=True) for ours, theirs in names.items()}
+
+
+def _some(what: str, names: set[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what} {', '.join(sorted(names)[:3])}{more}; "
+
+
+def _convert(official_name: str, tensor: Tensor, back: bool = False) -> Tensor:
+    if ".kqv." in official_name:  # the authors' Performer has keys before queries
+        first, second, value = tensor.chunk(3)
+        return torch.cat([second, first, value])
+    if ".cheap_operation" in official_name:  # one tap for each channel, written as a convolution
+        return tensor[:, None, None] if back else tensor[:, 0, 0]
+    return tensor

@@ -1,7 +1,7 @@
 """Every named model as a configuration.
 
-`vit_12b` to `vit_32b` are the plain baselines of the DeepViT paper (Zhou et al. 2021; sizes from the authors' code).
-`cifar_vit_{depth}x{channels}` are ours: patches of 4 on images of 32 pixels, 64 tokens.
+`vit_*b` are the plain baselines of the DeepViT paper, `deepvit_*` its models; `t2t_vit_*`, `refiner_vit_*` and
+`lvvit_*` those of the other papers. `cifar_vit_{depth}x{channels}` are ours: 64 patches of 4 on images of 32 pixels.
 """
 
 import difflib
@@ -10,7 +10,48 @@ from dataclasses import fields, replace
 
 from .nn.transformer import VisionTransformer, ViTConfig
 
-_DEEPVIT_BASELINE = ViTConfig(img_size=224, patch_size=16, embed_dim=384, num_heads=12, mlp_ratio=3.0)
+# Sizes as in the authors' code: DeepViT's `deep_vision_transformer.py`, T2T-ViT's `t2t_vit*.py`, Refiner's
+# `refined_transformer.py`, token labeling's `lvvit.py`.
+_VIT = ViTConfig(depth=16, embed_dim=384, num_heads=12, mlp_ratio=3.0)
+_DEEPVIT = replace(_VIT, attention=("re",))
+# The authors halve the stream before a branch's norm and double what comes out. To the norm, a halved input and four
+# times the epsilon are the same.
+_DOUBLED = {"branch_scale": 2.0, "block_norm_eps": 4e-6}
+_DEEPVIT_STEM = replace(_DEEPVIT, tokens="stem", token_options={"widths": (64, 64)}, **_DOUBLED)
+_DEEPVIT_L = replace(_DEEPVIT_STEM, embed_dim=420, depth=32, attention_start=20)
+_REFINER = replace(
+    _VIT,
+    tokens="stem",
+    token_options={"widths": (32, 64, 128)},
+    attention=("accumulated", "reused"),
+    mlp_scale=1e-5,
+    **_DOUBLED,
+)
+_T2T = ViTConfig(
+    depth=14,
+    embed_dim=384,
+    num_heads=6,
+    mlp_ratio=3.0,
+    qkv_bias=False,
+    tokens="t2t-performer",
+    positions="sinusoid",
+    norm_eps=1e-5,
+)
+_T2T_LITE = replace(_T2T, embed_dim=256, num_heads=4, mlp_ratio=2.0)
+_T2T_19 = replace(_T2T, depth=19, embed_dim=448, num_heads=7)
+_T2T_24 = replace(_T2T, depth=24, embed_dim=512, num_heads=8)
+_LVVIT = ViTConfig(
+    depth=16,
+    embed_dim=384,
+    num_heads=6,
+    mlp_ratio=3.0,
+    qkv_bias=False,
+    tokens="stem",
+    token_options={"widths": (64, 64, 64)},
+    norm_eps=1e-5,
+    branch_scale=1 / 2,
+    dense_head=True,
+)
 _CIFAR = ViTConfig(img_size=32, patch_size=4, mlp_ratio=2.0)
 
 
@@ -22,10 +63,39 @@ def _cifar(depth: int, embed_dim: int, num_heads: int) -> ViTConfig:
 
 
 CONFIGS: dict[str, ViTConfig] = {
-    "vit_12b": replace(_DEEPVIT_BASELINE, depth=12),
-    "vit_16b": replace(_DEEPVIT_BASELINE, depth=16),
-    "vit_24b": replace(_DEEPVIT_BASELINE, depth=24),
-    "vit_32b": replace(_DEEPVIT_BASELINE, depth=32),
+    "vit_12b": replace(_VIT, depth=12),
+    "vit_16b": _VIT,
+    "vit_24b": replace(_VIT, depth=24),
+    "vit_32b": replace(_VIT, depth=32),
+    "deepvit_16b": _DEEPVIT,
+    "deepvit_24b": replace(_DEEPVIT, depth=24),
+    "deepvit_32b": replace(_DEEPVIT, depth=32),
+    "deepvit_s": replace(_DEEPVIT_STEM, embed_dim=396, attention_start=11, attention_options={"map_scale": 33**-0.5}),
+    "deepvit_l": _DEEPVIT_L,
+    "deepvit_l_384": replace(_DEEPVIT_L, img_size=384),
+    "t2t_vit_7": replace(_T2T_LITE, depth=7),
+    "t2t_vit_10": replace(_T2T_LITE, depth=10),
+    "t2t_vit_12": replace(_T2T_LITE, depth=12),
+    "t2t_vit_14": _T2T,
+    "t2t_vit_19": _T2T_19,
+    "t2t_vit_24": _T2T_24,
+    "t2t_vit_t_14": replace(_T2T, tokens="t2t-transformer"),
+    "t2t_vit_t_19": replace(_T2T_19, tokens="t2t-transformer"),
+    "t2t_vit_t_24": replace(_T2T_24, tokens="t2t-transformer"),
+    "t2t_vit_14_resnext": replace(_T2T, num_heads=32),
+    "t2t_vit_14_wide": replace(_T2T, depth=4, embed_dim=768, num_heads=12),
+    "t2t_vit_14_se": replace(_T2T, attention=("squeeze-excite",)),
+    "t2t_vit_16_ghost": replace(_T2T, depth=16, attention=("ghost",), mlp="ghost"),
+    "t2t_vit_dense": replace(_T2T, depth=19, embed_dim=128, num_heads=8, mlp_ratio=2.0, dense_stages=(3, 6, 6, 4)),
+    "refiner_vit_s": _REFINER,
+    "refiner_vit_m": replace(_REFINER, depth=32, embed_dim=420),
+    "refiner_vit_l": replace(_REFINER, depth=32, embed_dim=512, num_heads=16),
+    "lvvit_t": replace(_LVVIT, depth=12, embed_dim=240, num_heads=4, branch_scale=1.0),
+    "lvvit_s": _LVVIT,
+    "lvvit_m": replace(_LVVIT, depth=20, embed_dim=512, num_heads=8),
+    "lvvit_l": replace(
+        _LVVIT, depth=24, embed_dim=768, num_heads=12, branch_scale=1 / 3, token_options={"widths": (128, 128, 128)}
+    ),
     "cifar_vit_4x64": _cifar(4, 64, 4),
     "cifar_vit_6x128": _cifar(6, 128, 4),
     "cifar_vit_9x192": _cifar(9, 192, 12),

@@ -11,6 +11,12 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ORIGINS = {
+    "shapes": "drawn on the spot",
+    "folder": "from a folder of yours",
+    "download": "from a checked download",
+}
+"""What each rung of the ladder is, in words."""
 MEMORY_LIMIT = 8 * 2**30
 """Bytes of pixels that one set may take."""
 
@@ -23,8 +29,8 @@ class DataError(RuntimeError):
 class ImageSet:
     """Images and labels in memory.
 
-    Shapes and units: `images` is uint8 `(N, 3, H, W)`, `labels` int64 `(N,)`; `mean` and `std` are per channel, of pixel
-    values in 0..1. `rung` is the rung of the ladder that they come from: "shapes", "folder" or "download".
+    Shapes and units: `images` is uint8 `(N, 3, H, W)`, `labels` int64 `(N,)`; `mean` and `std` are per channel, of
+    pixel values in 0..1. `rung` is the rung of the ladder that they come from: "shapes", "folder" or "download".
     """
 
     images: Tensor
@@ -78,13 +84,10 @@ class ImageSet:
 
     def describe(self) -> str:
         """One sentence: which rung, how many images, of which size."""
-        origin = {
-            "shapes": "drawn on the spot",
-            "folder": "from a folder of yours",
-            "download": "from a checked download",
-        }[self.rung]
+        origin = ORIGINS[self.rung]
         size = " × ".join(str(side) for side in self.images.shape[2:])
-        return f"{self.name} ({self.split}): {len(self):,} images of {size} pixels in {self.num_classes} classes, {origin}."
+        amount = f"{len(self):,} images of {size} pixels in {self.num_classes} classes"
+        return f"{self.name} ({self.split}): {amount}, {origin}."
 
 
 def check_memory(count: int, img_size: int) -> None:

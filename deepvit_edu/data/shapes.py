@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deepvit_edu.data.image_set import ImageSet, check_memory
+from .image_set import ImageSet, check_memory
 
 LAYOUTS = ("disc", "ring", "cross", "triangle", "pair")
 TEXTURES = ("striped", "checked", "dotted", "speckled", "plain")
@@ -24,15 +24,20 @@ CLASSES = [f"{TEXTURES[texture]} {LAYOUTS[layout]}" for layout, texture in PAIRS
 DEFAULT_COUNT = {"train": 8000, "test": 2000}
 DEFAULT_SIZE = 32
 SMALLEST, LARGEST = 32, 224
-MEAN = (0.46, 0.46, 0.46)
-STD = (0.24, 0.24, 0.24)
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.3, 0.3, 0.3)
 CHUNK = 1000  # images drawn at once; each chunk has its own random stream, so a shorter set is a prefix of a longer one
+BLOCK = 100  # images in work at a time, to bound the memory; even, so that the noise's bytes come in whole words
 
 
-def draw_shapes(split: str, *, count: int | None = None, img_size: int | None = None, seed: int = 0) -> ImageSet:
+def draw_shapes(
+    split: str, *, count: int | None = None, img_size: int | None = None, seed: int = 0, hide: str | None = None
+) -> ImageSet:
     """Draws `count` images `(count, 3, img_size, img_size)`; the classes are equally frequent in each 1,000.
 
-    Source: our own. Raises ValueError for a split or size that there is not.
+    `hide="layout"` lets each texture fill its image and `hide="texture"` draws each figure plain, with everything else
+    the same: each image then fits two classes equally well, so that nobody can be right more than half the time.
+    Raises ValueError for a split, size or `hide` that there is not.
     """
     if split not in DEFAULT_COUNT:
         raise ValueError(f"shapes has the splits train and test, not {split!r}.")
@@ -40,6 +45,8 @@ def draw_shapes(split: str, *, count: int | None = None, img_size: int | None = 
     size = DEFAULT_SIZE if img_size is None else img_size
     if not SMALLEST <= size <= LARGEST:
         raise ValueError(f"shapes can be drawn at {SMALLEST} to {LARGEST} pixels, not {size}.")
+    if hide not in (None, "layout", "texture"):
+        raise ValueError(f'hide is None, "layout" or "texture", not {hide!r}.')
     check_memory(count, size)
     images = np.empty((count, 3, size, size), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
@@ -49,7 +56,7 @@ def draw_shapes(split: str, *, count: int | None = None, img_size: int | None = 
         # Always all labels and parameters of a chunk, so that the last, shorter one is a prefix too.
         chunk_labels = stream.permutation(np.arange(CHUNK) % len(CLASSES))
         labels[start:stop] = chunk_labels[: stop - start]
-        _draw_chunk(stream, chunk_labels, images[start:stop])
+        _draw_chunk(stream, chunk_labels, images[start:stop], hide)
     return ImageSet(
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
@@ -62,34 +69,46 @@ def draw_shapes(split: str, *, count: int | None = None, img_size: int | None = 
     )
 
 
-def _draw_chunk(stream: np.random.Generator, labels: np.ndarray, out: np.ndarray) -> None:
+def _draw_chunk(stream: np.random.Generator, labels: np.ndarray, out: np.ndarray, hide: str | None) -> None:
     """Draws the first `len(out)` images of a chunk into `out`, uint8 `(n, 3, S, S)`."""
     parameters = _random_parameters(stream, len(labels))
-    grain_seed = int(stream.integers(2**31))
-    labels = labels[: len(out)]
-    parameters = {name: values[: len(out)] for name, values in parameters.items()}
+    noise = np.random.default_rng(int(stream.integers(2**31)))
+    for start in range(0, len(out), BLOCK):
+        block = slice(start, min(start + BLOCK, len(out)))
+        chosen = {name: values[block] for name, values in parameters.items()}
+        _draw_block(noise, labels[block], chosen, out[block], hide)
+
+
+def _draw_block(
+    noise: np.random.Generator, labels: np.ndarray, parameters: dict[str, np.ndarray], out: np.ndarray, hide: str | None
+) -> None:
+    """Draws `len(out)` images with these labels `(n,)` and parameters into `out`, uint8 `(n, 3, S, S)`."""
     layout, texture = np.array(PAIRS)[labels].T
+    if hide == "texture":
+        texture = np.full_like(texture, TEXTURES.index("plain"))
     size = out.shape[-1]
 
     axis = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)) * 2 - 1
     x, y = axis[None, None, :] - parameters["x"], axis[None, :, None] - parameters["y"]  # (n, 1, S), (n, S, 1)
     turned = _rotate(x, y, parameters["turn"])
-    inside = _per_kind(layout, _SIGNED_DISTANCES, turned, parameters["scale"])
+    inside = _per_kind(layout, _SIGNED_DISTANCES, turned, parameters["scale"])  # (n, S, S)
     inside = np.clip(np.float32(0.5) - inside * np.float32(size / 2), 0, 1)  # one pixel of soft edge
+    if hide == "layout":
+        inside = np.ones_like(inside)
 
     u, v = _rotate(x, y, parameters["slant"])
     waves = (u * parameters["frequency"] + parameters["phase"], v * parameters["frequency"] + parameters["phase_2"])
-    pattern = _per_kind(texture, _PATTERNS, waves, parameters["salt"])  # in 0..1
+    pattern = _per_kind(texture, _PATTERNS, waves, parameters["salt"])  # (n, S, S) in 0..1
 
-    noise = np.random.default_rng(grain_seed)
+    # The sum of two uniform bytes: a bump around zero, exact on every machine.
+    grain = noise.integers(0, 256, (len(out), 3, 2, size, size), dtype=np.uint8)
+    slope = parameters["slope"] * (axis[None, None, :] + axis[None, :, None])
     for index in range(3):
         light, dark, ground = (parameters[name][:, index] for name in ("light", "dark", "ground"))
         figure = dark + (light - dark) * pattern
-        channel = ground + parameters["slope"] * (axis[None, None, :] + axis[None, :, None])
+        channel = ground + slope
         channel = channel + (figure - channel) * inside
-        # The sum of two uniform bytes: a bump around zero, exact on every machine.
-        grain = noise.integers(0, 256, (2, *channel.shape), dtype=np.uint8).astype(np.float32)
-        channel = channel + (grain[0] + grain[1] - 255) * parameters["noise"]
+        channel += (grain[:, index, 0].astype(np.float32) + grain[:, index, 1] - 255) * parameters["noise"]
         out[:, index] = np.clip(channel * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
 
 

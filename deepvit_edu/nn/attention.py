@@ -1,8 +1,10 @@
 """Multi-head self-attention, on two equal paths: a legible one that forms the map, and a fast one that never does."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,6 +69,10 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
         return self.merge_heads(out)
 
+    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Like `forward`, in a chain of blocks that may hand a map on; this attention neither takes nor gives one."""
+        return self(x), None
+
     def forward_with_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) to (tokens (B, N, C), the attention map that multiplied the values (B, H, N, N))."""
         query, key, value = self.split_heads(self.qkv(x))
@@ -79,10 +85,218 @@ class Attention(nn.Module):
 
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to the map (B, H, N, N): one distribution over keys for every query."""
+        return self.used_map(self.attn_drop(self.softmax_of(query, key)))
+
+    def softmax_of(self, query: Tensor, key: Tensor) -> Tensor:
+        """Queries and keys (B, H, N, D) to the softmax of their scores (B, H, N, N)."""
         scores = query @ key.transpose(-2, -1) * self.scale  # (B, H, N, N)
-        attn = self.softmax_map(scores.softmax(dim=-1))
-        return self.used_map(self.attn_drop(attn))
+        return self.softmax_map(scores.softmax(dim=-1))
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """Head outputs (B, H, N, D), side by side and projected, to tokens (B, N, C)."""
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+
+class HeadNorm(nn.Module):
+    """What may follow the mixing of heads in Re-attention; each of equal rank, since the science needs them all.
+
+    Args:
+        kind: "batch" (the paper's: BatchNorm over heads), "none", "layer" (over the heads of each entry, as in
+            vit-pytorch), "centre" (A - 1/N), "amplify" (1/N + g (A - 1/N)) or "gain" (g A), g learned per head.
+        num_heads: heads H.
+        gain: where g starts.
+        eps: of BatchNorm or LayerNorm.
+
+    Raises:
+        ValueError: for another kind.
+    """
+
+    KINDS = ("batch", "none", "layer", "centre", "amplify", "gain")
+
+    def __init__(self, kind: str, num_heads: int, gain: float = 1.0, eps: float = 1e-5) -> None:
+        super().__init__()
+        if kind not in self.KINDS:
+            raise ValueError(f"there is no norm '{kind}' for maps; choose one of {', '.join(self.KINDS)}")
+        self.kind = kind
+        self.batch = nn.BatchNorm2d(num_heads, eps=eps) if kind == "batch" else None
+        self.layer = nn.LayerNorm(num_heads, eps=eps) if kind == "layer" else None
+        self.gain = nn.Parameter(torch.full((num_heads, 1, 1), gain)) if kind in ("amplify", "gain") else None
+
+    def forward(self, attn: Tensor) -> Tensor:
+        """Maps (B, H, N, N) to maps (B, H, N, N)."""
+        uniform = 1 / attn.shape[-1]
+        if self.batch is not None:
+            return self.batch(attn)
+        if self.layer is not None:
+            return self.layer(attn.movedim(1, -1)).movedim(-1, 1)
+        if self.kind == "centre":
+            return attn - uniform
+        if self.kind == "amplify":
+            return uniform + self.gain * (attn - uniform)
+        return attn if self.gain is None else self.gain * attn
+
+
+class ReAttention(Attention):
+    """Attention whose heads exchange their maps before they multiply the values (Zhou et al. 2021, DeepViT).
+
+    Out = Norm(Θ A) V: Θ is a 1×1 convolution over heads with a bias, the norm is BatchNorm over heads, as in the
+    authors' code; the papers' formula has neither bias nor scale.
+
+    Args:
+        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`.
+        mixing: where Θ starts: "random" (the authors'), "identity" (plus noise of deviation 0.1), or "frozen" (the
+            identity, which does not learn).
+        norm: see `HeadNorm`.
+        map_scale: factor on the normed map.
+        gain, eps: of the norm.
+
+    Raises:
+        ValueError: for an unknown mixing or norm.
+    """
+
+    MIXINGS = ("random", "identity", "frozen")
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        mixing: str = "random",
+        norm: str = "batch",
+        map_scale: float = 1.0,
+        gain: float = 1.0,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+        if mixing not in self.MIXINGS:
+            raise ValueError(f"there is no mixing '{mixing}'; choose one of {', '.join(self.MIXINGS)}")
+        self.mix = nn.Conv2d(num_heads, num_heads, kernel_size=1)
+        self.norm = HeadNorm(norm, num_heads, gain, eps)
+        self.map_scale = map_scale
+        if mixing != "random":
+            identity = torch.eye(num_heads)[:, :, None, None]
+            noise = 0.1 * torch.randn_like(identity) if mixing == "identity" else 0.0
+            self.mix.weight.data.copy_(identity + noise)
+            nn.init.zeros_(self.mix.bias)
+            self.mix.requires_grad_(mixing == "identity")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        return self.forward_with_map(x)[0]
+
+    def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
+        """Queries and keys (B, H, N, D) to the mixed and normed map (B, H, N, N); its rows need not sum to 1."""
+        attn = self.attn_drop(self.softmax_of(query, key))
+        return self.used_map(self.norm(self.mix(attn)) * self.map_scale)
+
+
+class RefinedAttention(Attention):
+    """Attention whose map is expanded, convolved and reduced before use (Refiner, Zhou et al. 2021).
+
+    This is the paper's reading: attention expansion, distributed local attention and linear reduction in every block.
+    The released code differs; see `AccumulatedAttention` and `ReusedAttention`.
+
+    Args:
+        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`.
+        expansion: maps after the expansion, as a multiple of the heads.
+        kernel_size: of the depth-wise convolution over (query, key); odd.
+
+    Raises:
+        ValueError: when `kernel_size` is even.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        expansion: int = 3,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {kernel_size} is even; an odd one keeps the map's size")
+        wide = expansion * num_heads
+        self.expand = nn.Conv2d(num_heads, wide, 1, bias=False)
+        self.local = nn.Conv2d(wide, wide, kernel_size, padding=kernel_size // 2, groups=wide, bias=False)
+        self.reduce = nn.Conv2d(wide, num_heads, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        return self.forward_with_map(x)[0]
+
+    def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
+        """Queries and keys (B, H, N, D) to the refined map (B, H, N, N); its rows need not sum to 1."""
+        attn = self.attn_drop(self.softmax_of(query, key))
+        return self.used_map(self.reduce(self.local(self.expand(attn))))
+
+
+class AccumulatedAttention(Attention):
+    """Attention that adds a share of the last map to its own (the even blocks of Refiner's released code)."""
+
+    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) and the last map (B, H, N, N) or None, to (tokens (B, N, C), this map)."""
+        query, key, value = self.split_heads(self.qkv(x))
+        attn = self.softmax_of(query, key)
+        if handed is not None:
+            attn = attn + self.scale * handed
+        attn = self.used_map(self.attn_drop(attn))
+        return self.merge_heads(attn @ value), attn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C), as in a first block."""
+        return self.forward_chain(x, None)[0]
+
+
+class ReusedAttention(nn.Module):
+    """Attention that refines the map of the block before it (the odd blocks of Refiner's released code).
+
+    It has no queries and keys. The refinement: 1×1 convolution to `expansion` times the heads, depth-wise 3×3, 1×1
+    back, each with BatchNorm, the first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5.
+
+    Args:
+        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`; no map is dropped here.
+        expansion: maps after the expansion, as a multiple of the heads.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        expansion: int = 3,
+    ) -> None:
+        super().__init__()
+        wide = expansion * num_heads
+        self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
+        self.value = nn.Linear(dim, dim, bias=qkv_bias)
+        self.refine = nn.Sequential(
+            OrderedDict(
+                expand=nn.Conv2d(num_heads, wide, 1, bias=False),
+                norm1=nn.BatchNorm2d(wide),
+                act1=nn.ReLU6(),
+                local=nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False),
+                norm2=nn.BatchNorm2d(wide),
+                act2=nn.ReLU6(),
+                reduce=nn.Conv2d(wide, num_heads, 1, bias=False),
+                norm3=nn.BatchNorm2d(num_heads),
+            )
+        )
+        self.norm = nn.BatchNorm2d(num_heads)
+        self.softmax_map = nn.Identity()
+        self.used_map = nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward_chain(self, x: Tensor, handed: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) and the last map (B, H, N, N) to (tokens (B, N, C), that map, unrefined)."""
+        shared = self.softmax_map(handed)
+        attn = self.used_map(self.norm(self.refine(shared) + shared) * self.scale)
+        value = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
+        return self.proj_drop(self.proj((attn @ value).transpose(1, 2).flatten(2))), handed

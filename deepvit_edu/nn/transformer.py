@@ -1,6 +1,7 @@
 """The Vision Transformer: MLP, block, configuration and model."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from timm.layers import DropPath
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention
-from .tokens import PatchEmbed
+from .attention import AccumulatedAttention, Attention, ReAttention, RefinedAttention, ReusedAttention
+from .ideas import DenseBlock, GhostAttention, GhostMlp, SqueezeExciteAttention, Transition
+from .tokens import ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer
 
 
 class Mlp(nn.Module):
@@ -33,6 +35,23 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al. 2021, CaiT).
+
+    Args:
+        dim: channels C of a token.
+        start: where the factors start.
+    """
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        return x * self.gamma
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: two branches, each added to the residual stream.
 
@@ -42,22 +61,65 @@ class Block(nn.Module):
         mlp: the module that works on every token by itself, (B, N, C) to (B, N, C).
         drop_path: probability that a sample skips a branch in training (stochastic depth, Huang et al. 2016).
         norm_eps: epsilon of the LayerNorms.
+        branch_scale: factor on what a branch adds.
+        attn_scale, mlp_scale: start of a LayerScale on the branch; none where None.
     """
 
     def __init__(
-        self, dim: int, attn: nn.Module, mlp: nn.Module, drop_path: float = 0.0, norm_eps: float = 1e-6
+        self,
+        dim: int,
+        attn: nn.Module,
+        mlp: nn.Module,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+        branch_scale: float = 1.0,
+        attn_scale: float | None = None,
+        mlp_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = attn
+        self.scale1 = nn.Identity() if attn_scale is None else LayerScale(dim, attn_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = mlp
+        self.scale2 = nn.Identity() if mlp_scale is None else LayerScale(dim, mlp_scale)
         self.drop_path = DropPath(drop_path)
+        self.branch_scale = branch_scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return self.forward_chain(x, None)[0]
+
+    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens, and the attention map (B, H, N, N) that the last block handed on or None, to the same two."""
+        branch, handed = self.attn.forward_chain(self.norm1(x), handed)
+        x = x + self.drop_path(self.scale1(branch)) * self.branch_scale
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x)))) * self.branch_scale, handed
+
+
+def _tokens_to_token(layer: type[nn.Module]) -> Callable[..., nn.Module]:
+    def build(img_size: int, patch_size: int, in_chans: int, embed_dim: int, **options: object) -> nn.Module:
+        return TokensToToken(img_size, in_chans, embed_dim, layer, **options)
+
+    return build
+
+
+TOKENS: dict[str, Callable[..., nn.Module]] = {
+    "patch": PatchEmbed,
+    "stem": ConvStem,
+    "t2t-performer": _tokens_to_token(PerformerLayer),
+    "t2t-transformer": _tokens_to_token(TransformerLayer),
+}
+ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
+    "plain": Attention,
+    "re": ReAttention,
+    "refined": RefinedAttention,
+    "accumulated": AccumulatedAttention,
+    "reused": ReusedAttention,
+    "squeeze-excite": SqueezeExciteAttention,
+    "ghost": GhostAttention,
+}
+MLPS: dict[str, Callable[..., nn.Module]] = {"plain": Mlp, "ghost": GhostMlp}
 
 
 @dataclass(frozen=True)
@@ -77,11 +139,25 @@ class ViTConfig:
     num_heads: int = 12
     mlp_ratio: float = 3.0
     qkv_bias: bool = True
+    tokens: str = "patch"  # a key of TOKENS
+    token_options: dict = field(default_factory=dict)
+    attention: tuple[str, ...] = ("plain",)  # keys of ATTENTIONS, taken in turn from block to block
+    attention_options: dict = field(default_factory=dict)
+    attention_start: int = 0  # blocks before it have plain attention
+    mlp: str = "plain"  # a key of MLPS
+    dense_stages: tuple[int, ...] = ()  # blocks of each stage of a dense model, instead of `depth` equal ones
+    growth: int = 64  # channels that a block of a dense model adds
+    positions: str = "learned"  # or "sinusoid": fixed
     class_token: bool = True  # False: the head reads the mean over the patch tokens
+    dense_head: bool = False  # a second head, on every patch token
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0  # of the last block; block l of L has rate * l / (L - 1)
     norm_eps: float = 1e-6
+    block_norm_eps: float | None = None  # of the blocks' norms, where it differs
+    branch_scale: float = 1.0  # factor on what each branch adds to the stream
+    attn_scale: float | None = None  # start of a LayerScale on the attention branch
+    mlp_scale: float | None = None  # start of a LayerScale on the MLP branch
     init_std: float = 0.02  # of the truncated normal that linear weights, positions and class token start from
 
     def __post_init__(self) -> None:
@@ -93,6 +169,17 @@ class ViTConfig:
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability from 0 to below 1 fits")
+        for name, known in (("tokens", TOKENS), ("mlp", MLPS), ("positions", ("learned", "sinusoid"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
+        if not self.attention or not set(self.attention) <= set(ATTENTIONS):
+            raise ValueError(f"attention is {self.attention}; choose names among {', '.join(ATTENTIONS)}")
+
+
+    @classmethod
+    def from_json(cls, options: dict) -> "ViTConfig":
+        """The configuration that `dataclasses.asdict` and JSON, which has no tuples, made `options` of."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
 
 
 class VisionTransformer(nn.Module):
@@ -108,29 +195,29 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        self.num_features = dim
-        self.patch_embed = PatchEmbed(config.img_size, config.patch_size, config.in_chans, dim)
+        sizes = (config.img_size, config.patch_size, config.in_chans, dim)
+        self.patch_embed = TOKENS[config.tokens](*sizes, **config.token_options)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.class_token else None
         num_positions = self.patch_embed.num_tokens + int(config.class_token)
-        self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, dim))
+        if config.positions == "sinusoid":
+            self.pos_embed = nn.Parameter(sinusoid(num_positions, dim), requires_grad=False)
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, dim))
         self.pos_drop = nn.Dropout(config.drop_rate)
-        self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.depth))
-        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.head = nn.Linear(dim, config.num_classes) if config.num_classes else nn.Identity()
+        blocks, self.num_features = build_blocks(config)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(self.num_features, eps=config.norm_eps)
+        self.head, self.dense_head = nn.Identity(), None
         self.grad_checkpointing = False
         self._init_weights()
-
-    def _block(self, layer: int) -> Block:
-        c = self.config
-        attn = Attention(c.embed_dim, c.num_heads, c.qkv_bias, c.attn_drop_rate, c.drop_rate)
-        mlp = Mlp(c.embed_dim, int(c.embed_dim * c.mlp_ratio), c.drop_rate)
-        return Block(c.embed_dim, attn, mlp, c.drop_path_rate * layer / max(c.depth - 1, 1), c.norm_eps)
+        self.reset_classifier(config.num_classes)
 
     def _init_weights(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 self._init_linear(module)
-        trunc_normal_(self.pos_embed, std=self.config.init_std)
+        if self.pos_embed.requires_grad:
+            trunc_normal_(self.pos_embed, std=self.config.init_std)
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=self.config.init_std)
 
@@ -148,16 +235,25 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the tokens after the last norm (B, N + 1, C); (B, N, C) without a class token."""
-        x = self.embed(images)
+        x, handed = self.embed(images), None
         for block in self.blocks:
-            recompute = self.grad_checkpointing and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x, handed = checkpoint(block.forward_chain, x, handed, use_reentrant=False)
+            else:
+                x, handed = block.forward_chain(x, handed)
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens (B, N + 1, C) to logits (B, K); to the pooled features (B, C) where `pre_logits`."""
+        """Tokens (B, N + 1, C) to logits (B, K); to the pooled features (B, C) where `pre_logits`.
+
+        With a dense head the logits are the class token's plus half the largest of any patch token's, class by class.
+        """
         pooled = x.mean(dim=1) if self.cls_token is None else x[:, 0]
-        return pooled if pre_logits else self.head(pooled)
+        if pre_logits:
+            return pooled
+        if self.dense_head is None:
+            return self.head(pooled)
+        return self.head(pooled) + 0.5 * self.dense_head(x[:, 1:]).amax(dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images, float (B, 3, H, W), to logits (B, K)."""
@@ -172,11 +268,60 @@ class VisionTransformer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new, untrained head for `num_classes` classes; 0 takes the head off."""
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        if num_classes:
-            self._init_linear(self.head.to(self.pos_embed.device, self.pos_embed.dtype))
+        """A new, untrained head for `num_classes` classes (and a dense one where there was one); 0 takes it off."""
+        self.head = self._new_head(num_classes)
+        self.dense_head = self._new_head(num_classes) if self.config.dense_head and num_classes else None
+
+    def _new_head(self, num_classes: int) -> nn.Module:
+        if not num_classes:
+            return nn.Identity()
+        head = nn.Linear(self.num_features, num_classes).to(self.pos_embed.device, self.pos_embed.dtype)
+        self._init_linear(head)
+        return head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping what it made: less memory, more time."""
         self.grad_checkpointing = enable
+
+
+def sinusoid(num_positions: int, dim: int) -> Tensor:
+    """Fixed positions (1, N, C): sines in even channels, cosines in odd ones (T2T-ViT, after Vaswani et al. 2017)."""
+    position = torch.arange(num_positions, dtype=torch.float64)[:, None]
+    channel = torch.arange(dim)
+    angle = position / 10000 ** (2 * (channel // 2) / dim)
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
+
+
+def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], int]:
+    """The blocks of a model, and the channels that come out of the last."""
+    if config.dense_stages:
+        return _dense_blocks(config)
+    last = max(config.depth - 1, 1)
+    rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]
+    return [build_block(config, layer, config.embed_dim, rate) for layer, rate in enumerate(rates)], config.embed_dim
+
+
+def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Block:
+    """The block at depth `layer`, of width `dim`."""
+    name, options = "plain", {}
+    if layer >= config.attention_start:
+        name, options = config.attention[layer % len(config.attention)], config.attention_options
+    attn = ATTENTIONS[name](dim, config.num_heads, config.qkv_bias, config.attn_drop_rate, config.drop_rate, **options)
+    mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio), config.drop_rate)
+    eps = config.norm_eps if config.block_norm_eps is None else config.block_norm_eps
+    return Block(dim, attn, mlp, drop_path, eps, config.branch_scale, config.attn_scale, config.mlp_scale)
+
+
+def _dense_blocks(config: ViTConfig) -> tuple[list[nn.Module], int]:
+    blocks: list[nn.Module] = []
+    dim = config.embed_dim
+    for stage, count in enumerate(config.dense_stages):
+        if stage:
+            blocks.append(Transition(dim))
+            dim //= 2
+        # The authors' rate follows the stage's number in a model of 12 blocks, not the block's.
+        rate = config.drop_path_rate * stage / 11
+        for _ in range(count):
+            blocks.append(DenseBlock(build_block(config, len(blocks), dim, rate), dim, config.growth))
+            dim += config.growth
+    return blocks, dim

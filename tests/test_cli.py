@@ -1,0 +1,131 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deepvit_edu.cli import main
+from deepvit_edu.records import load_record
+
+FAST = ["--limit", "64", "--batch-size", "16", "--epochs", "1", "--quiet", "--device", "cpu"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def failure(capsys, *arguments):
+    """What a failing command says; exactly one sentence, and no traceback."""
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("deepvit-edu: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def test_train_evaluate_records(here, capsys):
+    assert main(["train", *FAST, "--out", "run"]) == 0
+    printed = capsys.readouterr().out
+    record = load_record(here / "run" / "record.json")
+    assert f"test accuracy {record['test_accuracy']:.2%}" in printed
+    assert record["config"]["recipe"]["batch_size"] == 16
+    assert main(["evaluate", "run", "--limit", "64", "--device", "cpu"]) == 0
+    assert f"accuracy {record['test_accuracy']:.2%}" in capsys.readouterr().out
+    assert main(["records", "run/record.json"]) == 0
+    assert "cifar_vit_4x64" in capsys.readouterr().out
+    assert main(["records", "run/record.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [record]
+
+
+def test_a_second_run_into_the_folder_is_refused_and_resume_is_named(here, capsys):
+    assert main(["train", *FAST, "--out", "run"]) == 0
+    capsys.readouterr()
+    assert "already holds a run; resume it" in failure(capsys, "train", *FAST, "--out", "run")
+    assert main(["train", *FAST, "--out", "run", "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--model", "vit_16"], "did you mean 'vit_16b'"),
+        (["train", "--data", "shaps"], "shapes"),
+        (["train", "--img-size", "30"], "30"),
+        (["train", *FAST, "--batch-size", "65"], "more than the 64 training images"),
+        (["train", *FAST, "--epochs", "0"], "epochs is 0"),
+        (["train", *FAST, "--device", "warp"], "device 'warp' cannot be used here"),
+        (["train", *FAST, "--precision", "int3"], "precision is 'int3'"),
+        (["evaluate", "nothing"], "there is no model file"),
+        (["models", "vit_16"], "did you mean 'vit_16b'"),
+        (["records", "nowhere"], "no record or folder of records at nowhere"),
+        (["data", "no-such-set"], "no-such-set"),
+    ],
+)
+def test_bad_input_gets_one_sentence(here, capsys, arguments, said):
+    assert said in failure(capsys, *arguments)
+
+
+def test_a_size_that_does_not_fit_says_which_do(here, capsys):
+    assert "44 and 48 are" in failure(capsys, "train", *FAST, "--img-size", "46")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["trian"], "did you mean 'train'"), (["train", "--epochs", "many"], "invalid int value"), ([], "COMMAND")],
+)
+def test_usage_errors(capsys, arguments, said):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "models", "data", "records"])
+def test_help_shows_defaults(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    if command == "train":
+        assert "(default: 0.001)" in printed
+        assert "(default: shapes)" in printed
+    assert "usage: deepvit-edu" in printed
+
+
+def test_models_are_listed_and_shown(capsys):
+    assert main(["models"]) == 0
+    assert "24,423,784" in capsys.readouterr().out
+    assert main(["models", "cifar_vit_4x64"]) == 0
+    assert "embed_dim        64" in capsys.readouterr().out
+
+
+def test_data_sets_are_listed_and_described(capsys):
+    assert main(["data"]) == 0
+    listed = capsys.readouterr().out
+    assert "shapes       at hand" in listed
+    assert "cifar10" in listed
+    assert main(["data", "shapes"]) == 0
+    assert "10 classes" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_numbers(here):
+    command = [sys.executable, "-m", "deepvit_edu", "train", *FAST, "--limit", "512", "--epochs", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", "whole"], env=environment, check=True)
+    process = subprocess.Popen([*command, "--out", "cut"], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (here / "cut" / "checkpoint.pt").exists():  # written after the first epoch
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "stopped after step" in said
+    assert "Traceback" not in said
+    subprocess.run([*command, "--out", "cut", "--resume"], env=environment, check=True)
+    whole, cut = (load_record(here / name / "record.json") for name in ("whole", "cut"))
+    assert cut["curves"]["train_loss"] == whole["curves"]["train_loss"]
+    assert cut["test_loss"] == whole["test_loss"]

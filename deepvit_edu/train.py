@@ -176,7 +176,7 @@ def train(
         NonFiniteLossError: at the first loss that is not finite; the last good checkpoint stays.
         Interrupted: after Ctrl-C or SIGTERM; the checkpoint stands at the very step.
     """
-    run = _Run(model, train_set, test_set, recipe or Recipe(), name, Path(out) if out else None, pick_device(device))
+    run = Run(model, train_set, test_set, recipe or Recipe(), name, Path(out) if out else None, pick_device(device))
     if run.out and run.checkpoint_path.exists():
         if not resume:
             raise FileExistsError(f"{run.out} already holds a run; resume it, or choose another folder")
@@ -206,7 +206,7 @@ class _Progress:
     )
 
 
-class _Run:
+class Run:
     """A run under way: everything that a checkpoint has to keep, and how a step is made."""
 
     def __init__(
@@ -260,10 +260,12 @@ class _Run:
 
     @property
     def checkpoint_path(self) -> Path:
+        """Where the state is kept; only for a run with a folder."""
         return self.out / "checkpoint.pt"
 
     @property
     def evaluated_model(self) -> nn.Module:
+        """The model that is measured: the moving average where there is one."""
         return self.ema.module if self.ema else self.model
 
     def loop(self, stop_requested: Callable[[], bool], show: bool) -> None:

@@ -41,14 +41,14 @@ def same_results(a, b):
 
 
 def interrupt_at(monkeypatch, step, number=signal.SIGINT):
-    original = train_module._Run.train_step
+    original = train_module.Run.train_step
 
     def train_step(self):
         if self.progress.step == step:
             os.kill(os.getpid(), number)
         return original(self)
 
-    monkeypatch.setattr(train_module._Run, "train_step", train_step)
+    monkeypatch.setattr(train_module.Run, "train_step", train_step)
 
 
 def test_learns_what_is_easy():
@@ -131,13 +131,13 @@ def test_resume_refuses_another_recipe_other_images_and_damage(tmp_path):
 
 
 def test_non_finite_loss_stops_with_the_step_and_keeps_the_last_good_state(tmp_path, monkeypatch):
-    original = train_module._Run._loss
+    original = train_module.Run._loss
 
     def loss(self, logits, labels):
         return original(self, logits, labels) * (float("nan") if self.progress.step == 7 else 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module._Run, "_loss", loss)
+        patch.setattr(train_module.Run, "_loss", loss)
         with pytest.raises(NonFiniteLossError, match=r"became nan at step 7 \(epoch 3\); lower the learning rate"):
             run(out=tmp_path)
     same_results(run()[1], run(out=tmp_path, resume=True)[1])
@@ -171,7 +171,7 @@ def test_trains_outside_the_main_thread():
 
 def test_no_decay_on_biases_norms_positions_and_class_token():
     model = tiny_model()
-    started = train_module._Run(model, tiny_set(), tiny_set(12), RECIPE, "tiny", None, torch.device("cpu"))
+    started = train_module.Run(model, tiny_set(), tiny_set(12), RECIPE, "tiny", None, torch.device("cpu"))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = {names[id(p)]: group["weight_decay"] for group in started.optimizer.param_groups for p in group["params"]}
     assert len(decay) == len(names)
@@ -182,7 +182,7 @@ def test_no_decay_on_biases_norms_positions_and_class_token():
 
 def test_learning_rate_warms_up_and_falls():
     recipe = Recipe(epochs=10, batch_size=8, warmup_epochs=2, learning_rate=1e-3, min_learning_rate=1e-5)
-    started = train_module._Run(tiny_model(), tiny_set(), tiny_set(12), recipe, "tiny", None, torch.device("cpu"))
+    started = train_module.Run(tiny_model(), tiny_set(), tiny_set(12), recipe, "tiny", None, torch.device("cpu"))
     rates = []
     for step in range(started.num_steps):
         started.scheduler.step_update(step)

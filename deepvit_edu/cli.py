@@ -12,7 +12,8 @@ import torch
 from . import __version__, data, records
 from .checkpoints import load_model
 from .train import Interrupted, Recipe, evaluate, train
-from .zoo import CONFIGS, create_model, list_models, model_config, nearest
+from .words import align, nearest
+from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,10 +170,14 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="a name, or a pattern such as 'vit_*'")
+    parser.add_argument("--diff", nargs=2, metavar="NAME", help="print what tells two models apart")
 
 
 def models_command(options: argparse.Namespace) -> None:
     """`deepvit-edu models`."""
+    if options.diff:
+        print(config_diff(*options.diff))
+        return
     names = list_models(options.pattern)
     if not names:
         raise ValueError(f"no model matches '{options.pattern}'{nearest(options.pattern, list(CONFIGS))}")
@@ -180,12 +185,13 @@ def models_command(options: argparse.Namespace) -> None:
         for option, value in asdict(CONFIGS[names[0]]).items():
             print(f"{option:16} {value}")
         return
-    print(f"{'model':18} {'parameters':>12}  blocks  channels  heads  image  patch")
+    rows = [("model", "parameters", "blocks", "channels", "heads", "image", "tokens")]
     for name in names:
         c = CONFIGS[name]
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in create_model(name).parameters())
-        print(f"{name:18} {count:12,}  {c.depth:6}  {c.embed_dim:8}  {c.num_heads:5}  {c.img_size:5}  {c.patch_size:5}")
+        rows.append((name, f"{count:12,}", *map(str, (c.depth, c.embed_dim, c.num_heads, c.img_size)), c.tokens))
+    print(align(rows))
     print("parameters with a head for 1000 classes")
 
 

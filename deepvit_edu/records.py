@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .files import atomic_path
+from .words import align
 
 Record = dict
 
@@ -98,9 +99,7 @@ def table(records: Iterable[tuple[Path, Record]]) -> str:
         rows.append(
             (path.stem, r["model"], r["dataset"], str(r["seed"]), str(r["epochs"]), accuracy, minutes, r["hardware"])
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
+    return align(rows)
 
 
 def describe_hardware(device: torch.device) -> str:

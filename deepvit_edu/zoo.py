@@ -4,11 +4,11 @@
 `lvvit_*` those of the other papers. `cifar_vit_{depth}x{channels}` are ours: 64 patches of 4 on images of 32 pixels.
 """
 
-import difflib
 import fnmatch
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 from .nn.transformer import VisionTransformer, ViTConfig
+from .words import align, nearest
 
 # Sizes as in the authors' code: DeepViT's `deep_vision_transformer.py`, T2T-ViT's `t2t_vit*.py`, Refiner's
 # `refined_transformer.py`, token labeling's `lvvit.py`.
@@ -107,12 +107,6 @@ def list_models(filter: str = "*") -> list[str]:
     return [name for name in CONFIGS if fnmatch.fnmatch(name, filter)]
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name most like `name`, or the list of all: for error messages."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
-
-
 def model_config(name: str, **overrides: object) -> ViTConfig:
     """The configuration behind a name, with options of `ViTConfig` replaced.
 
@@ -126,6 +120,14 @@ def model_config(name: str, **overrides: object) -> ViTConfig:
         if option not in options:
             raise ValueError(f"a model has no option '{option}'{nearest(option, options)}")
     return replace(CONFIGS[name], **overrides)
+
+
+def config_diff(first: str, second: str) -> str:
+    """A plain-text table of the options in which two named models differ."""
+    configs = [asdict(model_config(name)) for name in (first, second)]
+    differing = [option for option in configs[0] if configs[0][option] != configs[1][option]]
+    rows = [("option", first, second), *((option, *(str(c[option]) for c in configs)) for option in differing)]
+    return align(rows)
 
 
 def create_model(

@@ -11,7 +11,7 @@ import make_notebooks
 from contents import ROOT, notebook_pages, source_of
 from make_notebooks import Book, ConversionError, add_labels, generate, make_notebook, stale_notebooks
 
-FRONT_MATTER = "---\nkernelspec: {name: python3}\n---\n"
+FRONT_MATTER = "---\njupytext: {}\nkernelspec: {name: python3}\n---\n"
 BIBLIOGRAPHY = """
 @article{one2020, author={Dosovitskiy, Alexey and Second, A. and Third, B.}, year={2020}, eprint={2010.11929}}
 @book{two2021, author={van der Berg, Jan and Li, Wei}, year={2021}}
@@ -90,7 +90,7 @@ def test_figure_needs_alternative_text_and_gets_a_number() -> None:
     figure = "```{figure} ../README.md\n:name: fig-a\n:alt: A tree\nThe caption.\n```\n\nsee {numref}`fig-a`"
     address = "https://raw.githubusercontent.com/OWNER/repository/main/README.md"
     assert markdown(figure) == f"![A tree]({address})\n\n**Figure 1.** The caption.\n\nsee Figure 1"
-    with pytest.raises(ConversionError, match=r"page\.md:4: the figure .* has no :alt: text"):
+    with pytest.raises(ConversionError, match=r"page\.md:5: the figure .* has no :alt: text"):
         markdown(figure.replace(":alt: A tree\n", ""))
 
 
@@ -167,15 +167,15 @@ def test_block_breaks_split_cells() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("text\n\n```{glue} x\n```", r"book/page\.md:6: the directive \{glue\}"),
-        ("text\n{unknown}`x`", r"book/page\.md:5: the role \{unknown\}"),
+        ("text\n\n```{glue} x\n```", r"book/page\.md:7: the directive \{glue\}"),
+        ("text\n{unknown}`x`", r"book/page\.md:6: the role \{unknown\}"),
         ("{cite}`nobody1999`", r"no entry nobody1999"),
         ("{ref}`nowhere`", r"no label nowhere"),
         ("[x](missing.md)", r"missing\.md leads to no label and no file"),
-        ("```{note}\nno end", r"page\.md:4: this block is never closed"),
-        ("```{solution-start} x\n```\n", r"page\.md:4: this solution-start has no solution-end"),
-        ("a footnote[^1]", r"page\.md:4: \[\^1\]"),
-        ("term\n: definition", r"page\.md:5: a definition list"),
+        ("```{note}\nno end", r"page\.md:5: this block is never closed"),
+        ("```{solution-start} x\n```\n", r"page\.md:5: this solution-start has no solution-end"),
+        ("a footnote[^1]", r"page\.md:5: \[\^1\]"),
+        ("term\n: definition", r"page\.md:6: a definition list"),
     ],
 )
 def test_what_has_no_plain_form_is_an_error(source: str, message: str) -> None:

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 
-from deepvit_edu.zoo import create_model, list_models
+from deepvit_edu.zoo import config_diff, create_model, list_models
 
 # Parameters, and those that learn, counted on the authors' code.
 PARAMETERS = {
@@ -96,3 +96,10 @@ def test_unknown_names_suggest_the_nearest():
         create_model("vit_16b", dept=3)
     with pytest.raises(ValueError, match="28 and 32 are"):
         create_model("cifar_vit_4x64", img_size=30)
+
+
+def test_diff_shows_what_a_paper_changed_and_nothing_else():
+    header, *rows = config_diff("vit_16b", "deepvit_16b").splitlines()
+    assert header.split() == ["option", "vit_16b", "deepvit_16b"]
+    assert [row.split()[0] for row in rows] == ["attention"]
+    assert "'re'" in rows[0]

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..assets import cache_folder
-from ..zoo import nearest
+from ..words import nearest
 from .catalogue import SOURCES, Source
 from .download import DamagedError, check_md5, fetch, unpack
 from .folders import balanced_choice, has_images_of_type, load_folder

@@ -56,7 +56,7 @@ def find_split(folder: Path, split: str) -> Path:
     """The folder of a split; test and val stand in for each other where only one is there."""
     wanted = SPLIT_FOLDERS[split]
     for name in wanted:
-        if (folder / name).is_dir() and any(entry.is_dir() for entry in os.scandir(folder / name)):
+        if (folder / name).is_dir() and _class_names(folder / name):
             return folder / name
     for name in wanted:
         if (folder / name).is_dir():
@@ -82,7 +82,7 @@ def balanced_choice(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _class_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _same_classes(trained: list[str], found: list[str], folder: Path) -> list[str]:

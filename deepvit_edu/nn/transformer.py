@@ -175,7 +175,6 @@ class ViTConfig:
         if not self.attention or not set(self.attention) <= set(ATTENTIONS):
             raise ValueError(f"attention is {self.attention}; choose names among {', '.join(ATTENTIONS)}")
 
-
     @classmethod
     def from_json(cls, options: dict) -> "ViTConfig":
         """The configuration that `dataclasses.asdict` and JSON, which has no tuples, made `options` of."""

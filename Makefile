@@ -1,0 +1,75 @@
+# Everything that is done with this repository, one target each. Each target works alone on a fresh clone: it makes
+# .venv when it is missing or older than the lock. PYTHON=python3.12 (say) chooses the Python that .venv is made from.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# PyTorch's threads wait without spinning: where other programs use the cores, spinning is many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: book
+book: $(INSTALLED) ## build the book with every cell executed, test its pages, print the page to open
+	@$(BIN)/python scripts/build_book.py
+	@$(BIN)/python -m pytest tests/book -m "not colab"
+	@echo "Open $(CURDIR)/_build/html/index.html"
+
+.PHONY: test
+test: $(INSTALLED) ## test the package and the repository (a few minutes; the book's pages are tested by make book)
+	@$(BIN)/python -m pytest --ignore=tests/book
+
+.PHONY: colab
+colab: $(INSTALLED) ## run each learner's notebook in a fresh environment, as Colab would
+	@$(BIN)/python -m pytest tests/book/test_colab.py -m colab
+
+.PHONY: notebooks
+notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters
+	@$(BIN)/python scripts/make_notebooks.py
+
+.PHONY: lint
+lint: $(INSTALLED) ## check the style of code, workflows and metadata
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/yamllint --strict -c .yamllint.yml _config.yml _toc.yml .github CITATION.cff
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	@$(BIN)/python scripts/make_notebooks.py --check
+
+.PHONY: publish-check
+publish-check: $(INSTALLED) ## fail while the repository's address is a placeholder or a notebook is stale
+	@$(BIN)/python scripts/build_book.py --publish --check-only
+	@$(BIN)/python scripts/make_notebooks.py --check
+
+.PHONY: links
+links: $(INSTALLED) ## check the book's links to other sites (needs the network)
+	@$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/links
+
+.PHONY: lock
+lock: ## renew requirements.txt from pyproject.toml (needs uv)
+	@command -v uv > /dev/null || { echo "make lock needs uv: pip install uv, then run it again."; exit 1; }
+	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --no-emit-index-url \
+		--custom-compile-command "make lock" $(LOCK_OPTIONS) --quiet --output-file requirements.txt
+	@printf '%s\n' '# The package itself, from this folder.' '-e .' >> requirements.txt
+
+.PHONY: clean
+clean: ## remove what was built (not .venv)
+	@rm -rf _build dist .pytest_cache .ruff_cache
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || \
+		{ echo "The book needs Python 3.10 to 3.13, and $(PYTHON) is none of these: name one, as in make $(or $(MAKECMDGOALS),book) PYTHON=python3.12"; exit 1; }
+	@echo "Installing the locked packages into .venv (about 5 GB; minutes at the first time)."
+	@if command -v uv > /dev/null; then \
+		{ [ -x $(BIN)/python ] || uv venv --quiet --seed --python "$$(command -v $(PYTHON))" .venv; } && \
+		uv pip install --quiet --python $(BIN)/python -r requirements.txt; \
+	else \
+		{ [ -x $(BIN)/python ] || $(PYTHON) -m venv .venv; } && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
+	fi
+	@touch $@

@@ -1,0 +1,112 @@
+"""Fixtures for the tests of the built book: its pages, and one browser for all of them."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+
+from build_book import HTML
+from contents import pages
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MACOS_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+# JB's own start-up script says this on every page, also with Thebe off; it harms nothing.
+HARMLESS = ("THEBE_JS_URL",)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `page` on each page of the table of contents."""
+    if "page" in metafunc.fixturenames:
+        metafunc.parametrize("page", pages())
+
+
+@pytest.fixture(scope="session")
+def html() -> Path:
+    """The folder of the built pages."""
+    if not (HTML / "index.html").is_file():
+        pytest.skip("The book is not built: run `make book` first.")
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def read_page(html: Path) -> Callable[[str], BeautifulSoup]:
+    """A function from a page's name to its parsed HTML, each parsed once."""
+    cache: dict[str, BeautifulSoup] = {}
+
+    def read(page: str) -> BeautifulSoup:
+        if page not in cache:
+            cache[page] = BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+        return cache[page]
+
+    return read
+
+
+def find_chromium() -> str | None:
+    """The path of an installed Chromium or Chrome; the variable CHROMIUM names another."""
+    named = os.environ.get("CHROMIUM")
+    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    return named or found or (str(MACOS_CHROME) if MACOS_CHROME.exists() else None)
+
+
+@pytest.fixture(scope="session")
+def browser(html: Path) -> Iterator:
+    """One headless browser for all tests."""
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        except Error:
+            message = (
+                "No Chromium or Chrome is installed (or named by CHROMIUM): the pages are not tested in a browser."
+            )
+            if os.environ.get("DEEPVIT_EDU_REQUIRE_BROWSER") == "1":
+                pytest.fail(message)
+            pytest.skip(message)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """An opened page (Playwright's), what it asked for outside its folder, and what it complained of."""
+
+    page: object
+    requests: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="session")
+def visit(browser, html: Path) -> Callable[..., Visit]:
+    """A function that opens a page from its file, outside requests blocked; the same page is opened once."""
+
+    @cache
+    def open_once(page: str, scheme: str, width: int, javascript: bool) -> Visit:
+        context = browser.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 900}, java_script_enabled=javascript
+        )
+        visit = Visit(context.new_page())
+
+        def outside(route) -> None:
+            visit.requests.append(route.request.url)
+            route.abort()
+
+        context.route(lambda url: not url.startswith(("file:", "data:", "blob:")), outside)
+        visit.page.on("requestfailed", lambda request: visit.missing.append(request.url))
+        visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
+        visit.page.on("console", lambda said: visit.errors.append(said.text) if said.type == "error" else None)
+        visit.page.goto((html / f"{page}.html").as_uri())
+        visit.page.wait_for_load_state("networkidle")
+        visit.errors = [error for error in visit.errors if not any(known in error for known in HARMLESS)]
+        return visit
+
+    def open_page(page: str, scheme: str = "light", width: int = 1280, javascript: bool = True) -> Visit:
+        return open_once(page, scheme, width, javascript)
+
+    return open_page

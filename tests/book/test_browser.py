@@ -1,0 +1,63 @@
+"""The built pages in a browser, opened from their files with the network blocked: what a reader sees offline."""
+
+from collections.abc import Callable
+
+import pytest
+
+SERIOUS = ("serious", "critical")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_needs_no_network_and_complains_of_nothing(visit: Callable, page: str, scheme: str) -> None:
+    visited = visit(page, scheme)
+    assert visited.requests == []
+    assert visited.missing == []
+    assert visited.errors == []
+    assert visited.page.evaluate("document.documentElement.dataset.theme") == scheme
+
+
+def test_maths_is_typeset(visit: Callable, page: str) -> None:
+    opened = visit(page).page
+    if opened.locator("article .math").count():
+        opened.wait_for_selector("article mjx-container")
+    assert opened.locator("article mjx-merror, article [data-mjx-error]").count() == 0
+    assert opened.locator("article .math:not(:has(mjx-container))").count() == 0
+
+
+def test_page_fits_a_phone(visit: Callable, page: str) -> None:
+    opened = visit(page, width=390).page
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible(visit: Callable, page: str, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened = visit(page, scheme).page
+    violations = Axe().run(opened).response["violations"]
+    found = [
+        f"{violation['id']} ({violation['impact']}): {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+        for violation in violations
+        if violation["impact"] in SERIOUS
+        for node in violation["nodes"]
+    ]
+    assert found == []
+
+
+def test_page_reads_without_javascript(visit: Callable, page: str) -> None:
+    opened = visit(page, javascript=False).page
+    assert len(opened.locator("article").inner_text()) > 20
+
+
+def test_wide_page_has_readable_figures(visit: Callable, page: str) -> None:
+    """No picture that failed to load, and none that sticks out of its column."""
+    opened = visit(page).page
+    broken = opened.evaluate(
+        """() => {
+            const article = document.querySelector('article');
+            return [...article.querySelectorAll('img')]
+                .filter(image => image.naturalWidth === 0 || image.clientWidth > article.clientWidth)
+                .map(image => image.alt);
+        }"""
+    )
+    assert broken == []

@@ -1,0 +1,277 @@
+"""The repository as a whole: its lock, its imports, its workflows, its documents' commands, and what it may hold."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from contents import PLACEHOLDER, ROOT, is_placeholder, load_yaml, pages, repository_url
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BIG_OR_BINARY = (".zip", ".gz", ".tar", ".tgz", ".npz", ".npy", ".pkl", ".pt", ".pth", ".parquet", ".bin")
+# The rooms of the package in the order in which they may import: each from those before it only (CONTRIBUTING.md).
+ROOMS = [
+    "words",
+    "files",
+    "nn/attention",
+    "nn/fast",
+    "nn/tokens",
+    "nn/ideas",
+    "nn/transformer",
+    "zoo",
+    "checkpoints",
+    "diagnostics",
+    "records",
+    "assets",
+    "data",
+    "augment",
+    "labels",
+    "train",
+    "experiment",
+    "plot",
+    "explorer",
+    "check",
+    "imagenet",
+    "cli",
+    "__main__",
+]
+
+
+# The lock
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def lock_lines() -> list[str]:
+    return (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+def locked() -> dict[str, list[Requirement]]:
+    """The locked versions of each package; there are several where they differ by Python."""
+    found: dict[str, list[Requirement]] = {}
+    for line in lock_lines():
+        if line and not line.lstrip().startswith(("#", "-e")):
+            requirement = Requirement(line.split("#")[0])
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def declared() -> list[str]:
+    """Everything that pyproject.toml asks for, extras included."""
+    extras = project()["project"]["optional-dependencies"].values()
+    return [*project()["project"]["dependencies"], *(name for extra in extras for name in extra)]
+
+
+@pytest.mark.parametrize("declaration", declared())
+def test_lock_holds_what_the_project_asks_for(declaration: str) -> None:
+    wanted = Requirement(declaration)
+    entries = locked().get(canonicalize_name(wanted.name), [])
+    assert entries, f"{wanted.name} is not in requirements.txt: run `make lock`"
+    for entry in entries:
+        version = str(entry.specifier).removeprefix("==")
+        assert wanted.specifier.contains(version), f"{entry} does not fit {wanted}: run `make lock`"
+
+
+def test_lock_is_exact_installs_the_package_and_names_no_host() -> None:
+    for entries in locked().values():
+        assert all(re.fullmatch(r"==[^,*]+", str(entry.specifier)) for entry in entries)
+    assert "-e ." in lock_lines()
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links", "\n".join(lock_lines()))
+
+
+def test_torch_is_held_at_the_pair_that_works() -> None:
+    assert [str(entry.specifier) for entry in locked()["torch"]] == ["==2.11.0"]
+    assert [str(entry.specifier) for entry in locked()["torchvision"]] == ["==0.26.0"]
+
+
+def test_package_has_lower_bounds_only() -> None:
+    for declaration in project()["project"]["dependencies"]:
+        operators = {specifier.operator for specifier in Requirement(declaration).specifier}
+        assert operators == {">="}, f"{declaration} could replace a version that a reader has"
+
+
+# The package's imports
+
+
+def room_of(module: str) -> str | None:
+    """The room that a dotted module lies in: `deepvit_edu.data.shapes` is in `data`."""
+    path = module.removeprefix("deepvit_edu").lstrip(".").replace(".", "/")
+    return next((room for room in ROOMS if path == room or path.startswith(f"{room}/")), None)
+
+
+def imported_modules(file: Path) -> set[str]:
+    """The modules of the package that a file imports, with their full names."""
+    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "deepvit_edu"}
+
+
+def package_files() -> list[str]:
+    files = (ROOT / "deepvit_edu").rglob("*.py")
+    return sorted(str(file.relative_to(ROOT)) for file in files)
+
+
+@pytest.mark.parametrize("name", package_files())
+def test_imports_point_one_way(name: str) -> None:
+    own = room_of(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    if name in ("deepvit_edu/__init__.py", "deepvit_edu/nn/__init__.py"):
+        return
+    assert own, f"{name} has no place in ROOMS: add it in the order of imports"
+    rooms = {room_of(module) for module in imported_modules(ROOT / name)} - {None, own}
+    later = [room for room in rooms if ROOMS.index(room) > ROOMS.index(own)]
+    assert not later, f"{name} imports {later}, which come after it"
+
+
+# Commands, workflows, documents
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def workflows() -> list[Path]:
+    return sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_make_help_lists_every_target() -> None:
+    result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = set(re.findall(r"^  ([a-z-]+) ", result.stdout, re.MULTILINE))
+    assert listed == make_targets() >= {"book", "test", "help", "notebooks", "lock", "lint", "clean", "colab"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_documents_name_real_commands_and_files(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    commands = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
+    assert commands
+    assert commands <= make_targets()
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), f"{name} links to {link}, which is not there"
+
+
+def test_workflows_run_make_targets_and_ci_only() -> None:
+    commands = [
+        step["run"]
+        for file in workflows()
+        for job in load_yaml(file)["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    assert "bash .ci/run" in commands
+    for command in set(commands) - {"bash .ci/run"}:
+        program, target, *_ = command.split()
+        assert program == "make"
+        assert target in make_targets()
+
+
+def run_tool(name: str, *arguments: str) -> None:
+    """Run a tool of this environment; its complaint is the failure's text."""
+    tool = Path(sys.executable).with_name(name)
+    result = subprocess.run([tool, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_workflows_and_metadata_are_valid() -> None:
+    run_tool("yamllint", "--strict", "-c", ".yamllint.yml", "_config.yml", "_toc.yml", ".github", "CITATION.cff")
+    run_tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, workflows()))
+    run_tool("check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff")
+
+
+def test_ci_script_is_valid_and_executable() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True)
+
+
+# The book's configuration
+
+
+def test_every_page_of_the_contents_has_a_source() -> None:
+    assert [page for page in pages() if not (ROOT / f"{page}.md").is_file()] == []
+
+
+def test_address_stands_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEEPVIT_EDU_REPOSITORY", raising=False)
+    address = repository_url()
+    generated = {f"{page}.ipynb" for page in pages()}
+    holders = [name for name in tracked_files() if name not in generated and address in text_of(name)]
+    assert set(holders) <= {"_config.yml"}
+    monkeypatch.setenv("DEEPVIT_EDU_REPOSITORY", "https://github.com/someone/book/")
+    assert repository_url() == "https://github.com/someone/book"
+
+
+def test_publishing_with_the_placeholder_fails() -> None:
+    command = [sys.executable, "scripts/build_book.py", "--publish", "--check-only"]
+
+    def publish(address: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "DEEPVIT_EDU_REPOSITORY": address}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    refused = publish(f"https://github.com/{PLACEHOLDER}/book")
+    assert refused.returncode == 1
+    assert "placeholder" in refused.stderr
+    assert publish("https://github.com/someone/book").returncode == 0
+    assert not is_placeholder("https://github.com/someone/DOWNERS")
+
+
+# What the repository holds
+
+
+@cache
+def tracked_files() -> list[str]:
+    """The files that git holds or would add; in a copy without git there is nothing to look at."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip("This is no git checkout: what it holds cannot be listed.")
+    return [name for name in result.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def text_of(name: str) -> str:
+    """A file's text, empty for one that holds no text."""
+    try:
+        return (ROOT / name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+def test_no_data_set_and_nothing_big() -> None:
+    for name in tracked_files():
+        if name.startswith("web/vendor/"):
+            continue
+        assert (ROOT / name).stat().st_size < 2_000_000, f"{name} is too big for the repository"
+        assert not name.endswith(
+            (".zip", ".gz", ".tar", ".tgz", ".npz", ".npy", ".pkl", ".pt", ".pth", ".parquet", ".bin")
+        )
+        assert not name.lower().endswith((".jpg", ".jpeg")), f"{name}: pictures of data sets stay outside"
+
+
+def test_no_private_paths() -> None:
+    for name in tracked_files():
+        if not name.startswith("web/vendor/") and name != "tests/test_repository.py":
+            assert not re.search(r"(?<![\w.])/(work|root|home/\w+)/", text_of(name)), f"{name} names a private path"
+
+
+def test_licences_are_there() -> None:
+    assert "MIT License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Creative Commons Attribution 4.0" in (ROOT / "LICENSE-text").read_text(encoding="utf-8")
+    assert "Apache License" in (ROOT / "web" / "vendor" / "mathjax" / "LICENSE").read_text(encoding="utf-8")

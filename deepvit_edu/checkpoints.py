@@ -1,6 +1,8 @@
 """Model files: ours, saved with what is needed to build the model again, and the authors'. Loading executes no code."""
 
+import argparse
 import json
+import pickle
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from .files import atomic_path
@@ -115,17 +118,27 @@ def from_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]
     Raises:
         ValueError: naming the parameters that are missing or not known.
     """
-    dense = "aux_head.weight" in state_dict
-    names = official_names(model_config(name, dense_head=dense))
+    return _translate(state_dict, model_config(name, dense_head="aux_head.weight" in state_dict), name)
+
+
+def _translate(state_dict: dict[str, Tensor], config: ViTConfig, what: str) -> dict[str, Tensor]:
+    names = official_names(config)
     missing, unknown = set(names.values()) - set(state_dict), set(state_dict) - set(names.values())
     if missing or unknown:
-        raise ValueError(f"these are not weights of {name}: {_some('missing', missing)}{_some('not known', unknown)}")
+        problems = "; ".join(filter(None, (_some("missing", missing), _some("not known", unknown))))
+        raise ValueError(f"these are not weights of {what}: {problems}")
     return {ours: _convert(theirs, state_dict[theirs]) for ours, theirs in names.items()}
 
 
-def to_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Turns our layout of a model's weights into the authors'; undoes `from_official`."""
-    names = official_names(model_config(name, dense_head="dense_head.weight" in state_dict))
+def to_official(state_dict: dict[str, Tensor], name: str, **overrides: object) -> dict[str, Tensor]:
+    """Turns our layout of a model's weights into the authors'; undoes `from_official`.
+
+    Args:
+        state_dict: our names and tensors.
+        name: our name of the model.
+        overrides: options with which the model was created that change its parameters (`depth`, say).
+    """
+    names = official_names(model_config(name, dense_head="dense_head.weight" in state_dict, **overrides))
     return {theirs: _convert(theirs, state_dict[ours], back=True) for ours, theirs in names.items()}
 
 
@@ -133,7 +146,7 @@ def _some(what: str, names: set[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what} {', '.join(sorted(names)[:3])}{more}; "
+    return f"{what} {', '.join(sorted(names)[:3])}{more}"
 
 
 def _convert(official_name: str, tensor: Tensor, back: bool = False) -> Tensor:
@@ -143,3 +156,68 @@ def _convert(official_name: str, tensor: Tensor, back: bool = False) -> Tensor:
     if ".cheap_operation" in official_name:  # one tap for each channel, written as a convolution
         return tensor[:, None, None] if back else tensor[:, 0, 0]
     return tensor
+
+
+def load_official(model: VisionTransformer, path: str | Path) -> VisionTransformer:
+    """Loads a file that the authors released into a model, and returns it.
+
+    Training checkpoints (the moving average first), bare weights and the fine-tuned CIFAR files are told apart by what
+    they hold. Positions are resized where the image size differs (fixed ones are rebuilt), and files from before
+    Refiner's LayerScale get one of ones. Nothing but tensors and plain values is ever read from the file.
+
+    Args:
+        model: a model of the same family; create it with the file's number of classes.
+        path: a `.pth` or `.pth.tar` file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is damaged, holds code, or belongs to another model; the model is left as it was.
+    """
+    weights = _unwrap(_read_safely(Path(path)), path)
+    for name, parameter in model.state_dict().items():
+        if name.endswith("scale2.gamma"):  # the first release had none
+            weights.setdefault(official_names(model.config)[name], torch.ones_like(parameter))
+    if "aux_head.weight" in weights and model.dense_head is None:
+        raise ValueError(f"{path} has a dense head; create the model with dense_head=True")
+    ours = _translate(weights, model.config, str(path))
+    ours["pos_embed"] = _fit_positions(ours["pos_embed"], model)
+    for name, parameter in model.state_dict().items():
+        if ours[name].shape != parameter.shape:
+            hint = f"; create the model with num_classes={len(ours[name])}" if name.startswith("head.") else ""
+            theirs, wanted = tuple(ours[name].shape), tuple(parameter.shape)
+            raise ValueError(f"{path} has a {name} of shape {theirs}, the model one of {wanted}{hint}")
+    model.load_state_dict(ours)
+    return model
+
+
+def _read_safely(path: Path) -> object:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # training checkpoints hold their options
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is not a file of weights, or holds code, which is not run; use another file"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is cut or damaged; download it again") from error
+
+
+def _unwrap(content: object, path: str | Path) -> dict[str, Tensor]:
+    for key in ("state_dict_ema", "state_dict", "net", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no weights that are known; expected a dictionary of tensors")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _fit_positions(positions: Tensor, model: VisionTransformer) -> Tensor:
+    if model.config.positions == "sinusoid":
+        return model.pos_embed.detach()
+    if positions.shape[1] == model.pos_embed.shape[1]:
+        return positions
+    side = model.patch_embed.grid_size
+    return resample_abs_pos_embed(positions, [side, side], num_prefix_tokens=int(model.cls_token is not None))

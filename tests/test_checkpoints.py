@@ -1,9 +1,12 @@
+import argparse
 import pickle
 
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 
-from deepvit_edu.checkpoints import load_model, save_model
+from deepvit_edu.checkpoints import from_official, load_model, load_official, save_model, to_official
+from deepvit_edu.zoo import create_model
 from tests.helpers import tiny_model
 
 
@@ -47,3 +50,106 @@ class _Trap:
 
     def __reduce__(self):
         return open, (self.path, "w")
+
+
+# The authors' files, here made on the spot in their layouts. Two blocks are enough: every layer's names are alike.
+
+FAMILIES = ("vit_16b", "deepvit_16b", "t2t_vit_7", "t2t_vit_t_14", "t2t_vit_14_se", "t2t_vit_16_ghost", "refiner_vit_s")
+
+
+def small(name, **options):
+    return create_model(name, **{"depth": 2, "num_classes": 5, "img_size": 64, **options})
+
+
+def official(model, name):
+    return to_official(model.state_dict(), name, **{"depth": 2, "img_size": 64})
+
+
+def wrap(weights, kind):
+    module = {f"module.{name}": value for name, value in weights.items()}
+    wrong = {name: torch.zeros_like(value) for name, value in weights.items()}
+    return {
+        "bare": weights,
+        "checkpoint": {"epoch": 3, "state_dict": weights, "args": argparse.Namespace(lr=0.1)},
+        "moving average": {"state_dict": wrong, "state_dict_ema": module},
+        "cifar": {"net": module, "acc": 98.3, "epoch": 59},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["bare", "checkpoint", "moving average", "cifar"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_released_file_loads_however_it_is_wrapped(tmp_path, name, kind):
+    source, target = small(name).eval(), small(name).eval()
+    torch.save(wrap(official(source, name), kind), tmp_path / "file.pth.tar")
+    images = torch.randn(1, 3, 64, 64)
+    assert not torch.equal(target(images), source(images))
+    assert load_official(target, tmp_path / "file.pth.tar") is target
+    assert torch.equal(target(images), source(images))
+
+
+def test_positions_of_another_size_are_resized_and_fixed_ones_rebuilt(tmp_path):
+    source, target = small("vit_16b"), small("vit_16b", img_size=96)
+    torch.save(official(source, "vit_16b"), tmp_path / "learned.pth")
+    load_official(target, tmp_path / "learned.pth")
+    expected = resample_abs_pos_embed(source.pos_embed, [6, 6], num_prefix_tokens=1)
+    torch.testing.assert_close(target.pos_embed, expected)
+    fixed = small("t2t_vit_7", img_size=96)
+    before = fixed.pos_embed.clone()
+    torch.save(official(small("t2t_vit_7"), "t2t_vit_7"), tmp_path / "fixed.pth")
+    assert torch.equal(load_official(fixed, tmp_path / "fixed.pth").pos_embed, before)
+
+
+def test_refiner_before_its_layer_scale_gets_ones(tmp_path):
+    weights = official(small("refiner_vit_s"), "refiner_vit_s")
+    torch.save({k: v for k, v in weights.items() if "scale_channel" not in k}, tmp_path / "june.pth")
+    model = load_official(small("refiner_vit_s"), tmp_path / "june.pth")
+    assert torch.equal(model.blocks[0].scale2.gamma, torch.ones(384))
+
+
+def test_dense_head_round_trip_and_its_absence_in_the_model(tmp_path):
+    source = small("lvvit_t").eval()
+    torch.save(official(source, "lvvit_t"), tmp_path / "dense.pth")
+    images = torch.randn(1, 3, 64, 64)
+    loaded = load_official(small("lvvit_t").eval(), tmp_path / "dense.pth")
+    assert torch.equal(loaded(images), source(images))
+    with pytest.raises(ValueError, match="create the model with dense_head=True"):
+        load_official(small("lvvit_t", dense_head=False), tmp_path / "dense.pth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("family", "not weights of .*file.pth: missing"),
+        ("classes", "create the model with num_classes=5"),
+        ("truncated", "cut or damaged"),
+        ("malicious", "holds code, which is not run"),
+        ("list", "holds no weights"),
+        ("absent", "there is no file"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_and_nothing_is_half_loaded(tmp_path, kind, message):
+    path, trap = tmp_path / "file.pth", tmp_path / "trap"
+    source, model = small("t2t_vit_7"), small("t2t_vit_7", num_classes=6 if kind == "classes" else 5)
+    if kind == "family":
+        torch.save(official(small("vit_16b"), "vit_16b"), path)
+    elif kind == "malicious":
+        torch.save({"state_dict": _Trap(str(trap))}, path)
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind != "absent":
+        torch.save(official(source, "t2t_vit_7"), path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_official(model, path)
+    assert not trap.exists()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_there_and_back_changes_nothing(name):
+    ours = create_model(name, num_classes=1000).state_dict()
+    back = from_official(to_official(ours, name), name)
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[key], ours[key]) for key in ours)

@@ -76,7 +76,9 @@ def run_jupyter_book(folder: Path) -> int:
         "-n",
         "--keep-going",
     ]
-    environment = {"DEEPVIT_EDU_TIER": "cpu", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    # Without progress bars: in a page they would be widgets, dead and fetched from a network.
+    quiet = {"DEEPVIT_EDU_PROGRESS": "0"}
+    environment = {"DEEPVIT_EDU_TIER": "cpu", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, **quiet}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -32,6 +32,10 @@ colab: $(INSTALLED) ## run each learner's notebook in a fresh environment, as Co
 notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters
 	@$(BIN)/python scripts/make_notebooks.py
 
+.PHONY: assets
+assets: $(INSTALLED) ## write the index of records and trained models that the installed package fetches
+	@$(BIN)/python scripts/make_assets.py
+
 .PHONY: lint
 lint: $(INSTALLED) ## check the style of code, workflows and metadata
 	@$(BIN)/ruff check .
@@ -40,11 +44,13 @@ lint: $(INSTALLED) ## check the style of code, workflows and metadata
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@$(BIN)/python scripts/make_notebooks.py --check
+	@$(BIN)/python scripts/make_assets.py --check
 
 .PHONY: publish-check
 publish-check: $(INSTALLED) ## fail while the repository's address is a placeholder or a notebook is stale
 	@$(BIN)/python scripts/build_book.py --publish --check-only
 	@$(BIN)/python scripts/make_notebooks.py --check
+	@$(BIN)/python scripts/make_assets.py --check
 
 .PHONY: links
 links: $(INSTALLED) ## check the book's links to other sites (needs the network)

@@ -86,6 +86,10 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         DataError: when the archive is cut, damaged, unsafe or of another layout, or when the disk is full.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise DataError(
+            "unpacking safely needs Python 3.10.12, 3.11.4 or newer; use one, or unpack the archive yourself"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent) as temporary:

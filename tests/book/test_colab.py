@@ -3,10 +3,14 @@
 Slow (an environment of 5 GB), so it runs by `make colab` only.
 """
 
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -58,9 +62,25 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.fixture(scope="module")
+def assets() -> Iterator[str]:
+    """The address of a server that has the book's folder, as the published repository would."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "book")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.mark.parametrize("notebook_page", notebook_pages())
 def test_notebook_runs_where_only_torch_is(
-    notebook_page: str, wheel: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    notebook_page: str,
+    wheel: Path,
+    environment: Path,
+    assets: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = run(environment, "-c", STATE)
     subprocess.run([environment, "-m", "pip", "uninstall", "--quiet", "--yes", "deepvit-edu"], check=False)
@@ -68,6 +88,7 @@ def test_notebook_runs_where_only_torch_is(
         monkeypatch.delenv(name)
     monkeypatch.setenv("DEEPVIT_EDU_SOURCE", str(wheel))
     monkeypatch.setenv("DEEPVIT_EDU_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DEEPVIT_EDU_ASSETS", assets)
     monkeypatch.setenv("JUPYTER_PATH", str(environment.parent.parent / "share" / "jupyter"))
     notebook = nbformat.read(ROOT / f"{notebook_page}.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("import deepvit_edu, sys\nprint(sys.prefix, deepvit_edu.__file__)"))
@@ -77,3 +98,5 @@ def test_notebook_runs_where_only_torch_is(
     assert Path(prefix) == environment.parent.parent, "the kernel ran in another environment"
     assert "site-packages" in package
     assert run(environment, "-c", STATE) == before, "the set-up cell changed PyTorch"
+    uses_records = any("asset_path(" in cell.source for cell in notebook.cells)
+    assert any((tmp_path / "cache").rglob("*.json")) == uses_records, "the record did not come from the repository"

@@ -62,7 +62,7 @@ class Recipe:
     learning_rate: float = _option(1e-3, "highest learning rate, after the warm-up")
     min_learning_rate: float = _option(1e-5, "learning rate at the end of the cosine")
     weight_decay: float = _option(0.05, "of AdamW; none on biases, norms, positions and class token")
-    warmup_epochs: float = _option(1.0, "epochs in which the learning rate rises")
+    warmup_epochs: float = _option(1.0, "epochs in which the learning rate rises; at most half of them")
     label_smoothing: float = _option(0.1, "share of the target that is spread over all classes")
     clip_grad: float = _option(1.0, "largest norm of the gradient; 0 for no limit")
     crop_padding: int = _option(4, "pixels by which images are shifted at most")
@@ -240,7 +240,7 @@ class Run:
         self._order: tuple[int, Tensor] | None = None
 
     def _make_scheduler(self) -> CosineLRScheduler:
-        warmup = round(self.recipe.warmup_epochs * self.steps_per_epoch)
+        warmup = min(round(self.recipe.warmup_epochs * self.steps_per_epoch), self.num_steps // 2)
         return CosineLRScheduler(
             self.optimizer,
             t_initial=max(self.num_steps - warmup, 1),

@@ -195,6 +195,13 @@ def test_learning_rate_warms_up_and_falls():
     assert 1e-5 <= rates[-1] < 5e-5
 
 
+def test_a_short_run_is_not_all_warm_up():
+    recipe = Recipe(epochs=1, batch_size=4, warmup_epochs=5, learning_rate=1e-3)
+    started = train_module.Run(tiny_model(), tiny_set(), tiny_set(12), recipe, "tiny", None, torch.device("cpu"))
+    started.scheduler.step_update(3)  # of six steps
+    assert started.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -11,6 +11,7 @@ import torch
 
 from . import __version__, data, records
 from .checkpoints import load_model
+from .experiment import load_plan, missing_jobs, run_plan, summary
 from .train import Interrupted, Recipe, evaluate, train
 from .words import align, nearest
 from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
@@ -72,7 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(add("evaluate", evaluate_command, "measure a trained model on the test images of a data set"))
     _add_models(add("models", models_command, "list the models, or show one"))
     _add_data(add("data", data_command, "list the data sets, or fetch and describe one"))
-    _add_records(add("records", records_command, "list recorded runs, or show one"))
+    _add_run(add("run", run_command, "run what is missing of an experiment's plan, and write a record a run"))
+    _add_records(add("records", records_command, "list recorded runs, show one, or say what those of a plan tell"))
     return parser
 
 
@@ -220,14 +222,59 @@ def data_command(options: argparse.Namespace) -> None:
     print(f"  classes: {', '.join(images.classes)}")
 
 
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="PLAN", help="a .yml file, as in book/experiments")
+    parser.add_argument(
+        "--section", metavar="NAME", help="the part of the plan to run, such as cpu-study; all of it unless given"
+    )
+    parser.add_argument("--folder", default="book/records", metavar="FOLDER", help="where the records go")
+    parser.add_argument("--budget-seconds", type=float, metavar="N", help="stop before; a run that would not fit waits")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
+    parser.add_argument("--workers", type=int, metavar="N", help="runs at once; a CPU's cores, 4 on a GPU unless given")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th arm, from the I-th")
+    parser.add_argument("--dry-run", action="store_true", help="only list what is missing")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu run`."""
+    plan, folder, shard = load_plan(options.plan, options.section), Path(options.folder), _shard(options.shard)
+    if options.dry_run:
+        print("\n".join(job.name for job in missing_jobs(plan, folder, shard)) or "nothing is missing")
+        return
+    missing = run_plan(
+        plan,
+        folder,
+        budget_seconds=options.budget_seconds,
+        device=options.device,
+        workers=options.workers,
+        shard=shard,
+        measure=None,
+        progress=not options.quiet,
+    )
+    print(f"{len(missing)} runs are missing" if missing else "nothing is missing")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"the shard '{text}' is not I/N with I from 1 to N, such as 2/4")
+    return int(index), int(count)
+
+
 def _add_records(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", default="book/records", help="a record, or a folder of records")
     parser.add_argument("--json", action="store_true", help="print the record whole")
+    parser.add_argument("--plan", metavar="PLAN", help="say what the records of this plan tell, and what is missing")
+    parser.add_argument("--section", metavar="NAME", help="the part of the plan")
 
 
 def records_command(options: argparse.Namespace) -> None:
     """`deepvit-edu records`."""
     path = Path(options.path)
+    if options.plan:
+        print(summary(load_plan(options.plan, options.section), path))
+        return
     if not path.exists():
         raise ValueError(f"there is no record or folder of records at {path}; `deepvit-edu train` writes record.json")
     found = records.list_records(path) if path.is_dir() else [(path, records.load_record(path))]

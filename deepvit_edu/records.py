@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,6 +40,16 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "commit": str,
     "code_hash": str,
     "config": dict,
+    "started": str,
+}
+MEASUREMENT_FIELDS: dict[str, type] = {
+    "kind": str,
+    "command": str,
+    "rows": list,
+    "hardware": str,
+    "versions": dict,
+    "commit": str,
+    "code_hash": str,
     "started": str,
 }
 PACKAGE = Path(__file__).resolve().parent
@@ -89,6 +100,61 @@ def load_record(path: str | Path) -> Record:
 def list_records(folder: str | Path) -> list[tuple[Path, Record]]:
     """Every record in a folder, by name."""
     return [(path, load_record(path)) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def save_measurement(path: str | Path, kind: str, command: str, rows: list[dict], **more: object) -> Path:
+    """Writes a measurement that is not a training run (a benchmark, an exactness table) as JSON, atomically.
+
+    Args:
+        path: of the file; by custom `book/records/measurements/NAME.json`.
+        kind: what was measured, in a word.
+        command: the command that repeats it.
+        rows: the numbers, one flat dictionary a row.
+        more: whatever else a reader must know, JSON-able.
+
+    Raises:
+        ValueError: when there are no rows, or a number in them is not finite.
+    """
+    measurement = {
+        "kind": kind,
+        "command": command,
+        "rows": rows,
+        "hardware": describe_hardware(torch.device("cpu")),
+        "versions": describe_versions(),
+        "commit": describe_commit(),
+        "code_hash": code_hash(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **more,
+    }
+    validate_measurement(measurement)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(measurement, indent=1, sort_keys=True, allow_nan=False) + "\n", "utf-8")
+    return Path(path)
+
+
+def validate_measurement(measurement: dict) -> dict:
+    """Returns the measurement if it has every field, of the right type; ValueError naming the one that is wrong."""
+    if not isinstance(measurement, dict):
+        raise ValueError(f"a measurement is a JSON object, not a {type(measurement).__name__}")
+    for field, kind in MEASUREMENT_FIELDS.items():
+        if not isinstance(measurement.get(field), kind):
+            raise ValueError(f"the measurement's '{field}' is missing or not a {kind.__name__}")
+    if not measurement["rows"] or not all(isinstance(row, dict) for row in measurement["rows"]):
+        raise ValueError("a measurement has at least one row, and each is an object")
+    return measurement
+
+
+def load_measurement(path: str | Path) -> dict:
+    """Reads and validates what `save_measurement` wrote.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not a measurement; the message names the file and what is wrong.
+    """
+    try:
+        return validate_measurement(json.loads(Path(path).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a measurement: {error}") from error
 
 
 def table(records: Iterable[tuple[Path, Record]]) -> str:

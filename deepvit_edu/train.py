@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .augment import rand_augment, random_crop, random_flip
 from .checkpoints import save_model
 from .data import ImageSet
 from .files import atomic_path
+from .nn.attention import legible_attention
 from .nn.transformer import VisionTransformer
 
 TIERS = ("cpu", "t4", "full")
@@ -72,6 +74,7 @@ class Recipe:
     mixup: float = _option(0.0, "alpha of Mixup's Beta distribution; 0 for none")
     cutmix: float = _option(0.0, "alpha of CutMix's Beta distribution; 0 for none")
     erase: float = _option(0.0, "probability of random erasing")
+    map_penalty: float = _option(0.0, "weight of the likeness of neighbouring blocks' maps in the loss; 0 for none")
     ema_decay: float = _option(0.0, "average the weights with this decay and evaluate the average; 0 for none")
     precision: str = _option("auto", "float32, bfloat16, float16, or auto: what the device does natively")
     compile: bool = _option(False, "compile the model (torch.compile)")
@@ -81,7 +84,15 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("learning_rate", "weight_decay", "warmup_epochs", "mixup", "cutmix", "crop_padding"):
+        for name in (
+            "learning_rate",
+            "weight_decay",
+            "warmup_epochs",
+            "mixup",
+            "cutmix",
+            "crop_padding",
+            "map_penalty",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
         for name in ("label_smoothing", "erase", "ema_decay"):
@@ -154,6 +165,7 @@ def train(
     resume: bool = False,
     device: str | torch.device | None = None,
     progress: bool | None = None,
+    max_seconds: float | None = None,
 ) -> records.Record:
     """Trains a model in place and returns the run's record.
 
@@ -169,12 +181,13 @@ def train(
         resume: continue from the folder's checkpoint, where there is one.
         device: where to train; the best there is unless given.
         progress: show a progress bar; yes unless given or `DEEPVIT_EDU_PROGRESS=0`.
+        max_seconds: stop after so long, as if interrupted.
 
     Raises:
         ValueError: when model, data and recipe do not fit each other.
         FileExistsError: when `out` holds a run and `resume` is off.
         NonFiniteLossError: at the first loss that is not finite; the last good checkpoint stays.
-        Interrupted: after Ctrl-C or SIGTERM; the checkpoint stands at the very step.
+        Interrupted: after Ctrl-C, SIGTERM or `max_seconds`; the checkpoint stands at the very step.
     """
     run = Run(model, train_set, test_set, recipe or Recipe(), name, Path(out) if out else None, pick_device(device))
     if run.out and run.checkpoint_path.exists():
@@ -184,7 +197,7 @@ def train(
     if progress is None:
         progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
     gpus = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), _stop_requests() as stop_requested:
+    with torch.random.fork_rng(devices=gpus), _stop_requests(max_seconds) as stop_requested:
         run.loop(stop_requested, progress)
     return run.finish()
 
@@ -305,8 +318,10 @@ class Run:
         images, labels = self._batch(step)
         self.scheduler.step_update(step)
         self.model.train()
-        with self._autocast():
+        with self._autocast(), _used_maps(self.model if recipe.map_penalty else None) as maps:
             loss = self._loss(self.forward(images), labels)
+            if maps:
+                loss = loss + recipe.map_penalty * map_likeness(maps)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if recipe.clip_grad:
@@ -382,6 +397,8 @@ class Run:
     def _end_epoch(self) -> None:
         p = self.progress
         measured = evaluate(self.evaluated_model, self.test_set)
+        if not np.isfinite(measured["loss"]):  # the last step broke the weights
+            raise NonFiniteLossError(self._non_finite_message(measured["loss"], p.step - 1))
         row = {
             "epoch": len(p.curves["epoch"]) + 1,
             "train_loss": sum(p.epoch_losses) / len(p.epoch_losses),
@@ -489,6 +506,34 @@ class Run:
         )
 
 
+def map_likeness(maps: list[Tensor]) -> Tensor:
+    """Mean cosine, over heads, between maps (B, H, N, N) of neighbouring blocks: the regulariser of DeepViT's code.
+
+    The cosine compares, at each pair of query and key, the H entries of one block with those of the next; the
+    authors' code takes it over the heads although the paper's measure compares columns.
+    """
+    return torch.stack([F.cosine_similarity(*pair, dim=1).mean() for pair in pairwise(maps)]).mean()
+
+
+@contextmanager
+def _used_maps(model: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Within it, the maps that multiply the values are collected with their gradients; none without a model."""
+    maps: list[Tensor] = []
+    if model is None:
+        yield maps
+        return
+    hooks = [
+        block.attn.used_map.register_forward_hook(lambda module, inputs, attn: maps.append(attn))
+        for block in model.blocks
+    ]
+    try:
+        with legible_attention():
+            yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _check_fit(model: VisionTransformer, train_set: ImageSet, test_set: ImageSet, recipe: Recipe) -> None:
     config = model.config
     size = train_set.images.shape[-1]
@@ -522,11 +567,19 @@ def _seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Within it, a first Ctrl-C or SIGTERM is remembered and told by the function given; a second one acts at once."""
+def _stop_requests(max_seconds: float | None) -> Iterator[Callable[[], bool]]:
+    """Within it, a first Ctrl-C or SIGTERM is remembered and told by the function given; a second one acts at once.
+
+    The end of `max_seconds` counts as such a request.
+    """
     requested = threading.Event()
+    deadline = float("inf") if max_seconds is None else time.monotonic() + max_seconds
+
+    def stop() -> bool:
+        return requested.is_set() or time.monotonic() > deadline
+
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield requested.is_set
+        yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -537,7 +590,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     for number in before:
         signal.signal(number, remember)
     try:
-        yield requested.is_set
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -10,6 +10,7 @@ from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
 from .attention import AccumulatedAttention, Attention, ReAttention, RefinedAttention, ReusedAttention
+from .controls import HandedAttention, HandingAttention, SharpenedAttention
 from .ideas import DenseBlock, GhostAttention, GhostMlp, SqueezeExciteAttention, Transition
 from .tokens import ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer
 
@@ -118,6 +119,9 @@ ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
     "reused": ReusedAttention,
     "squeeze-excite": SqueezeExciteAttention,
     "ghost": GhostAttention,
+    "sharpened": SharpenedAttention,
+    "handing": HandingAttention,
+    "handed": HandedAttention,
 }
 MLPS: dict[str, Callable[..., nn.Module]] = {"plain": Mlp, "ghost": GhostMlp}
 

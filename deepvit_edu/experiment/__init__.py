@@ -1,0 +1,12 @@
+"""Experiments: a plan says what to compare and how to decide; the engine runs what is missing and weighs the records.
+
+A plan is a YAML file, committed before its runs. `sections` of it replace parts for another budget, so that a small
+study on a CPU and the full one on a GPU are the same experiment at two sizes.
+"""
+
+from .engine import run_plan
+from .plan import Arm, Contrast, Job, Plan, load_plan
+from .results import missing_jobs
+from .verdict import summary
+
+__all__ = ["Arm", "Contrast", "Job", "Plan", "load_plan", "missing_jobs", "run_plan", "summary"]

@@ -1,0 +1,274 @@
+"""Runs what is missing of a plan: several at once, resumable, within a budget of time."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from shutil import rmtree
+
+import torch
+from tqdm.auto import tqdm
+
+from .. import data
+from ..data import ImageSet
+from ..files import atomic_path
+from ..nn.transformer import VisionTransformer
+from ..records import Record, save_record
+from ..train import Interrupted, NonFiniteLossError, pick_device, train
+from .plan import Job, Plan, all_jobs, arm_config, arm_recipe
+from .results import missing_jobs, outcome, record_path, tuned_rate
+
+Measure = Callable[[VisionTransformer, ImageSet], dict]
+"""What to note of a trained model, given test images."""
+STOPPED = "stopped"
+
+_loaded: dict[str, tuple[ImageSet, ImageSet]] = {}
+
+
+def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageSet]:
+    """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
+    declared = {**plan.data, **plan.arms[arm].data}
+    img_size, held_out = arm_config(plan, arm, num_classes=2).img_size, plan.tuning.get("held_out", 0.1)
+    key = json.dumps([declared, img_size, held_out if tuning else None], sort_keys=True)
+    if key not in _loaded:
+        whole = data.load(declared["name"], "train", limit=declared.get("train_images"), img_size=img_size)
+        if tuning:
+            order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+            count = round(len(whole) * held_out)
+            _loaded[key] = whole.subset(order[count:]), whole.subset(order[:count])
+        else:
+            test_images = declared.get("test_images")
+            _loaded[key] = whole, data.load(declared["name"], "test", limit=test_images, img_size=img_size)
+    return _loaded[key]
+
+
+def paired_model(plan: Plan, arm: str, seed: int, num_classes: int) -> VisionTransformer:
+    """An arm's model whose weights start like those of a plain one of the same seed, wherever both have them."""
+    config = arm_config(plan, arm, num_classes)
+    torch.manual_seed(seed)
+    plain = VisionTransformer(replace(config, attention=("plain",), attention_options={}, attention_start=0))
+    torch.manual_seed(seed)
+    model = VisionTransformer(config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    shared = {name: value for name, value in plain.state_dict().items() if shapes.get(name) == value.shape}
+    model.load_state_dict(shared, strict=False)
+    return model
+
+
+def run_job(
+    plan: Plan,
+    job: Job,
+    folder: Path,
+    device: str,
+    learning_rate: float,
+    max_seconds: float | None = None,
+    measure: Measure | None = None,
+) -> Record:
+    """Trains one arm with one seed and writes its record; continues where it was cut.
+
+    Raises:
+        Interrupted: when stopped; the same call continues.
+    """
+    train_set, test_set = splits(plan, job.arm, tuning=job.learning_rate is not None)
+    model = paired_model(plan, job.arm, job.seed, train_set.num_classes)
+    path = record_path(plan, job, folder)
+    workspace = path.parent / ".unfinished" / job.name
+    recipe = arm_recipe(plan, job, learning_rate)
+    try:
+        record = train(
+            model,
+            train_set,
+            test_set,
+            recipe,
+            name={**plan.model, **plan.arms[job.arm].model}["name"],
+            out=workspace,
+            resume=True,
+            device=device,
+            progress=False,
+            max_seconds=max_seconds,
+        )
+    except NonFiniteLossError as error:
+        with atomic_path(path.with_suffix(".failed")) as temporary:
+            temporary.write_text(json.dumps({"failed": str(error), "recipe": asdict(recipe)}, indent=1) + "\n")
+        rmtree(workspace, ignore_errors=True)
+        raise
+    record["plan"] = {"name": plan.name, "section": plan.section, "arm": job.arm, "tuning": bool(job.learning_rate)}
+    if measure and not job.learning_rate:
+        record["diagnostics"] = measure(model, test_set)
+    save_record(record, path)
+    rmtree(workspace, ignore_errors=True)
+    return record
+
+
+@dataclass
+class _Worker:
+    """What a process needs for any run of a plan; sent to it once a run, so it is small."""
+
+    plan: Plan
+    folder: Path
+    device: str
+    measure: Measure | None
+
+    def __call__(self, job: Job, learning_rate: float, max_seconds: float | None) -> tuple[Job, str]:
+        started = time.monotonic()
+        try:
+            record = run_job(self.plan, job, self.folder, self.device, learning_rate, max_seconds, self.measure)
+        except NonFiniteLossError as error:
+            return job, f"failed: {error}"
+        except Interrupted:
+            return job, STOPPED
+        told = f"accuracy {record['test_accuracy']:.2%}, train loss {record['train_loss']:.3f}"
+        return job, f"{told}, {time.monotonic() - started:.0f} s"
+
+
+def run_plan(
+    plan: Plan,
+    folder: str | Path,
+    *,
+    budget_seconds: float | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    measure: Measure | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = tqdm.write,
+) -> list[Job]:
+    """Runs what is missing of a plan, side by side, and returns what is still missing.
+
+    Args:
+        plan: what to run.
+        folder: where records are kept; a run's stands in `PLAN/SECTION/ARM_sSEED.json` below it.
+        budget_seconds: stop after so long; a run that would not fit is not begun.
+        device: where to train; the best there is unless given.
+        workers: runs at once, each in its own process with one CPU thread; the cores of a CPU, 4 on a GPU, unless
+            given.
+        shard: (i, n): only every n-th arm, from the i-th, for n machines that share the work.
+        measure: what to note of each trained model, as "diagnostics" of its record.
+        progress: show a progress bar.
+        say: is told a line for every run that ends.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM; the same call continues.
+    """
+    folder, chosen = Path(folder), pick_device(device)
+    deadline = math.inf if budget_seconds is None else time.monotonic() + budget_seconds
+    waiting = missing_jobs(plan, folder, shard)
+    workers = min(workers or _default_workers(chosen), max(len(waiting), 1))
+    worker = _Worker(plan, folder, str(chosen), measure)
+    total, interrupted = len(waiting), False
+    with (
+        _sigterm_interrupts(),
+        _Pool(workers) as pool,
+        tqdm(total=total, unit="run", disable=not progress, desc=plan.name) as bar,
+    ):
+        while waiting or pool.running:
+            while waiting and pool.free:
+                job = _next_job(plan, folder, waiting)
+                if job is None:
+                    break
+                left = deadline - time.monotonic()
+                estimate = estimate_seconds(plan, job, folder)
+                if left <= 0 or (estimate is not None and estimate > left):
+                    say(f"{job.name} would not fit into the time that is left")
+                    waiting = []
+                    break
+                waiting.remove(job)
+                rate = job.learning_rate or tuned_rate(plan, job.arm, folder)
+                pool.start(worker, job, rate, None if math.isinf(left) else left)
+            if not pool.running:
+                break
+            for job, told in pool.finished():
+                bar.update(told != STOPPED)
+                say(f"{job.name}: {told}")
+                if told == STOPPED:
+                    waiting = []
+                    interrupted = interrupted or time.monotonic() < deadline
+    if interrupted:
+        raise Interrupted(f"stopped; what is missing of {plan.name} can be run by the same call")
+    return missing_jobs(plan, folder, shard)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Within it, SIGTERM does what Ctrl-C does, so that the runs under way are told to keep their state."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # only the main thread may handle signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _default_workers(device: torch.device) -> int:
+    return len(os.sched_getaffinity(0)) if device.type == "cpu" and hasattr(os, "sched_getaffinity") else 4
+
+
+def _next_job(plan: Plan, folder: Path, waiting: Iterable[Job]) -> Job | None:
+    """The first job that can start: a tuning run at once, another when its learning rate is known."""
+    return next((job for job in waiting if job.learning_rate or tuned_rate(plan, job.arm, folder)), None)
+
+
+class _Pool:
+    """Processes that take one run after another; with one worker there is none, and runs are made right here."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.running: set[Future] = set()
+        self.executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Pool":
+        if self.workers > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the processes import torch
+            self.executor = ProcessPoolExecutor(
+                self.workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+            )
+        return self
+
+    def __exit__(self, kind: type | None, *rest: object) -> None:
+        if self.executor is None:
+            return
+        if kind is not None:  # each run keeps its checkpoint
+            for process in active_children():
+                process.terminate()
+        self.executor.shutdown(cancel_futures=True)
+
+    @property
+    def free(self) -> int:
+        return self.workers - len(self.running)
+
+    def start(self, worker: _Worker, *arguments: object) -> None:
+        if self.executor is not None:
+            self.running.add(self.executor.submit(worker, *arguments))
+            return
+        future: Future = Future()
+        future.set_result(worker(*arguments))
+        self.running.add(future)
+
+    def finished(self) -> list[tuple[Job, str]]:
+        """Waits until a run ends; those that have."""
+        done, self.running = wait(self.running, return_when=FIRST_COMPLETED)
+        return [future.result() for future in done]
+
+
+def estimate_seconds(plan: Plan, job: Job, folder: Path) -> float | None:
+    """How long a run will take, from the runs of its arm, else from the slowest there is; None while there is none."""
+    seconds: dict[str, list[float]] = {}
+    for other in all_jobs(plan):
+        result = outcome(plan, other, folder)
+        if result and "failed" not in result:
+            share = 1 - plan.tuning.get("held_out", 0.1) if other.learning_rate else 1  # tuning leaves images out
+            seconds.setdefault(other.arm, []).append(result["seconds"] / result["epochs"] / share)
+    if not seconds:
+        return None
+    slowest = max(seconds.get(job.arm) or [max(values) for values in seconds.values()])
+    return slowest * arm_recipe(plan, job, None).epochs

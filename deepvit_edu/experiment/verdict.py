@@ -1,0 +1,153 @@
+"""What the records of a plan say: means, paired differences with intervals, and verdicts by the plan's own rule."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from ..records import Record
+from ..words import align
+from .plan import Contrast, Job, Plan
+from .results import missing_jobs, outcome, tuned_rate
+
+MEASURES = ("test_accuracy", "train_loss")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean of paired differences over seeds, and the interval that holds it at the given level."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    level: float = 0.95
+
+    def verdict(self, margin: float) -> str:
+        """ "higher", "lower", "no difference that matters" (the interval lies within the margin) or "inconclusive"."""
+        if self.count < 2:
+            return "too few runs"
+        if -margin < self.low and self.high < margin:
+            return "no difference that matters"
+        if self.low > 0:
+            return "higher"
+        return "lower" if self.high < 0 else "inconclusive"
+
+
+def effect_of(differences: list[float], level: float = 0.95) -> Effect:
+    """Student's t interval of the mean of paired differences; without limits where there are fewer than two."""
+    count = len(differences)
+    mean = float(np.mean(differences)) if count else float("nan")
+    if count < 2:
+        return Effect(mean, float("-inf"), float("inf"), count, level)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1) * stats.sem(differences))
+    return Effect(mean, mean - half, mean + half, count, level)
+
+
+def results_of(plan: Plan, folder: Path) -> dict[str, dict[int, Record]]:
+    """The records that count, by arm and seed; failed and missing runs are left out."""
+    found: dict[str, dict[int, Record]] = {arm: {} for arm in plan.arms}
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            result = outcome(plan, Job(arm, seed), folder)
+            if result is not None and "failed" not in result:
+                found[arm][seed] = result
+    return found
+
+
+def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -> Effect:
+    """The effect that a contrast asks for, over the seeds that all its arms have.
+
+    A primary contrast's interval is widened by Bonferroni's rule for the number of primary contrasts.
+    """
+    arms = (*contrast.treatment, *contrast.control)
+    seeds = sorted(set.intersection(*(set(found[arm]) for arm in arms)))
+    differences = []
+    for seed in seeds:
+        pairs = zip(contrast.treatment, contrast.control, strict=True)
+        each = [found[ours][seed][measure] - found[theirs][seed][measure] for ours, theirs in pairs]
+        differences.append(each[0] if not contrast.levels else float(np.polyfit(np.log2(contrast.levels), each, 1)[0]))
+    level = 1 - 0.05 / (plan.primary_contrasts if contrast.primary else 1)
+    return effect_of(differences, level)
+
+
+def arms_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
+    """One row an arm: learning rate, runs, accuracy and training loss (mean ± deviation over seeds), with a header."""
+    found = results_of(plan, folder)
+    rows = [("arm", "parameters", "learning rate", "runs", "test accuracy, %", "train loss")]
+    for arm, runs in found.items():
+        rate = next(iter(runs.values()))["config"]["recipe"]["learning_rate"] if runs else tuned_rate(plan, arm, folder)
+        parameters = f"{next(iter(runs.values()))['num_parameters']:,}" if runs else "–"
+        accuracy = spread([100 * run["test_accuracy"] for run in runs.values()], 2)
+        loss = spread([run["train_loss"] for run in runs.values()], 3)
+        rows.append(
+            (arm, parameters, f"{rate:g}" if rate else "–", f"{len(runs)} of {len(plan.seeds)}", accuracy, loss)
+        )
+    return rows
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation, in words fit for a table."""
+    if not values:
+        return "–"
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
+    """One row a contrast and measure: effect, interval, pairs, verdict, with a header."""
+    found = results_of(plan, folder)
+    rows = [("contrast", "measure", "effect", "interval", "pairs", "verdict")]
+    for contrast in plan.contrasts:
+        for measure in MEASURES:
+            effect = contrast_effect(plan, contrast, found, measure)
+            unit, factor, digits = ("points", 100, 2) if measure == "test_accuracy" else ("", 1, 3)
+            margin = plan.margin if measure == "test_accuracy" else 0.0
+            name = contrast.name + (" (primary)" if contrast.primary else "")
+            per = " per doubling" if contrast.levels else ""
+            shown = f"{factor * effect.mean:+.{digits}f} {unit}{per}".strip() if effect.count else "–"
+            between = f"[{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]"
+            interval = f"{between} at {effect.level:.1%}" if effect.count > 1 else "–"
+            rows.append((name, measure.replace("_", " "), shown, interval, str(effect.count), effect.verdict(margin)))
+    return rows
+
+
+def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
+    """How alike the maps of an arm's trained models are, against the paper's picture of collapse; None without runs.
+
+    The paper (section 3.2) has neighbouring blocks of the deep half above 0.9 alike while the heads of a block stay
+    under 0.3. Where heads are alike too, maps are nearly uniform: untrained, not collapsed.
+    """
+    runs = [run["diagnostics"] for run in results_of(plan, folder)[arm].values() if "diagnostics" in run]
+    if not runs:
+        return None
+    deep = [float(np.mean(run["adjacent"][len(run["adjacent"]) // 2 :])) for run in runs]
+    heads = [float(np.mean(run["heads"][len(run["heads"]) // 2 :])) for run in runs]
+    return {"layers": float(np.mean(deep)), "heads": float(np.mean(heads)), "runs": len(runs)}
+
+
+def describe_regime(seen: dict[str, float] | None) -> str:
+    """One sentence: whether the regime that the paper describes was reached."""
+    if seen is None:
+        return "regime unknown: no run of the control has been measured"
+    reached = seen["layers"] > 0.9 and seen["heads"] < 0.3
+    return (
+        f"regime {'reached' if reached else 'not reached'}: in the deep half neighbouring blocks' maps are "
+        f"{seen['layers']:.2f} alike and heads of a block {seen['heads']:.2f} (the paper: above 0.9, below 0.3)"
+    )
+
+
+def summary(plan: Plan, folder: Path) -> str:
+    """Everything that the records of a plan say so far, as text."""
+    missing = missing_jobs(plan, folder)
+    waiting = f"missing: {len(missing)} runs, first {missing[0].name}" if missing else "nothing is missing"
+    parts = [
+        f"{plan.title} ({plan.name}, section {plan.section})",
+        plan.question,
+        align(arms_table(plan, folder)),
+    ]
+    if plan.contrasts:
+        parts.append(align(contrasts_table(plan, folder)))
+        parts.append(describe_regime(regime(plan, plan.contrasts[0].control[0], folder)))
+    return "\n\n".join([*parts, f"rule: {plan.decision}", waiting])

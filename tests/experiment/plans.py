@@ -1,0 +1,26 @@
+"""A plan small enough to run within a test."""
+
+from pathlib import Path
+
+import yaml
+
+TINY_PLAN = {
+    "title": "A tiny plan",
+    "question": "Does it run?",
+    "decision": "It does if the records are there.",
+    "data": {"name": "shapes", "train_images": 40, "test_images": 20},
+    "model": {"name": "cifar_vit_4x64", "depth": 2, "embed_dim": 8, "num_heads": 2, "patch_size": 16},
+    "recipe": {"epochs": 2, "batch_size": 20},
+    "seeds": [0, 1],
+    "arms": {"plain": None, "re": {"model": {"attention": ["re"]}}},
+    "contrasts": [{"name": "Re-attention", "treatment": "re", "control": "plain", "primary": True}],
+}
+TUNING = {"learning_rates": [0.001, 0.01], "seeds": [9], "held_out": 0.5, "recipe": {"epochs": 1}}
+
+
+def write_plan(folder: Path, name: str = "tiny", **changes: object) -> Path:
+    """Writes the tiny plan with some parts replaced; a part that is None is left out."""
+    parts = {key: value for key, value in {**TINY_PLAN, **changes}.items() if value is not None}
+    path = folder / f"{name}.yml"
+    path.write_text(yaml.safe_dump(parts, sort_keys=False))
+    return path

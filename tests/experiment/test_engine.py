@@ -1,0 +1,169 @@
+import json
+import signal
+
+import pytest
+import torch
+
+from deepvit_edu.experiment import engine, load_plan, missing_jobs, run_plan
+from deepvit_edu.experiment.plan import Job, all_jobs
+from deepvit_edu.experiment.results import outcome, record_path, tuned_rate
+from deepvit_edu.nn.transformer import VisionTransformer
+from deepvit_edu.records import load_record
+from deepvit_edu.train import Interrupted, Run
+
+from .plans import TINY_PLAN, TUNING, write_plan
+
+
+def run(plan, folder, **options):
+    told = []
+    missing = run_plan(plan, folder, device="cpu", workers=1, progress=False, say=told.append, **options)
+    return missing, told
+
+
+def count_blocks(model, images):
+    return {"blocks": len(model.blocks), "images": len(images)}
+
+
+def test_one_record_a_run_and_nothing_left_over(tmp_path):
+    plan = load_plan(write_plan(tmp_path))
+    missing, told = run(plan, tmp_path / "records", measure=count_blocks)
+    assert missing == []
+    assert len(told) == 4
+    files = [path for path in (tmp_path / "records").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["plain_s0.json", "plain_s1.json", "re_s0.json", "re_s1.json"]
+    record = load_record(tmp_path / "records/tiny/full/re_s1.json")
+    assert record["plan"] == {"name": "tiny", "section": "full", "arm": "re", "tuning": False}
+    assert record["diagnostics"] == {"blocks": 2, "images": 20}
+    assert (record["seed"], record["config"]["model"]["attention"], record["train_images"]) == (1, ["re"], 40)
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert run(plan, tmp_path / "records") == ([], [])  # nothing is made twice
+    assert before == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_arms_of_a_seed_start_from_the_same_weights(tmp_path):
+    plan = load_plan(write_plan(tmp_path))
+    plain, re = (engine.paired_model(plan, arm, 3, 10).state_dict() for arm in plan.arms)
+    other = engine.paired_model(plan, "plain", 4, 10).state_dict()
+    for name, value in plain.items():
+        assert torch.equal(re[name], value), name
+        if "weight" in name and value.ndim > 1:
+            assert not torch.equal(other[name], value), name
+    assert any("mix" in name for name in re)
+
+
+def test_tuning_never_sees_the_test_images_and_its_choice_is_used(tmp_path):
+    plan = load_plan(write_plan(tmp_path, tuning=TUNING))
+    train_set, held_out = engine.splits(plan, "plain", tuning=True)
+    whole, _ = engine.splits(plan, "plain")
+    assert len(train_set) == len(held_out) == 20
+    pixels = {image.numpy().tobytes() for image in whole.images}
+    assert {image.numpy().tobytes() for part in (train_set, held_out) for image in part.images} == pixels
+    folder = tmp_path / "records"
+    assert tuned_rate(plan, "re", folder) is None
+    missing, _ = run(plan, folder)
+    assert missing == []
+    accuracy = {
+        rate: load_record(folder / f"tiny/full/tuning/re_lr{rate:g}_s9.json")["test_accuracy"]
+        for rate in TUNING["learning_rates"]
+    }
+    best = max(accuracy, key=accuracy.get)
+    assert tuned_rate(plan, "re", folder) == best
+    assert load_record(folder / "tiny/full/re_s0.json")["config"]["recipe"]["learning_rate"] == best
+
+
+def test_a_run_that_was_cut_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
+    plan = load_plan(write_plan(tmp_path))
+    run(plan, tmp_path / "whole")
+    step = Run.train_step
+
+    def interrupt(self):
+        if self.progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", interrupt)
+        with pytest.raises(Interrupted, match="what is missing of tiny"):
+            run(plan, tmp_path / "cut")
+    assert len(missing_jobs(plan, tmp_path / "cut")) == 4
+    run(plan, tmp_path / "cut")
+    for job in all_jobs(plan):
+        whole, cut = (outcome(plan, job, tmp_path / name) for name in ("whole", "cut"))
+        assert whole["curves"]["train_loss"] == cut["curves"]["train_loss"]
+        assert whole["test_accuracy"] == cut["test_accuracy"]
+
+
+def test_a_budget_ends_before_the_run_that_would_not_fit(tmp_path, monkeypatch):
+    plan = load_plan(write_plan(tmp_path))
+    monkeypatch.setattr(engine, "estimate_seconds", lambda plan, job, folder: 1e6 if job.arm == "re" else 0.0)
+    missing, told = run(plan, tmp_path / "records", budget_seconds=1000)
+    assert [job.name for job in missing] == ["re_s0", "plain_s1", "re_s1"]
+    assert told[-1] == "re_s0 would not fit into the time that is left"
+
+
+def test_the_end_of_the_budget_cuts_a_run_and_keeps_its_state(tmp_path):
+    plan = load_plan(write_plan(tmp_path, recipe={"epochs": 5000, "batch_size": 20}))
+    missing, told = run(plan, tmp_path / "records", budget_seconds=2.0)
+    assert len(missing) == 4
+    assert told == ["plain_s0: stopped"]
+    assert (tmp_path / "records/tiny/full/.unfinished/plain_s0/checkpoint.pt").exists()
+
+
+def test_estimates_follow_the_epochs_and_the_share_of_images(tmp_path):
+    plan = load_plan(write_plan(tmp_path, tuning=TUNING))
+    folder = tmp_path / "records"
+    assert engine.estimate_seconds(plan, Job("re", 0), folder) is None
+    job = Job("re", 9, 0.01)
+    engine.run_job(plan, job, folder, "cpu", 0.01)
+    path = record_path(plan, job, folder)
+    path.write_text(json.dumps({**load_record(path), "seconds": 3.0}))
+    assert engine.estimate_seconds(plan, Job("re", 0), folder) == pytest.approx(3 * 2 / 0.5)  # two epochs, all images
+
+
+def test_a_run_that_diverges_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
+    plan = load_plan(write_plan(tmp_path, tuning={**TUNING, "learning_rates": [0.001, 1e30]}))
+    missing, told = run(plan, tmp_path / "records")
+    assert missing == []
+    assert sum("failed: the loss became" in line for line in told) == 2
+    assert tuned_rate(plan, "plain", tmp_path / "records") == 0.001
+    assert run(plan, tmp_path / "records") == ([], [])
+
+
+def test_shards_share_the_arms_between_them(tmp_path):
+    arms = {**TINY_PLAN["arms"], "third": {"tuned_as": "plain"}}
+    plan = load_plan(write_plan(tmp_path, arms=arms, tuning=TUNING))
+    parts = [missing_jobs(plan, tmp_path, (index, 2)) for index in (1, 2)]
+    assert {job.arm for job in parts[0]} == {"plain", "third"}
+    assert {job.arm for job in parts[1]} == {"re"}
+
+
+def test_borrowed_arms_are_read_where_they_were_made(tmp_path):
+    first = load_plan(write_plan(tmp_path, "first"))
+    run(first, tmp_path)
+    second = load_plan(
+        write_plan(
+            tmp_path,
+            "second",
+            arms={"re": {"from": "first/re", "model": {"attention": ["re"]}}, "plain": {"from": "first/plain"}},
+        )
+    )
+    assert run(second, tmp_path) == ([], [])
+    assert outcome(second, Job("re", 1), tmp_path)["plan"]["name"] == "first"
+
+
+def test_a_record_of_something_else_than_declared_is_refused(tmp_path):
+    run(load_plan(write_plan(tmp_path)), tmp_path)
+    changed = load_plan(write_plan(tmp_path, model={**TINY_PLAN["model"], "mlp_ratio": 3.0}))
+    with pytest.raises(ValueError, match=r"plain_s0\.json was made with mlp_ratio 2.0 and the plan tiny declares 3.0"):
+        missing_jobs(changed, tmp_path)
+
+
+def test_side_by_side_gives_the_same_numbers(tmp_path):
+    plan = load_plan(write_plan(tmp_path))
+    run(plan, tmp_path / "one")
+    missing = run_plan(plan, tmp_path / "two", device="cpu", workers=2, progress=False, say=lambda line: None)
+    assert missing == []
+    for job in all_jobs(plan):
+        one, two = (outcome(plan, job, tmp_path / name) for name in ("one", "two"))
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
+        assert isinstance(engine.paired_model(plan, job.arm, 0, 10), VisionTransformer)

@@ -1,0 +1,93 @@
+import pytest
+
+from contents import ROOT
+from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe, load_plan
+
+from .plans import TINY_PLAN, TUNING, write_plan
+
+PLANS = sorted((ROOT / "book" / "experiments").glob("*.yml"))
+
+
+def names(plan):
+    return [job.name for job in all_jobs(plan)]
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_the_books_plans_can_be_run_whole_and_in_sections(path):
+    for section in (None, "cpu-study"):
+        plan = load_plan(path, section)
+        assert len(plan.seeds) >= (5 if section is None else 3)
+        assert sum(contrast.primary for contrast in plan.contrasts) == 1
+        assert plan.primary_contrasts == 3
+        assert all_jobs(plan)
+
+
+def test_seeds_come_one_after_the_other_and_tuning_first(tmp_path):
+    plan = load_plan(write_plan(tmp_path, tuning=TUNING))
+    tuning = [f"tuning/{arm}_lr{rate}_s9" for arm in ("plain", "re") for rate in ("0.001", "0.01")]
+    assert names(plan) == [*tuning, "plain_s0", "re_s0", "plain_s1", "re_s1"]
+
+
+def test_later_priorities_and_borrowed_arms(tmp_path):
+    arms = {"late": {"priority": 2}, **TINY_PLAN["arms"], "lent": {"from": "other/plain"}}
+    plan = load_plan(write_plan(tmp_path, arms=arms))
+    assert names(plan) == ["plain_s0", "re_s0", "plain_s1", "re_s1", "late_s0", "late_s1"]
+
+
+def test_arm_and_tuning_change_model_and_recipe(tmp_path):
+    arms = {**TINY_PLAN["arms"], "wide": {"model": {"embed_dim": 16}, "recipe": {"weight_decay": 0.5}}}
+    plan = load_plan(write_plan(tmp_path, arms=arms, tuning=TUNING))
+    assert arm_config(plan, "wide", 7).embed_dim == 16
+    assert arm_config(plan, "wide", 7).num_classes == 7
+    assert arm_config(plan, "re", 7).attention == ("re",)
+    recipe = arm_recipe(plan, Job("wide", 3), 0.5)
+    assert (recipe.weight_decay, recipe.learning_rate, recipe.seed, recipe.epochs) == (0.5, 0.5, 3, 2)
+    assert arm_recipe(plan, Job("wide", 9, 0.01), 0.01).epochs == 1
+
+
+def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_path):
+    sections = {
+        "small": {"recipe": {"epochs": 1}, "seeds": [5]},
+        "one-arm": {"arms": ["plain"]},
+        "changed-arm": {"arms": {"re": {"model": {"attention": ["refined"]}}}},
+    }
+    path = write_plan(tmp_path, sections=sections)
+    small = load_plan(path, "small")
+    assert (small.recipe, small.seeds, len(small.contrasts)) == ({"epochs": 1, "batch_size": 20}, (5,), 1)
+    assert load_plan(path, "one-arm").contrasts == ()
+    assert arm_config(load_plan(path, "changed-arm"), "re", 2).attention == ("refined",)
+    assert len(load_plan(path, "changed-arm").contrasts) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"title": None}, "lacks title"),
+        ({"sedes": [1]}, "no part 'sedes'.*seeds"),
+        ({"model": {"name": "cifar_vit_5x64"}}, "no model is named 'cifar_vit_5x64'"),
+        ({"model": {**TINY_PLAN["model"], "depht": 3}}, "no option 'depht'.*depth"),
+        ({"model": {**TINY_PLAN["model"], "num_heads": 3}}, "choose a divisor"),
+        ({"recipe": {"epochs": 0}}, "epochs is 0"),
+        ({"recipe": {"epohcs": 1}}, "epohcs"),
+        ({"arms": {"plain": {"modle": {}}, "re": None}}, "modle"),
+        ({"arms": {"plain": None}}, "names the arm 're'"),
+        ({"arms": {"plain": {"tuned_as": "x"}, "re": None}}, "tuned as 'x'"),
+        ({"contrasts": [{"name": "a", "treatment": ["re", "re"], "control": "plain"}]}, "one control"),
+        ({"contrasts": [{"name": "a", "treatment": "re"}]}, "lacks 'control'"),
+        ({"sections": {"s": {"arms": ["plian"]}}}, "names the arm 'plian'.*plain"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_is_said_with_its_name(tmp_path, changes, message):
+    path = write_plan(tmp_path, **changes)
+    with pytest.raises(ValueError, match=rf"tiny\.yml is not a plan that can be run: .*{message}"):
+        load_plan(path, "s" if "sections" in changes else None)
+
+
+def test_no_file_no_section_no_yaml(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no plan at"):
+        load_plan(tmp_path / "none.yml")
+    with pytest.raises(ValueError, match="no section 'gpu'"):
+        load_plan(write_plan(tmp_path), "gpu")
+    (tmp_path / "bad.yml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"bad\.yml is not a plan"):
+        load_plan(tmp_path / "bad.yml")

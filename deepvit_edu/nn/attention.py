@@ -120,7 +120,8 @@ class HeadNorm(nn.Module):
         self.kind = kind
         self.batch = nn.BatchNorm2d(num_heads, eps=eps) if kind == "batch" else None
         self.layer = nn.LayerNorm(num_heads, eps=eps) if kind == "layer" else None
-        self.gain = nn.Parameter(torch.full((num_heads, 1, 1), gain)) if kind in ("amplify", "gain") else None
+        # One-dimensional, as BatchNorm's: the optimizers' rule leaves it without weight decay.
+        self.gain = nn.Parameter(torch.full((num_heads,), gain)) if kind in ("amplify", "gain") else None
 
     def forward(self, attn: Tensor) -> Tensor:
         """Maps (B, H, N, N) to maps (B, H, N, N)."""
@@ -132,8 +133,8 @@ class HeadNorm(nn.Module):
         if self.kind == "centre":
             return attn - uniform
         if self.kind == "amplify":
-            return uniform + self.gain * (attn - uniform)
-        return attn if self.gain is None else self.gain * attn
+            return uniform + self.gain[:, None, None] * (attn - uniform)
+        return attn if self.gain is None else self.gain[:, None, None] * attn
 
 
 class ReAttention(Attention):

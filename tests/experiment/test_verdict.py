@@ -1,0 +1,142 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from deepvit_edu.experiment import load_plan, summary
+from deepvit_edu.experiment.plan import Job, arm_config, arm_recipe
+from deepvit_edu.experiment.results import record_path
+from deepvit_edu.experiment.verdict import (
+    Effect,
+    contrast_effect,
+    describe_regime,
+    effect_of,
+    regime,
+    results_of,
+    spread,
+)
+from deepvit_edu.records import save_record
+
+from .plans import TINY_PLAN, write_plan
+from .test_engine import run
+
+DEPTHS = {f"{arm}-{depth}": {"model": {"depth": depth}} for arm in ("plain", "re") for depth in (2, 4, 8)}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A real record, whose numbers the tests replace."""
+    folder = tmp_path_factory.mktemp("template")
+    plan = load_plan(write_plan(folder, seeds=[0], arms={"plain": None}, contrasts=None))
+    run(plan, folder)
+    return json.loads((folder / "tiny/full/plain_s0.json").read_text())
+
+
+def fill(plan, folder, template, accuracy):
+    """Writes a record for each arm and seed, with `accuracy(arm, seed)`."""
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            value = accuracy(arm, seed)
+            if value is None:
+                continue
+            config = {
+                "model": asdict(arm_config(plan, arm, 10)),
+                "recipe": asdict(arm_recipe(plan, Job(arm, seed), 0.1)),
+            }
+            record = {**template, "seed": seed, "config": config, "test_accuracy": value, "train_loss": 2 - value}
+            save_record(record, record_path(plan, Job(arm, seed), folder))
+
+
+def test_interval_is_students():
+    effect = effect_of([1.0, 2.0, 3.0])
+    assert effect.mean == 2
+    assert (effect.low, effect.high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+    assert effect_of([1.0, 2.0, 3.0], level=0.99).low < effect.low
+    assert effect_of([0.5]).verdict(0.01) == "too few runs"
+    assert effect_of([]).count == 0
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    draws = [effect_of(list(generator.normal(1.0, 2.0, 5))) for _ in range(1000)]
+    assert np.mean([effect.low < 1.0 < effect.high for effect in draws]) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.001, 0.02, "higher"),
+        (-0.02, -0.001, "lower"),
+        (-0.004, 0.004, "no difference that matters"),
+        (0.001, 0.004, "no difference that matters"),
+        (-0.02, 0.004, "inconclusive"),
+        (-0.006, 0.006, "inconclusive"),
+    ],
+)
+def test_verdicts(low, high, verdict):
+    assert Effect((low + high) / 2, low, high, 5).verdict(0.005) == verdict
+
+
+def test_contrasts_pair_the_seeds_and_skip_those_that_one_arm_lacks(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path, seeds=[0, 1, 2, 3]))
+    # Seeds differ widely and the arms by one point in each: unpaired, the interval would be huge.
+    fill(
+        plan,
+        tmp_path,
+        template,
+        lambda arm, seed: None if (arm, seed) == ("re", 3) else seed / 5 + 0.01 * (arm == "re"),
+    )
+    effect = contrast_effect(plan, plan.contrasts[0], results_of(plan, tmp_path), "test_accuracy")
+    assert effect.count == 3
+    assert (effect.low, effect.mean, effect.high) == pytest.approx((0.01, 0.01, 0.01))
+
+
+def test_a_slope_is_what_each_doubling_adds(tmp_path, template):
+    names = [(f"re-{depth}", f"plain-{depth}") for depth in (2, 4, 8)]
+    contrast = {"name": "gain", "levels": [2, 4, 8]}
+    contrast.update(treatment=[re for re, _ in names], control=[plain for _, plain in names])
+    plan = load_plan(write_plan(tmp_path, arms=DEPTHS, contrasts=[contrast]))
+    gain = {"re-2": 0.1, "re-4": 0.12, "re-8": 0.14}
+    fill(plan, tmp_path, template, lambda arm, seed: 0.5 + gain.get(arm, 0) + 0.1 * seed)
+    effect = contrast_effect(plan, plan.contrasts[0], results_of(plan, tmp_path), "test_accuracy")
+    assert effect.mean == pytest.approx(0.02)
+
+
+def test_primary_intervals_are_widened_by_their_number(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path, primary_contrasts=3, seeds=[0, 1, 2]))
+    fill(plan, tmp_path, template, lambda arm, seed: 0.5 + 0.01 * seed * (arm == "re"))
+    effect = contrast_effect(plan, plan.contrasts[0], results_of(plan, tmp_path), "test_accuracy")
+    assert effect.level == pytest.approx(1 - 0.05 / 3)
+
+
+def test_summary_says_what_there_is_and_what_is_missing(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path))
+    assert "missing: 4 runs, first plain_s0" in summary(plan, tmp_path)
+    assert "regime unknown" in summary(plan, tmp_path)
+    fill(plan, tmp_path, template, lambda arm, seed: None if seed else 0.5)
+    text = summary(plan, tmp_path)
+    assert "missing: 2 runs, first plain_s1" in text
+    assert "1 of 2" in text
+    assert "too few runs" in text
+    assert TINY_PLAN["decision"] in text
+    fill(plan, tmp_path, template, lambda arm, seed: 0.5 + 0.02 * (arm == "re"))
+    text = summary(plan, tmp_path)
+    assert "+2.00 points" in text
+    assert "nothing is missing" in text
+
+
+@pytest.mark.parametrize(("adjacent", "heads", "reached"), [(0.95, 0.2, True), (0.95, 0.9, False), (0.5, 0.2, False)])
+def test_the_regime_needs_layers_alike_and_heads_apart(tmp_path, template, adjacent, heads, reached):
+    plan = load_plan(write_plan(tmp_path))
+    deep_only = {"adjacent": [0.0, adjacent], "heads": [0.0, heads]}  # the shallow half does not count
+    fill(plan, tmp_path, {**template, "diagnostics": deep_only}, lambda arm, seed: 0.5)
+    seen = regime(plan, "plain", tmp_path)
+    assert (seen["layers"], seen["heads"], seen["runs"]) == pytest.approx((adjacent, heads, 2))
+    assert describe_regime(seen).startswith("regime reached" if reached else "regime not reached")
+
+
+def test_spread():
+    assert spread([], 1) == "–"
+    assert spread([1.0], 1) == "1.0"
+    assert spread([1.0, 3.0], 1) == "2.0 ± 1.4"

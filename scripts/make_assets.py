@@ -14,7 +14,7 @@ from contents import ROOT, load_yaml, repository_url
 from deepvit_edu.assets import INDEX
 from deepvit_edu.files import atomic_path, sha256_of
 
-FOLDERS = {"records": "*.json", "weights": "*.safetensors"}
+FOLDERS = {"records": "**/*.json", "weights": "*.safetensors", "experiments": "*.yml"}
 
 
 def index() -> dict:

@@ -5,7 +5,7 @@ from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe, l
 
 from .plans import TINY_PLAN, TUNING, write_plan
 
-PLANS = sorted((ROOT / "book" / "experiments").glob("*.yml"))
+PLANS = sorted((ROOT / "book" / "experiments").glob("e?_*.yml"))
 
 
 def names(plan):

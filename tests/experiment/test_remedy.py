@@ -1,0 +1,56 @@
+import pytest
+from torch import nn
+
+from contents import ROOT
+from deepvit_edu.experiment import load_plan
+from deepvit_edu.experiment import test_remedy as weigh_remedy
+from deepvit_edu.experiment.remedy import YOURS
+from deepvit_edu.nn.attention import Attention
+from deepvit_edu.nn.transformer import ATTENTIONS
+from deepvit_edu.train import TIERS
+
+from .plans import write_plan
+
+
+class Blind(Attention):
+    """Gives nothing: the image cannot reach the class token."""
+
+    def forward(self, x):
+        return 0 * super().forward(x)
+
+
+def test_a_remedy_is_paired_with_the_plain_model(tmp_path):
+    plan = write_plan(tmp_path, arms={"plain": None}, contrasts=None)
+    result = weigh_remedy(Blind, plan, folder=tmp_path, progress=False)
+    assert result.accuracy.count == result.train_loss.count == 2
+    assert result.train_loss.mean != 0
+    assert "2 pairs, shapes" in str(result)
+    assert YOURS not in ATTENTIONS
+    # The plain arm's runs are kept, the remedy's are made anew; plain against itself is no difference at all.
+    kept = (tmp_path / "tiny/full/plain_s0.json").stat().st_mtime_ns
+    same = weigh_remedy({"attention": ("plain",)}, plan, folder=tmp_path, progress=False)
+    assert same.accuracy.mean == same.train_loss.mean == 0
+    assert same.verdict == "no difference that matters"
+    assert (tmp_path / "tiny/full/plain_s0.json").stat().st_mtime_ns == kept
+
+
+def test_errors_of_the_readers_own_code_come_through_and_leave_nothing_behind(tmp_path):
+    class Broken(Attention):
+        def forward(self, x):
+            raise RuntimeError("mine")
+
+    plan = write_plan(tmp_path, arms={"plain": None}, contrasts=None)
+    with pytest.raises(RuntimeError, match="mine"):
+        weigh_remedy(Broken, plan, folder=tmp_path, progress=False)
+    assert YOURS not in ATTENTIONS
+    with pytest.raises(ValueError, match="neither a module class"):
+        weigh_remedy(nn.Linear(2, 2), plan, folder=tmp_path)
+    with pytest.raises(ValueError, match="no arm 'plain'"):
+        weigh_remedy(Blind, write_plan(tmp_path, arms={"re": None}, contrasts=None), folder=tmp_path)
+
+
+def test_the_books_own_plan_fits_every_tier():
+    for name in TIERS:
+        plan = load_plan(ROOT / "book/experiments/remedy.yml", name)
+        assert "plain" in plan.arms
+        assert len(set(plan.seeds)) >= 3

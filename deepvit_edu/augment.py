@@ -1,5 +1,6 @@
 """Augmentation of whole batches where they lie: on the device, as uint8."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,17 +13,22 @@ def random_crop(images: Tensor, padding: int) -> Tensor:
         return images
     batch, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
+    top, left = torch.randint(2 * padding + 1, (2, batch), device=images.device)
+    if images.device.type == "cpu":  # copying one window after the other is faster there than gathering pixels
+        pixels, cropped = padded.numpy(), np.empty(images.shape, images.numpy().dtype)
+        for i, (t, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
+            cropped[i] = pixels[i, :, t : t + height, x : x + width]
+        return torch.from_numpy(cropped)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, 3, 2p + 1, 2p + 1, H, W), a view
-    top, left = torch.randint(2 * padding + 1, (2, batch, 1), device=images.device)
-    each = torch.arange(batch, device=images.device)[:, None]
-    channel = torch.arange(images.shape[1], device=images.device)
-    return windows[each, channel, top, left]
+    return windows[torch.arange(batch, device=images.device), :, top, left]
 
 
 def random_flip(images: Tensor) -> Tensor:
     """Mirrors each image left to right with probability one half; (B, 3, H, W) to the same."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(mirrored, images.flip(-1), images)
+    count, device = len(images), images.device
+    mirrored = torch.rand(count, device=device) < 0.5
+    both = torch.cat([images, images.flip(-1)])
+    return both.index_select(0, torch.arange(count, device=device) + count * mirrored)  # much faster than a mask
 
 
 def rand_augment(images: Tensor, num_ops: int, magnitude: int = 9, groups: int = 8) -> Tensor:

@@ -26,6 +26,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from . import records
@@ -37,6 +38,8 @@ from .nn.attention import legible_attention
 from .nn.transformer import VisionTransformer
 
 TIERS = ("cpu", "t4", "full")
+RECALIBRATION_STEPS = 20
+"""Batches from which the averaged model's BatchNorm takes its statistics."""
 
 
 def tier() -> str:
@@ -340,7 +343,7 @@ class Run:
         order = self._epoch_order(epoch)
         chosen = order[position * r.batch_size : (position + 1) * r.batch_size].to(self.device)
         _seed_everything(_mix(r.seed, step, 1))
-        images = self.train_set.images[chosen]
+        images = self.train_set.images.index_select(0, chosen)
         images = random_crop(images, r.crop_padding)
         images = random_flip(images) if r.flip else images
         images = self.train_set.normalise(rand_augment(images, r.rand_augment, r.rand_magnitude))
@@ -396,6 +399,8 @@ class Run:
 
     def _end_epoch(self) -> None:
         p = self.progress
+        if self.ema:
+            self._recalibrate()
         measured = evaluate(self.evaluated_model, self.test_set)
         if not np.isfinite(measured["loss"]):  # the last step broke the weights
             raise NonFiniteLossError(self._non_finite_message(measured["loss"], p.step - 1))
@@ -410,6 +415,11 @@ class Run:
         for key, value in row.items():
             p.curves[key].append(value)
         p.epoch_losses = []
+
+    def _recalibrate(self) -> None:
+        """Takes the averaged model's BatchNorm statistics anew: the average of statistics fits no model's maps."""
+        steps = range(max(self.progress.step - RECALIBRATION_STEPS, 0), self.progress.step)
+        update_bn((self._batch(step)[0] for step in steps), self.ema.module)
 
     def _identity(self) -> dict:
         """What must agree before a checkpoint is continued."""

@@ -4,17 +4,21 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 
 from deepvit_edu import train as train_module
 from deepvit_edu.checkpoints import load_model
+from deepvit_edu.diagnostics import record_attention
+from deepvit_edu.nn.attention import legible_attention
 from deepvit_edu.records import load_record
 from deepvit_edu.train import (
     Interrupted,
     NonFiniteLossError,
     Recipe,
     evaluate,
+    map_likeness,
     pick_device,
     pick_precision,
     tier,
@@ -237,3 +241,43 @@ def test_precision_follows_the_device():
 def test_other_recipes_run(change):
     _, record = run(Recipe(**{**RECIPE.__dict__, **change, "epochs": 1}))
     assert record["precision"] == change.get("precision", "float32")
+
+
+def test_likeness_of_maps_is_the_mean_cosine_over_heads():
+    one = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3)
+    other = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3)
+    assert map_likeness([one, 3 * one]).item() == pytest.approx(1)
+    assert map_likeness([one, other]).item() == pytest.approx(0)
+    assert map_likeness([one, one, other]).item() == pytest.approx(0.5)
+
+
+def test_a_penalty_makes_maps_less_alike():
+    recipe = Recipe(epochs=10, batch_size=12, learning_rate=1e-2, crop_padding=0)
+    likeness = []
+    for penalty in (0.0, 10.0):
+        model, record = run(Recipe(**{**recipe.__dict__, "map_penalty": penalty}), tiny_model(depth=3))
+        maps = record_attention(model, tiny_set().normalise(tiny_set().images))
+        likeness.append(map_likeness(maps).item())
+        assert np.isfinite(record["train_loss"])
+    assert likeness[1] < likeness[0] - 0.05
+
+
+def test_time_that_is_over_interrupts_and_the_run_resumes(tmp_path):
+    _, whole = run()
+    with pytest.raises(Interrupted, match="stopped after step 1 of 12"):
+        run(out=tmp_path, max_seconds=0)
+    _, resumed = run(out=tmp_path, resume=True)
+    same_results(whole, resumed)
+
+
+def test_averaged_weights_have_statistics_of_their_own():
+    recipe = Recipe(epochs=2, batch_size=8, ema_decay=0.5, crop_padding=0, flip=False)
+    model, _ = run(recipe, tiny_model(attention=("re",)))
+    images = tiny_set().normalise(tiny_set().images)
+    seen = []
+    norm = model.blocks[0].attn.norm.batch
+    hook = norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad(), legible_attention():
+        model(images)
+    hook.remove()
+    assert torch.allclose(norm.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=1e-5)

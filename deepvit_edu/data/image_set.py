@@ -78,9 +78,9 @@ class ImageSet:
 
     def normalise(self, batch: Tensor) -> Tensor:
         """A uint8 batch `(B, 3, H, W)` as float32, each channel with about zero mean and unit deviation."""
-        mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
-        return (batch.float() / 255 - mean) / std
+        mean = 255 * torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
+        std = 255 * torch.tensor(self.std, device=batch.device).view(3, 1, 1)
+        return batch.float().sub_(mean).div_(std)  # in place: a batch is large, and each copy costs a pass over it
 
     def describe(self) -> str:
         """One sentence: which rung, how many images, of which size."""

@@ -79,7 +79,7 @@ def run_job(
     train_set, test_set = splits(plan, job.arm, tuning=job.learning_rate is not None)
     model = paired_model(plan, job.arm, job.seed, train_set.num_classes)
     path = record_path(plan, job, folder)
-    workspace = path.parent / ".unfinished" / job.name
+    workspace = folder / plan.name / plan.section / ".unfinished" / job.name
     recipe = arm_recipe(plan, job, learning_rate)
     try:
         record = train(

@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from contents import ROOT
 from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe, load_plan
@@ -14,11 +15,12 @@ def names(plan):
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_the_books_plans_can_be_run_whole_and_in_sections(path):
-    for section in (None, "cpu-study"):
+    sections = yaml.safe_load(path.read_text()).get("sections", {})
+    for section in (None, *sections):
         plan = load_plan(path, section)
-        assert len(plan.seeds) >= (5 if section is None else 3)
+        assert len(plan.seeds) >= 3
         assert sum(contrast.primary for contrast in plan.contrasts) == 1
-        assert plan.primary_contrasts == 3
+        assert plan.primary_contrasts == (3 if path.stem[:2] in ("e1", "e2", "e3") else 1)
         assert all_jobs(plan)
 
 

@@ -1,0 +1,50 @@
+"""The chapters' prose: measured numbers come from records and claims from sources, never from a keyboard."""
+
+import re
+
+import pytest
+
+from contents import ROOT, pages
+
+PERCENTAGE = re.compile(r"\d\s?(?:%|per ?cent\b|percentage points?\b)")
+# The level of an interval is a convention, not a result.
+CONVENTIONS = re.compile(r"\b9[05] %(?= (?:interval|confidence))|say 95 %")
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs of a page, without code, front matter and mathematics."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"^(`{3,}|~{3,})\{code-cell\}.*?^\1\s*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```\w*\n.*?^```\s*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(
+        r"\$\$.*?\$\$|`[^`\n]+`(?!`)", lambda found: found[0] if "{cite" in found[0] else "", text, flags=re.DOTALL
+    )
+    return re.split(r"\n\s*\n", text)
+
+
+def typed_percentages(text: str) -> list[str]:
+    return [
+        paragraph
+        for paragraph in paragraphs(text)
+        if PERCENTAGE.search(CONVENTIONS.sub("", paragraph)) and "{cite" not in paragraph
+    ]
+
+
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_no_percentage_is_typed_by_hand_without_a_source(page):
+    assert typed_percentages((ROOT / f"{page}.md").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("It reaches 74.9 % here.", 1),
+        ("It gains 2 percentage points.", 1),
+        ("It reaches 81.5 % {cite:p}`yuan2021`.", 0),
+        ("A 95 % interval.", 0),
+        ("```{code-cell} python\nprint('75 %')\n```\n", 0),
+        ("Fine.\n\nBut 12 percent is typed.\n\nCited 3 % {cite}`a`.", 1),
+    ],
+)
+def test_the_rule_itself(text, count):
+    assert len(typed_percentages(text)) == count

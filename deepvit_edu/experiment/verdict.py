@@ -56,17 +56,30 @@ def results_of(plan: Plan, folder: Path) -> dict[str, dict[int, Record]]:
     return found
 
 
+def measured(record: Record, measure: str) -> float:
+    """A number of a record: "test_accuracy", "train_loss", or a diagnostic's mean over the deep half of the blocks."""
+    if measure in MEASURES:
+        return record[measure]
+    per_layer = record["diagnostics"][measure]
+    return float(np.mean(per_layer[len(per_layer) // 2 :]))
+
+
+def has(record: Record, measure: str) -> bool:
+    """Whether a record has this measure."""
+    return measure in MEASURES or measure in record.get("diagnostics", {})
+
+
 def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -> Effect:
     """The effect that a contrast asks for, over the seeds that all its arms have.
 
     A primary contrast's interval is widened by Bonferroni's rule for the number of primary contrasts.
     """
     arms = (*contrast.treatment, *contrast.control)
-    seeds = sorted(set.intersection(*(set(found[arm]) for arm in arms)))
+    seeds = sorted(set.intersection(*({s for s, run in found[arm].items() if has(run, measure)} for arm in arms)))
     differences = []
     for seed in seeds:
         pairs = zip(contrast.treatment, contrast.control, strict=True)
-        each = [found[ours][seed][measure] - found[theirs][seed][measure] for ours, theirs in pairs]
+        each = [measured(found[ours][seed], measure) - measured(found[theirs][seed], measure) for ours, theirs in pairs]
         differences.append(each[0] if not contrast.levels else float(np.polyfit(np.log2(contrast.levels), each, 1)[0]))
     level = 1 - 0.05 / (plan.primary_contrasts if contrast.primary else 1)
     return effect_of(differences, level)
@@ -98,19 +111,27 @@ def spread(values: list[float], digits: int) -> str:
 def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
     """One row a contrast and measure: effect, interval, pairs, verdict, with a header."""
     found = results_of(plan, folder)
-    rows = [("contrast", "measure", "effect", "interval", "pairs", "verdict")]
+    rows = [("contrast", "measure", "effect and interval", "pairs", "verdict")]
     for contrast in plan.contrasts:
         for measure in MEASURES:
             effect = contrast_effect(plan, contrast, found, measure)
-            unit, factor, digits = ("points", 100, 2) if measure == "test_accuracy" else ("", 1, 3)
             margin = plan.margin if measure == "test_accuracy" else 0.0
             name = contrast.name + (" (primary)" if contrast.primary else "")
-            per = " per doubling" if contrast.levels else ""
-            shown = f"{factor * effect.mean:+.{digits}f} {unit}{per}".strip() if effect.count else "–"
-            between = f"[{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]"
-            interval = f"{between} at {effect.level:.1%}" if effect.count > 1 else "–"
-            rows.append((name, measure.replace("_", " "), shown, interval, str(effect.count), effect.verdict(margin)))
+            shown = format_effect(effect, measure, bool(contrast.levels))
+            rows.append((name, measure.replace("_", " "), shown, str(effect.count), effect.verdict(margin)))
     return rows
+
+
+def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
+    """An effect in words: "+1.20 points [+0.40, +2.00]", with the level where it is not 95 %."""
+    if not effect.count:
+        return "–"
+    unit, factor, digits = (" points", 100, 2) if measure == "test_accuracy" else ("", 1, 3)
+    told = f"{factor * effect.mean:+.{digits}f}{unit}" + (" per doubling" if slope else "")
+    if effect.count < 2:
+        return told
+    level = "" if effect.level == 0.95 else f" at {effect.level:.1%}"
+    return f"{told} [{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]{level}"
 
 
 def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
@@ -119,21 +140,25 @@ def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
     The paper (section 3.2) has neighbouring blocks of the deep half above 0.9 alike while the heads of a block stay
     under 0.3. Where heads are alike too, maps are nearly uniform: untrained, not collapsed.
     """
-    runs = [run["diagnostics"] for run in results_of(plan, folder)[arm].values() if "diagnostics" in run]
+    runs = [run for run in results_of(plan, folder)[arm].values() if has(run, "similarity") and has(run, "heads")]
     if not runs:
         return None
-    deep = [float(np.mean(run["adjacent"][len(run["adjacent"]) // 2 :])) for run in runs]
-    heads = [float(np.mean(run["heads"][len(run["heads"]) // 2 :])) for run in runs]
-    return {"layers": float(np.mean(deep)), "heads": float(np.mean(heads)), "runs": len(runs)}
+    layers, heads = (float(np.mean([measured(run, key) for run in runs])) for key in ("similarity", "heads"))
+    return {"layers": layers, "heads": heads, "runs": len(runs)}
+
+
+def regime_reached(seen: dict[str, float]) -> bool:
+    """Whether neighbouring blocks are alike while heads are not."""
+    return seen["layers"] > 0.9 and seen["heads"] < 0.3
 
 
 def describe_regime(seen: dict[str, float] | None) -> str:
     """One sentence: whether the regime that the paper describes was reached."""
     if seen is None:
         return "regime unknown: no run of the control has been measured"
-    reached = seen["layers"] > 0.9 and seen["heads"] < 0.3
+    reached = "reached" if regime_reached(seen) else "not reached"
     return (
-        f"regime {'reached' if reached else 'not reached'}: in the deep half neighbouring blocks' maps are "
+        f"regime {reached}: in the deep half neighbouring blocks' maps are "
         f"{seen['layers']:.2f} alike and heads of a block {seen['heads']:.2f} (the paper: above 0.9, below 0.3)"
     )
 

@@ -1,8 +1,14 @@
 """A plan small enough to run within a test."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
+
+from deepvit_edu.experiment.plan import Job, Plan, arm_config, arm_recipe
+from deepvit_edu.experiment.results import record_path
+from deepvit_edu.records import Record, save_record
 
 TINY_PLAN = {
     "title": "A tiny plan",
@@ -24,3 +30,18 @@ def write_plan(folder: Path, name: str = "tiny", **changes: object) -> Path:
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump(parts, sort_keys=False))
     return path
+
+
+def fill(plan: Plan, folder: Path, template: Record, accuracy: Callable[[str, int], float | None]) -> None:
+    """Writes a record for each arm and seed, with `accuracy(arm, seed)`."""
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            value = accuracy(arm, seed)
+            if value is None:
+                continue
+            config = {
+                "model": asdict(arm_config(plan, arm, 10)),
+                "recipe": asdict(arm_recipe(plan, Job(arm, seed), 0.1)),
+            }
+            record = {**template, "seed": seed, "config": config, "test_accuracy": value, "train_loss": 2 - value}
+            save_record(record, record_path(plan, Job(arm, seed), folder))

@@ -1,12 +1,7 @@
-import json
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
 from deepvit_edu.experiment import load_plan, summary
-from deepvit_edu.experiment.plan import Job, arm_config, arm_recipe
-from deepvit_edu.experiment.results import record_path
 from deepvit_edu.experiment.verdict import (
     Effect,
     contrast_effect,
@@ -16,36 +11,10 @@ from deepvit_edu.experiment.verdict import (
     results_of,
     spread,
 )
-from deepvit_edu.records import save_record
 
-from .plans import TINY_PLAN, write_plan
-from .test_engine import run
+from .plans import TINY_PLAN, fill, write_plan
 
 DEPTHS = {f"{arm}-{depth}": {"model": {"depth": depth}} for arm in ("plain", "re") for depth in (2, 4, 8)}
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A real record, whose numbers the tests replace."""
-    folder = tmp_path_factory.mktemp("template")
-    plan = load_plan(write_plan(folder, seeds=[0], arms={"plain": None}, contrasts=None))
-    run(plan, folder)
-    return json.loads((folder / "tiny/full/plain_s0.json").read_text())
-
-
-def fill(plan, folder, template, accuracy):
-    """Writes a record for each arm and seed, with `accuracy(arm, seed)`."""
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            value = accuracy(arm, seed)
-            if value is None:
-                continue
-            config = {
-                "model": asdict(arm_config(plan, arm, 10)),
-                "recipe": asdict(arm_recipe(plan, Job(arm, seed), 0.1)),
-            }
-            record = {**template, "seed": seed, "config": config, "test_accuracy": value, "train_loss": 2 - value}
-            save_record(record, record_path(plan, Job(arm, seed), folder))
 
 
 def test_interval_is_students():
@@ -129,7 +98,7 @@ def test_summary_says_what_there_is_and_what_is_missing(tmp_path, template):
 @pytest.mark.parametrize(("adjacent", "heads", "reached"), [(0.95, 0.2, True), (0.95, 0.9, False), (0.5, 0.2, False)])
 def test_the_regime_needs_layers_alike_and_heads_apart(tmp_path, template, adjacent, heads, reached):
     plan = load_plan(write_plan(tmp_path))
-    deep_only = {"adjacent": [0.0, adjacent], "heads": [0.0, heads]}  # the shallow half does not count
+    deep_only = {"similarity": [0.0, adjacent], "heads": [0.0, heads]}  # the shallow half does not count
     fill(plan, tmp_path, {**template, "diagnostics": deep_only}, lambda arm, seed: 0.5)
     seen = regime(plan, "plain", tmp_path)
     assert (seen["layers"], seen["heads"], seen["runs"]) == pytest.approx((adjacent, heads, 2))

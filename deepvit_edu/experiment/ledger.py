@@ -1,0 +1,130 @@
+"""The ledger of claims: what the papers say, how it was tested here, and what the records answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from .plan import load_plan
+from .verdict import Effect, contrast_effect, format_effect, regime, regime_reached, results_of
+
+VERDICTS = (
+    "reproduced",
+    "conditional",
+    "not at this scale",
+    "inconclusive",
+    "regime not reached",
+    "not tested",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, its source, and the contrast of a plan that tests it.
+
+    Args:
+        claim: what is said, in our words.
+        source: who says it: a key of the bibliography and the place.
+        grade: how well we know that it is said: "paper", "code", "authors' page", "authors' word", "account of others".
+        plan: the plan that tests it; None where there is none.
+        contrast: the name of the contrast in it.
+        measure: what is compared: see `verdict.measured`.
+        expects: "higher" or "lower": what the claim predicts for the contrast.
+        conditions: further contrasts that have to agree; where they do not, the claim holds under conditions.
+        regime_arm: the arm that must show collapse before the claim can be judged; None where none is needed.
+    """
+
+    claim: str
+    source: str
+    grade: str
+    plan: str | None = None
+    contrast: str | None = None
+    measure: str = "test_accuracy"
+    expects: str = "higher"
+    conditions: tuple[str, ...] = ()
+    regime_arm: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim with its answer: the effect in words, the verdict, and the command that makes the runs."""
+
+    claim: Claim
+    effect: str
+    verdict: str
+    command: str
+    scale: str
+
+
+def load_claims(path: Path) -> list[Claim]:
+    """Reads the claims from their YAML file; ValueError where one is not well formed."""
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return [Claim(**{**options, "conditions": tuple(options.get("conditions", ()))}) for options in declared]
+    except TypeError as error:
+        raise ValueError(f"{path} has a claim that is not well formed: {error}") from error
+
+
+def ledger(claims: list[Claim], plans: Path, records: Path) -> list[Entry]:
+    """Judges every claim by the records that there are.
+
+    Args:
+        claims: as `load_claims` gives them.
+        plans: the folder of the plans.
+        records: the folder of the records.
+    """
+    return [_judge(claim, plans, records) for claim in claims]
+
+
+def _judge(claim: Claim, plans: Path, records: Path) -> Entry:
+    if claim.plan is None:
+        return Entry(claim, "–", "not tested", "–", "–")
+    path = plans / f"{claim.plan}.yml"
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    command = f"deepvit-edu run book/experiments/{path.name}"
+    for section in ("full", *declared.get("sections", {})):
+        plan = load_plan(path, section)
+        contrasts = {contrast.name: contrast for contrast in plan.contrasts}
+        if claim.contrast not in contrasts:
+            continue
+        found = results_of(plan, records)
+        effect = contrast_effect(plan, contrasts[claim.contrast], found, claim.measure)
+        if effect.count < 2:
+            continue
+        others = [
+            contrast_effect(plan, contrasts[name], found, claim.measure)
+            for name in claim.conditions
+            if name in contrasts
+        ]
+        seen = regime(plan, claim.regime_arm, records) if claim.regime_arm else None
+        verdict = _verdict(claim, effect, others, plan.margin, seen is None or regime_reached(seen))
+        told = format_effect(effect, claim.measure, bool(contrasts[claim.contrast].levels))
+        return Entry(claim, told, verdict, command + ("" if section == "full" else f" --section {section}"), section)
+    return Entry(claim, "–", "not tested", command, "–")
+
+
+def _verdict(claim: Claim, effect: Effect, others: list[Effect], margin: float, in_regime: bool) -> str:
+    margin = margin if claim.measure == "test_accuracy" else 0.0
+    said = effect.verdict(margin)
+    if not in_regime:
+        return "regime not reached"
+    if said == "inconclusive":
+        return "inconclusive"
+    if said != claim.expects:
+        return "not at this scale"
+    agree = all(other.verdict(margin) == claim.expects for other in others if other.count > 1)
+    return "reproduced" if agree else "conditional"
+
+
+def ledger_table(entries: list[Entry]) -> str:
+    """The ledger as a Markdown table."""
+    rows = [
+        "| claim | source (how we know it) | effect here, 95 % interval | runs | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        claim = entry.claim
+        runs = f"{entry.scale}: `{entry.command}`" if entry.scale != "–" else f"`{entry.command}`"
+        source = f"{claim.source} ({claim.grade})"
+        rows.append(f"| {claim.claim} | {source} | {entry.effect} | {runs} | **{entry.verdict}** |")
+    return "\n".join(rows)

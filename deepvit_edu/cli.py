@@ -1,4 +1,4 @@
-"""The command line: `deepvit-edu train`, `evaluate`, `models`, `data` and `records`."""
+"""The command line: `deepvit-edu train`, `evaluate`, `similarity`, `models`, `data`, `run` and `records`."""
 
 import argparse
 import json
@@ -8,11 +8,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from . import __version__, data, records
 from .checkpoints import load_model
-from .experiment import load_plan, missing_jobs, run_plan, summary
-from .train import Interrupted, Recipe, evaluate, train
+from .diagnostics import at_initialisation, collapse_report, similarity_matrices
+from .experiment import load_plan, measure_model, missing_jobs, run_plan, summary
+from .nn.transformer import VisionTransformer
+from .train import Interrupted, Recipe, evaluate, pick_device, train
 from .words import align, nearest
 from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
 
@@ -71,6 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_train(add("train", train_command, "train a model and write its record, weights and checkpoint"))
     _add_evaluate(add("evaluate", evaluate_command, "measure a trained model on the test images of a data set"))
+    _add_similarity(
+        add("similarity", similarity_command, "tell how alike a model's attention maps are, block by block")
+    )
     _add_models(add("models", models_command, "list the models, or show one"))
     _add_data(add("data", data_command, "list the data sets, or fetch and describe one"))
     _add_run(add("run", run_command, "run what is missing of an experiment's plan, and write a record a run"))
@@ -170,6 +176,90 @@ def evaluate_command(options: argparse.Namespace) -> None:
     print(f"{about['name']}: accuracy {measured['accuracy']:.2%}, loss {measured['loss']:.4f}")
 
 
+def _add_similarity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="a model.safetensors, the folder of a run, or a name (with random weights)"
+    )
+    parser.add_argument("--data", metavar="NAME", help="as of train; what the model was trained on unless given")
+    _add_data_root(parser)
+    parser.add_argument("--images", type=int, default=64, metavar="N", help="test images to average over, 2 or more")
+    parser.add_argument("--axis", choices=("column", "row"), default="column", help="what is compared of a map")
+    parser.add_argument("--centre", choices=("row", "double"), default="row", help="means that centring takes off")
+    parser.add_argument("--which", choices=("softmax", "used"), default="softmax", help="the map that is looked at")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of random weights and of the choice of images"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
+    parser.add_argument("--out", metavar="FILE", help="draw every block against every other into this picture (.png)")
+
+
+def similarity_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu similarity`."""
+    device = pick_device(options.device)
+    model, dataset = _named_or_trained(options.model, options.seed)
+    models = {"": model.to(device)}
+    if dataset:
+        models[" at initialisation"] = at_initialisation(model, options.seed)
+    source, size = options.data or dataset or "shapes", model.config.img_size
+    test_set = data.load(source, "test", root=options.data_root, img_size=size)
+    if not 2 <= options.images <= len(test_set):
+        raise ValueError(f"--images is {options.images}; choose from 2 to the {len(test_set)} test images there are")
+    order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(options.seed))[: options.images]
+    images = test_set.normalise(test_set.images[order].to(device))
+    reports = {when: collapse_report(each, images, options.axis, options.centre) for when, each in models.items()}
+    print(test_set.describe())
+    print(align(_similarity_rows(reports, "used_" if options.which == "used" else "")))
+    what = f"cosines of the {options.which} maps' {options.axis}s, means over {options.images} of these images"
+    print(f"{what}; alike: to the block before; entropy: of the softmax map, as a fraction of the uniform map's")
+    if options.out:
+        _draw_similarity(models, images, options)
+
+
+def _named_or_trained(name: str, seed: int) -> tuple[VisionTransformer, str | None]:
+    """A model with random weights, or one from a file and the data set that it was trained on."""
+    path = Path(name)
+    if name in CONFIGS:
+        torch.manual_seed(seed)
+        return create_model(name, num_classes=10), None
+    if not path.exists():
+        raise ValueError(f"there is neither a file nor a model named '{name}'{nearest(name, list(CONFIGS))}")
+    model, about = load_model(path / "model.safetensors" if path.is_dir() else path)
+    return model, about["dataset"]
+
+
+def _similarity_rows(reports: dict[str, dict], prefix: str) -> list[tuple[str, ...]]:
+    """One row a block, with a header."""
+    columns: dict[str, list[float | None]] = {}
+    for when, report in reports.items():
+        for name, key in (("alike", "adjacent"), ("centred", "adjacent_centred")):
+            columns[name + when] = [None, *report[prefix + key]]  # the first block has none before it
+    report = reports[""]
+    columns |= {
+        "between images": report[prefix + "between_images"],
+        "centred between images": report[prefix + "between_images_centred"],
+        "heads": report[prefix + "heads"],
+        "entropy": report["entropy"],
+        "rank": report[prefix + "rank"],
+    }
+    rows = zip(*columns.values(), strict=True)
+    numbers = (tuple("–" if value is None else f"{value:.3f}" for value in row) for row in rows)
+    return [("block", *columns), *((str(layer), *row) for layer, row in enumerate(numbers))]
+
+
+def _draw_similarity(models: dict[str, VisionTransformer], images: Tensor, options: argparse.Namespace) -> None:
+    from .plot import plot_similarity  # drawing libraries take a second to import
+
+    panels: dict[str, Tensor] = {}
+    for name, centre in (("raw", None), ("centred", options.centre)):
+        for when, model in models.items():
+            layers, others = similarity_matrices(model, images, options.axis, centre, options.which)
+            panels[name + when] = layers
+            if not when:
+                panels[f"{name}, between images"] = others
+    plot_similarity(panels, columns=len(panels) // 2).savefig(options.out)
+    print(f"drawn into {options.out}")
+
+
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="a name, or a pattern such as 'vit_*'")
     parser.add_argument("--diff", nargs=2, metavar="NAME", help="print what tells two models apart")
@@ -249,7 +339,7 @@ def run_command(options: argparse.Namespace) -> None:
         device=options.device,
         workers=options.workers,
         shard=shard,
-        measure=None,
+        measure=measure_model,
         progress=not options.quiet,
     )
     print(f"{len(missing)} runs are missing" if missing else "nothing is missing")

@@ -5,9 +5,21 @@ study on a CPU and the full one on a GPU are the same experiment at two sizes.
 """
 
 from .engine import run_plan
+from .measure import measure_model
 from .plan import Arm, Contrast, Job, Plan, load_plan
 from .remedy import test_remedy
 from .results import missing_jobs
 from .verdict import summary
 
-__all__ = ["Arm", "Contrast", "Job", "Plan", "load_plan", "missing_jobs", "run_plan", "summary", "test_remedy"]
+__all__ = [
+    "Arm",
+    "Contrast",
+    "Job",
+    "Plan",
+    "load_plan",
+    "measure_model",
+    "missing_jobs",
+    "run_plan",
+    "summary",
+    "test_remedy",
+]

@@ -140,10 +140,10 @@ def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
     The paper (section 3.2) has neighbouring blocks of the deep half above 0.9 alike while the heads of a block stay
     under 0.3. Where heads are alike too, maps are nearly uniform: untrained, not collapsed.
     """
-    runs = [run for run in results_of(plan, folder)[arm].values() if has(run, "similarity") and has(run, "heads")]
+    runs = [run for run in results_of(plan, folder)[arm].values() if has(run, "adjacent") and has(run, "heads")]
     if not runs:
         return None
-    layers, heads = (float(np.mean([measured(run, key) for run in runs])) for key in ("similarity", "heads"))
+    layers, heads = (float(np.mean([measured(run, key) for run in runs])) for key in ("adjacent", "heads"))
     return {"layers": layers, "heads": heads, "runs": len(runs)}
 
 

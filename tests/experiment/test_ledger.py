@@ -42,7 +42,7 @@ def test_verdicts_follow_the_records(tmp_path, template, accuracy, options, verd
 
 @pytest.mark.parametrize(("heads", "verdict"), [(0.2, "reproduced"), (0.9, "regime not reached")])
 def test_no_verdict_outside_the_regime(tmp_path, template, heads, verdict):
-    diagnostics = {"similarity": [0.95, 0.95], "heads": [heads, heads]}
+    diagnostics = {"adjacent": [0.95, 0.95], "heads": [heads, heads]}
     entry = judge(tmp_path, {"re": 0.1}, template, diagnostics=diagnostics, regime_arm="plain")
     assert entry.verdict == verdict
     assert "+10.0" in entry.effect

@@ -98,7 +98,7 @@ def test_summary_says_what_there_is_and_what_is_missing(tmp_path, template):
 @pytest.mark.parametrize(("adjacent", "heads", "reached"), [(0.95, 0.2, True), (0.95, 0.9, False), (0.5, 0.2, False)])
 def test_the_regime_needs_layers_alike_and_heads_apart(tmp_path, template, adjacent, heads, reached):
     plan = load_plan(write_plan(tmp_path))
-    deep_only = {"similarity": [0.0, adjacent], "heads": [0.0, heads]}  # the shallow half does not count
+    deep_only = {"adjacent": [0.0, adjacent], "heads": [0.0, heads]}  # the shallow half does not count
     fill(plan, tmp_path, {**template, "diagnostics": deep_only}, lambda arm, seed: 0.5)
     seen = regime(plan, "plain", tmp_path)
     assert (seen["layers"], seen["heads"], seen["runs"]) == pytest.approx((adjacent, heads, 2))

@@ -1,0 +1,181 @@
+"""How alike maps (B, H, N, N) and tokens (B, N, C) are, how spread and how rich: means over the B images."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Axis = Literal["column", "row"]
+Centre = Literal["row", "double"] | None
+
+
+# Of maps
+
+
+def unit_vectors(attn: Tensor, axis: Axis = "column", centre: Centre = None) -> Tensor:
+    """Maps (..., N, N) with every column, or row, scaled to length 1; what they are compared by.
+
+    Args:
+        attn: maps; queries along the last axis but one, keys along the last.
+        axis: "column" for A[h, :, t], what token t gives to each query (the DeepViT paper's choice), or "row".
+        centre: "row" takes each row's mean off first (after a softmax: 1/N), "double" the columns' means as well.
+
+    A column without variation is nothing but rounding once it is centred; it becomes zero, alike to nothing.
+
+    Raises:
+        ValueError: for another axis or centre.
+    """
+    if axis not in ("column", "row"):
+        raise ValueError(f"axis is '{axis}'; choose 'column' or 'row'")
+    if centre not in (None, "row", "double"):
+        raise ValueError(f"centre is '{centre}'; choose 'row', 'double' or None")
+    dim = -2 if axis == "column" else -1
+    attn = attn.float()
+    lengths_before = attn.norm(dim=dim, keepdim=True)
+    if centre is not None:
+        attn = attn - attn.mean(dim=-1, keepdim=True)
+    if centre == "double":
+        attn = attn - attn.mean(dim=-2, keepdim=True)
+    lengths = attn.norm(dim=dim, keepdim=True)
+    return torch.where(lengths > 1e-6 * lengths_before, attn / lengths, 0)
+
+
+def cross_layer_similarity(maps: Sequence[Tensor], axis: Axis = "column", centre: Centre = None) -> Tensor:
+    """Mean cosine between the maps of every two layers, head by head and token by token (L, L).
+
+    This is the DeepViT paper's measure (Zhou et al. 2021, section 3.2). Layers of random weights already score 0.98
+    and more uncentred: read it beside its value at initialisation and beside `between_images`.
+
+    Args:
+        maps: L maps (B, H, N, N).
+        axis, centre: see `unit_vectors`.
+
+    Raises:
+        ValueError: without maps, for maps of different shapes, or for another axis or centre.
+    """
+    return _cosines(maps, axis, centre, shift=0)
+
+
+def between_images(maps: Sequence[Tensor], axis: Axis = "column", centre: Centre = None) -> Tensor:
+    """`cross_layer_similarity` between maps of different images (L, L): what position alone explains.
+
+    Each image is compared with the one before it; shuffle images that are sorted by class.
+
+    Raises:
+        ValueError: as `cross_layer_similarity`, and for fewer than two images.
+    """
+    if maps and len(maps[0]) < 2:
+        raise ValueError("maps of different images are compared, and there is one image; give two or more")
+    return _cosines(maps, axis, centre, shift=1)
+
+
+def _cosines(maps: Sequence[Tensor], axis: Axis, centre: Centre, shift: int) -> Tensor:
+    images, heads, tokens = _common_shape(maps)[:3]
+    total = torch.zeros(len(maps), len(maps), device=maps[0].device)
+    for image in range(images):  # one at a time: a second copy of all maps may not fit
+        first, second = (
+            torch.stack([unit_vectors(attn[i], axis, centre).flatten() for attn in maps])  # (L, H·N·N)
+            for i in (image, image - shift)
+        )
+        total += first @ second.T
+    return total / (images * heads * tokens)
+
+
+def _common_shape(tensors: Sequence[Tensor]) -> torch.Size:
+    shapes = {tensor.shape for tensor in tensors}
+    if len(shapes) != 1:
+        found = ", ".join(str(tuple(shape)) for shape in sorted(shapes)) or "none"
+        raise ValueError(f"layers are compared entry by entry, so they need one shape; these have {found}")
+    return shapes.pop()
+
+
+def map_cka(maps: Sequence[Tensor]) -> Tensor:
+    """Linear CKA between the maps of every two layers (L, L), from 0 to 1; the order of the heads does not matter.
+
+    An entry (image, query, key) is a sample and its H heads are the features (Kornblith et al. 2019, section 3).
+
+    Args:
+        maps: L maps (B, H, N, N). A layer whose maps are all uniform is alike to nothing, 0.
+    """
+    layers, heads = len(maps), _common_shape(maps)[1]
+    centred = []
+    for attn in maps:
+        entries = attn.float().movedim(1, -1).flatten(0, -2)  # (B·N·N, H)
+        varying = entries - entries.mean(dim=0)
+        centred.append(torch.where(varying.norm() > 1e-6 * entries.norm(), varying / varying.norm(), 0))
+    products = torch.cat(centred, dim=1)
+    products = (products.T @ products).reshape(layers, heads, layers, heads).square().sum(dim=(1, 3))  # (L, L)
+    own = products.diagonal().sqrt()
+    return products / (own[:, None] * own).clamp_min(torch.finfo(own.dtype).tiny)
+
+
+def count_similar_blocks(similarity: Tensor, threshold: float = 0.9) -> int:
+    """How many pairs of neighbouring layers are more alike than the threshold.
+
+    The rule is ours: the paper's exact one could not be verified.
+
+    Args:
+        similarity: (L, L), as of `cross_layer_similarity`.
+    """
+    return int((similarity.diagonal(1) > threshold).sum())
+
+
+def head_similarity(attn: Tensor, axis: Axis = "column", centre: Centre = None) -> float:
+    """Mean cosine between different heads of one layer's map (B, H, N, N) (Zhou et al. 2021, figure 3).
+
+    Raises:
+        ValueError: for a map of one head.
+    """
+    if attn.shape[1] < 2:
+        raise ValueError("different heads are compared, and this map has one head")
+    return mean_of_pairs(unit_vectors(attn, axis, centre), dim=1)
+
+
+def mean_of_pairs(units: Tensor, dim: int) -> float:
+    """Mean cosine of different unit vectors along `dim`; the square of their sum holds every pair twice."""
+    vectors, count = units.numel() / units.shape[-1], units.shape[dim]
+    pairs = units.sum(dim=dim).square().sum() - units.square().sum()
+    return (pairs / (vectors * (count - 1))).item()
+
+
+def entropy(attn: Tensor, fraction: bool = False) -> float:
+    """Mean entropy of a softmax map's rows (B, H, N, N), in nats, or as a fraction of the uniform map's, log N.
+
+    Raises:
+        ValueError: when a row is no distribution, as in maps that were mixed or normed.
+    """
+    if attn.min() < 0 or (attn.float().sum(dim=-1) - 1).abs().max() > 0.01:
+        raise ValueError("entropy is that of distributions, and rows of this map do not sum to 1; give a softmax map")
+    nats = torch.special.entr(attn.float()).sum(dim=-1).mean()
+    return (nats / torch.tensor(attn.shape[-1]).log() if fraction else nats).item()
+
+
+def stable_rank(attn: Tensor) -> float:
+    """Mean of |A|_F² / |A|_2² over maps (B, H, N, N), from 1 (the uniform map) to N (a permutation).
+
+    At most the rank, and unlike it steady under small changes (Rudelson and Vershynin 2007).
+    """
+    squares = torch.linalg.svdvals(attn.float()).square()  # (B, H, N), the largest first
+    return (squares.sum(dim=-1) / squares[..., 0].clamp_min(torch.finfo(squares.dtype).tiny)).mean().item()
+
+
+# Of tokens
+
+
+def feature_similarity(features: Sequence[Tensor]) -> Tensor:
+    """Mean cosine of the same token in every two layers (L, L), for L features (B, N, C); of one width only."""
+    images, tokens = _common_shape(features)[:2]
+    units = torch.stack([F.normalize(x.float(), dim=-1).flatten() for x in features])  # (L, B·N·C)
+    return units @ units.T / (images * tokens)
+
+
+def token_similarity(tokens: Tensor) -> float:
+    """Mean cosine between different tokens (B, N, C) of one image; near 1, tokens are over-smoothed."""
+    return mean_of_pairs(F.normalize(tokens.float(), dim=-1), dim=1)
+
+
+def branch_ratio(before: Tensor, after: Tensor) -> float:
+    """Mean norm of what a branch added to the stream, over the norm of the stream; both are tokens (B, N, C)."""
+    return ((after - before).float().norm(dim=-1) / before.float().norm(dim=-1)).mean().item()

@@ -36,6 +36,19 @@ notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters
 assets: $(INSTALLED) ## write the index of records and trained models that the installed package fetches
 	@$(BIN)/python scripts/make_assets.py
 
+.PHONY: records
+records: $(INSTALLED) ## write the tables that follow from the recorded runs
+	@$(BIN)/python scripts/make_tables.py
+	@$(BIN)/python scripts/make_assets.py
+
+.PHONY: exactness
+exactness: $(INSTALLED) ## compare every model with its authors' numbers, and print the table
+	@$(BIN)/python scripts/exactness.py
+
+.PHONY: bench
+bench: $(INSTALLED) ## time the attentions' fast paths against the plain arithmetic (quiet machine; minutes)
+	@$(BIN)/deepvit-edu bench
+
 .PHONY: lint
 lint: $(INSTALLED) ## check the style of code, workflows and metadata
 	@$(BIN)/ruff check .
@@ -45,6 +58,7 @@ lint: $(INSTALLED) ## check the style of code, workflows and metadata
 	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@$(BIN)/python scripts/make_notebooks.py --check
 	@$(BIN)/python scripts/make_assets.py --check
+	@$(BIN)/python scripts/make_tables.py --check
 
 .PHONY: publish-check
 publish-check: $(INSTALLED) ## fail while the repository's address is a placeholder or a notebook is stale

@@ -10,7 +10,7 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
-from .files import atomic_path, sha256_of
+from .files import atomic_path, file_hash
 
 PACKAGE = Path(__file__).resolve().parent
 INDEX = PACKAGE / "assets.json"
@@ -44,9 +44,26 @@ def asset_path(name: str) -> Path:
     if expected is None:
         raise AssetError(f"the book has no asset '{name}'; it has {', '.join(sorted(_index()['sha256'])) or 'none'}")
     cached = cache_folder() / "assets" / name
-    if not (cached.is_file() and sha256_of(cached) == expected):
+    if not (cached.is_file() and file_hash(cached) == expected):
         _download(name, expected, cached)
     return cached
+
+
+def asset_folder(name: str) -> Path:
+    """The path of a folder of assets, such as "records": in the checkout, else with every asset of it downloaded.
+
+    Raises:
+        AssetError: when there is no such folder, or one of its assets cannot be had.
+    """
+    in_checkout = PACKAGE.parent / "book" / name
+    if in_checkout.is_dir():
+        return in_checkout
+    inside = [asset for asset in _index()["sha256"] if asset.startswith(f"{name}/")]
+    if not inside:
+        raise AssetError(f"the book has no folder of assets '{name}'")
+    for asset in inside:
+        asset_path(asset)
+    return cache_folder() / "assets" / name
 
 
 def _download(name: str, expected: str, target: Path) -> None:
@@ -54,7 +71,7 @@ def _download(name: str, expected: str, target: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_path(target) as temporary:
             temporary.write_bytes(response.read())
-            if sha256_of(temporary) != expected:
+            if file_hash(temporary) != expected:
                 raise AssetError(f"{url} is not the file that this version of the package expects; update the package")
     except (urllib.error.URLError, TimeoutError, ValueError) as error:
         raise AssetError(

@@ -118,11 +118,11 @@ def from_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]
     Raises:
         ValueError: naming the parameters that are missing or not known.
     """
-    return _translate(state_dict, model_config(name, dense_head="aux_head.weight" in state_dict), name)
+    names = official_names(model_config(name, dense_head="aux_head.weight" in state_dict))
+    return _translate(state_dict, names, name)
 
 
-def _translate(state_dict: dict[str, Tensor], config: ViTConfig, what: str) -> dict[str, Tensor]:
-    names = official_names(config)
+def _translate(state_dict: dict[str, Tensor], names: dict[str, str], what: str) -> dict[str, Tensor]:
     missing, unknown = set(names.values()) - set(state_dict), set(state_dict) - set(names.values())
     if missing or unknown:
         problems = "; ".join(filter(None, (_some("missing", missing), _some("not known", unknown))))
@@ -174,12 +174,13 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
         ValueError: when the file is damaged, holds code, or belongs to another model; the model is left as it was.
     """
     weights = _unwrap(_read_safely(Path(path)), path)
+    names = official_names(model.config)
     for name, parameter in model.state_dict().items():
         if name.endswith("scale2.gamma"):  # the first release had none
-            weights.setdefault(official_names(model.config)[name], torch.ones_like(parameter))
+            weights.setdefault(names[name], torch.ones_like(parameter))
     if "aux_head.weight" in weights and model.dense_head is None:
         raise ValueError(f"{path} has a dense head; create the model with dense_head=True")
-    ours = _translate(weights, model.config, str(path))
+    ours = _translate(weights, names, str(path))
     ours["pos_embed"] = _fit_positions(ours["pos_embed"], model)
     for name, parameter in model.state_dict().items():
         if ours[name].shape != parameter.shape:

@@ -1,4 +1,4 @@
-"""The command line: `deepvit-edu train`, `evaluate`, `similarity`, `models`, `data`, `run` and `records`."""
+"""The command line: `deepvit-edu train`, `evaluate`, `similarity`, `models`, `data`, `run`, `records` and `bench`."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import __version__, data, records
+from . import __version__, bench, data, records
 from .checkpoints import load_model
 from .diagnostics import at_initialisation, collapse_report, similarity_matrices
 from .experiment import load_plan, measure_model, missing_jobs, run_plan, summary
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(add("data", data_command, "list the data sets, or fetch and describe one"))
     _add_run(add("run", run_command, "run what is missing of an experiment's plan, and write a record a run"))
     _add_records(add("records", records_command, "list recorded runs, show one, or say what those of a plan tell"))
+    _add_bench(add("bench", bench_command, "measure the speed and memory of attention layers on this processor"))
     return parser
 
 
@@ -187,7 +188,11 @@ def _add_similarity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--centre", choices=("row", "double"), default="row", help="means that centring takes off")
     parser.add_argument("--which", choices=("softmax", "used"), default="softmax", help="the map that is looked at")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of random weights and of the choice of images"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the images, and of weights at initialisation (give the run's)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
     parser.add_argument("--out", metavar="FILE", help="draw every block against every other into this picture (.png)")
@@ -374,3 +379,24 @@ def records_command(options: argparse.Namespace) -> None:
         print(json.dumps([record for _, record in found], indent=1))
     else:
         print(records.table(found))
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15: a look, not a measurement")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the processor")
+    parser.add_argument("--out", metavar="PATH", help="write the numbers to this .json file")
+
+
+def bench_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu bench`."""
+    with bench.threads(options.threads):
+        rows = bench.run_benchmark(rounds=3 if options.quick else 15)
+        print(bench.benchmark_table(rows))
+        threads, allocator = options.threads, bench.allocator()
+        print(f"medians (and quartiles) of {rows[0]['rounds']} rounds; threads {threads}; allocator {allocator}")
+        if not any(row["path"] == bench.OTHER for row in rows):
+            print("vit-pytorch is not installed, so its layer is left out: pip install 'deepvit-edu[bench]'")
+        if options.out:
+            command = f"deepvit-edu bench{' --quick' if options.quick else ''} --threads {threads}"
+            records.save_measurement(options.out, "speed", command, rows, threads=threads, allocator=allocator)
+            print(f"written to {options.out}")

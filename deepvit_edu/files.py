@@ -32,9 +32,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+def file_hash(path: str | Path, algorithm: str = "sha256") -> str:
+    """The hash of a file's bytes, in hexadecimal; ValueError for an algorithm that `hashlib` does not have."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

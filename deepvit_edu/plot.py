@@ -111,3 +111,45 @@ def plot_attention(image: Tensor, attn: Tensor, grid_size: int, titles: Sequence
     for ax in axes:
         ax.axis("off")
     return fig
+
+
+def plot_similarity(matrices: dict[str, Tensor], columns: int = 3) -> Figure:
+    """How alike the layers' maps are: a panel for each (L, L) of cosines, under its title, all on one scale."""
+    rows = -(-len(matrices) // columns)
+    fig, axes = figure(rows, min(columns, len(matrices)), width=3.0 * min(columns, len(matrices)), height=2.9 * rows)
+    axes = np.atleast_1d(axes).ravel()
+    for ax, (title, matrix) in zip(axes, matrices.items(), strict=False):
+        # A scale of two colours, with white for unlike, tells negative cosines from positive ones.
+        image = ax.imshow(torch.as_tensor(matrix).cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+        ax.set_title(title, fontsize=9)
+        ax.set(xlabel="block", ylabel="block")
+        ax.grid(False)
+    for ax in axes[len(matrices) :]:
+        ax.axis("off")
+    fig.colorbar(image, ax=list(axes), label="cosine", shrink=0.8)
+    return fig
+
+
+def plot_interventions(effects: dict[str, dict[str, list[float]]]) -> Figure:
+    """What replacing each block's map does to the loss: a panel for each model, a line for each kind of replacement.
+
+    Args:
+        effects: for each model, the change of loss by kind of replacement, one number a block (NaN for none).
+
+    Raises:
+        ValueError: when no model has an effect to draw.
+    """
+    effects = {name: kinds for name, kinds in effects.items() if kinds}
+    if not effects:
+        raise ValueError("there is no effect to draw; give the mean_interventions of at least one measured run")
+    fig, axes = figure(1, len(effects), width=4.0 * len(effects))
+    axes = np.atleast_1d(axes)
+    for ax, (name, kinds) in zip(axes, effects.items(), strict=True):
+        for (kind, values), marker in zip(kinds.items(), "osv^", strict=False):
+            ax.plot(values, marker=marker, markersize=3, label=kind)
+        ax.axhline(0, color="grey", linewidth=0.8)
+        ax.set(title=name, xlabel="block whose map is replaced")
+        ax.sharey(axes[0])
+    axes[0].set_ylabel("change of the loss")
+    axes[-1].legend(fontsize=9)
+    return fig

@@ -4,11 +4,20 @@
 `lvvit_*` those of the other papers. `cifar_vit_{depth}x{channels}` are ours: 64 patches of 4 on images of 32 pixels.
 """
 
-import fnmatch
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from fnmatch import fnmatch
+from functools import partial
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model
+from torch import nn
 
 from .nn.transformer import VisionTransformer, ViTConfig
 from .words import align, nearest
+
+__all__ = ["CONFIGS", "config_diff", "create_model", "list_models", "model_config"]  # timm adds every model's name
 
 # Sizes as in the authors' code: DeepViT's `deep_vision_transformer.py`, T2T-ViT's `t2t_vit*.py`, Refiner's
 # `refined_transformer.py`, token labeling's `lvvit.py`.
@@ -19,39 +28,15 @@ _DEEPVIT = replace(_VIT, attention=("re",))
 _DOUBLED = {"branch_scale": 2.0, "block_norm_eps": 4e-6}
 _DEEPVIT_STEM = replace(_DEEPVIT, tokens="stem", token_options={"widths": (64, 64)}, **_DOUBLED)
 _DEEPVIT_L = replace(_DEEPVIT_STEM, embed_dim=420, depth=32, attention_start=20)
-_REFINER = replace(
-    _VIT,
-    tokens="stem",
-    token_options={"widths": (32, 64, 128)},
-    attention=("accumulated", "reused"),
-    mlp_scale=1e-5,
-    **_DOUBLED,
-)
-_T2T = ViTConfig(
-    depth=14,
-    embed_dim=384,
-    num_heads=6,
-    mlp_ratio=3.0,
-    qkv_bias=False,
-    tokens="t2t-performer",
-    positions="sinusoid",
-    norm_eps=1e-5,
-)
+_REFINER_STEM = replace(_VIT, tokens="stem", token_options={"widths": (32, 64, 128)}, **_DOUBLED)
+_REFINER = replace(_REFINER_STEM, attention=("accumulated", "reused"), mlp_scale=1e-5)
+_UNBIASED = ViTConfig(depth=14, embed_dim=384, num_heads=6, mlp_ratio=3.0, qkv_bias=False, norm_eps=1e-5)
+_T2T = replace(_UNBIASED, tokens="t2t-performer", positions="sinusoid")
 _T2T_LITE = replace(_T2T, embed_dim=256, num_heads=4, mlp_ratio=2.0)
 _T2T_19 = replace(_T2T, depth=19, embed_dim=448, num_heads=7)
 _T2T_24 = replace(_T2T, depth=24, embed_dim=512, num_heads=8)
-_LVVIT = ViTConfig(
-    depth=16,
-    embed_dim=384,
-    num_heads=6,
-    mlp_ratio=3.0,
-    qkv_bias=False,
-    tokens="stem",
-    token_options={"widths": (64, 64, 64)},
-    norm_eps=1e-5,
-    branch_scale=1 / 2,
-    dense_head=True,
-)
+_LVVIT_STEM = replace(_UNBIASED, depth=16, tokens="stem", token_options={"widths": (64, 64, 64)})
+_LVVIT = replace(_LVVIT_STEM, branch_scale=1 / 2, dense_head=True)
 _CIFAR = ViTConfig(img_size=32, patch_size=4, mlp_ratio=2.0)
 
 
@@ -101,10 +86,24 @@ CONFIGS: dict[str, ViTConfig] = {
     "cifar_vit_9x192": _cifar(9, 192, 12),
 }
 
+# How timm's transforms shall prepare images: the authors' `default_cfgs`; of the patterns that fit, the last one wins.
+_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+_IMAGES: dict[str, dict] = {
+    "*": {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "crop_pct": 0.9, "interpolation": "bicubic"},
+    "vit_*": _HALF,
+    "deepvit_*": _HALF,
+    "deepvit_l_384": {"crop_pct": 1.0},
+    "refiner_vit_*": _HALF,
+    "refiner_vit_m": {"crop_pct": 1.0},
+    "refiner_vit_l": {"crop_pct": 1.13},
+    "lvvit_[ml]": {"crop_pct": 1.0},
+    "cifar_*": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616), "crop_pct": 1.0},
+}
+
 
 def list_models(filter: str = "*") -> list[str]:
     """Names of the models that match a shell pattern such as `"vit_*"`, in order."""
-    return [name for name in CONFIGS if fnmatch.fnmatch(name, filter)]
+    return [name for name in CONFIGS if fnmatch(name, filter)]
 
 
 def model_config(name: str, **overrides: object) -> ViTConfig:
@@ -131,20 +130,87 @@ def config_diff(first: str, second: str) -> str:
 
 
 def create_model(
-    name: str, *, num_classes: int = 1000, img_size: int | None = None, in_chans: int = 3, **overrides: object
+    name: str,
+    *,
+    num_classes: int = 1000,
+    img_size: int | tuple[int, int] | None = None,
+    in_chans: int = 3,
+    **overrides: object,
 ) -> VisionTransformer:
     """A new model with random weights.
 
     Args:
         name: one of `list_models()`.
         num_classes: classes K of the head; 0 for none.
-        img_size: height and width of the images in pixels; the model's own unless given.
+        img_size: height and width of the images in pixels, or the pair of them; the model's own unless given.
         in_chans: colour channels of the images.
         overrides: any other option of `ViTConfig`.
 
     Raises:
-        ValueError: for an unknown name or option, or a size that patches do not tile.
+        ValueError: for an unknown name or option, or a size that is not square or that patches do not tile.
     """
     if img_size is not None:
-        overrides["img_size"] = img_size
-    return VisionTransformer(model_config(name, num_classes=num_classes, in_chans=in_chans, **overrides))
+        overrides["img_size"] = _side(img_size)
+    config = model_config(name, num_classes=num_classes, in_chans=in_chans, **overrides)
+    model = VisionTransformer(config)
+    inputs = {"input_size": (in_chans, config.img_size, config.img_size)}
+    model.pretrained_cfg = model.default_cfg = {**default_cfgs[name].default.to_dict(), **inputs}
+    return model
+
+
+def _side(img_size: int | tuple[int, int]) -> int:
+    sides = {img_size} if isinstance(img_size, int) else set(img_size)
+    if len(sides) > 1:
+        raise ValueError(f"img_size {tuple(img_size)} is not square; these models take square images only")
+    return sides.pop()
+
+
+# The registration with timm: `timm.create_model("deepvit_32b")` builds our model.
+
+
+def _timm_cfg(name: str) -> dict:
+    side = CONFIGS[name].img_size
+    cfg = {"architecture": name, "input_size": (3, side, side), "fixed_input_size": True, "classifier": "head"}
+    for pattern, options in _IMAGES.items():
+        cfg.update(options if fnmatch(name, pattern) else {})
+    return cfg
+
+
+def _timm_builder(name: str) -> Callable[..., nn.Module]:
+    def build(
+        pretrained: bool = False,
+        out_indices: int | tuple[int, ...] = 3,
+        pretrained_cfg_overlay: dict | None = None,
+        **options: object,
+    ) -> nn.Module:
+        if pretrained:
+            raise ValueError(
+                f"weights of {name} cannot be downloaded; create it with pretrained=False and read the authors' file "
+                "with deepvit_edu.checkpoints.load_official(model, path)"
+            )
+        side = _side(options.get("img_size", CONFIGS[name].img_size))
+        overlay = {"input_size": (options.get("in_chans", 3), side, side), **(pretrained_cfg_overlay or {})}
+        features = {"out_indices": out_indices, "feature_cls": "getter"}
+        new = partial(create_model, name)
+        return build_model_with_cfg(new, name, False, pretrained_cfg_overlay=overlay, feature_cfg=features, **options)
+
+    build.__name__ = build.__qualname__ = name
+    return build
+
+
+def register_with_timm() -> None:
+    """Gives timm every name of `CONFIGS`; those that timm has for other models stay timm's, with one warning."""
+    for name in CONFIGS:
+        if not is_model(name):
+            globals()[name] = register_model(_timm_builder(name))
+    taken = [name for name in CONFIGS if model_entrypoint(name).__module__ != __name__]
+    if taken:
+        warnings.warn(
+            f"timm has models of its own named {', '.join(taken)}, so timm.create_model builds timm's; "
+            "deepvit_edu.create_model builds ours",
+            stacklevel=2,
+        )
+
+
+default_cfgs = generate_default_cfgs({name: _timm_cfg(name) for name in CONFIGS})  # where timm looks for them
+register_with_timm()

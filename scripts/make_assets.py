@@ -12,7 +12,7 @@ import sys
 
 from contents import ROOT, load_yaml, repository_url
 from deepvit_edu.assets import INDEX
-from deepvit_edu.files import atomic_path, sha256_of
+from deepvit_edu.files import atomic_path, file_hash
 
 FOLDERS = {"records": "**/*.json", "weights": "*.safetensors", "experiments": "*.yml"}
 
@@ -22,7 +22,7 @@ def index() -> dict:
     branch = load_yaml(ROOT / "_config.yml")["repository"]["branch"]
     raw = repository_url().replace("https://github.com/", "https://raw.githubusercontent.com/")
     files = [path for folder, pattern in FOLDERS.items() for path in sorted((ROOT / "book" / folder).glob(pattern))]
-    hashes = {path.relative_to(ROOT / "book").as_posix(): sha256_of(path) for path in files}
+    hashes = {path.relative_to(ROOT / "book").as_posix(): file_hash(path) for path in files}
     return {"url": f"{raw}/{branch}/book", "sha256": hashes}
 
 

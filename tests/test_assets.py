@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deepvit_edu import assets
-from deepvit_edu.assets import AssetError, asset_path
-from deepvit_edu.files import sha256_of
+from deepvit_edu.assets import AssetError, asset_folder, asset_path
+from deepvit_edu.files import file_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,7 +22,7 @@ def installed(tmp_path, monkeypatch):
     (served / "a.json").write_text('{"a": 1}')
     index = tmp_path / "assets.json"
     index.write_text(
-        json.dumps({"url": "http://127.0.0.1:9", "sha256": {"records/a.json": sha256_of(served / "a.json")}})
+        json.dumps({"url": "http://127.0.0.1:9", "sha256": {"records/a.json": file_hash(served / "a.json")}})
     )
     monkeypatch.setattr(assets, "PACKAGE", tmp_path / "site-packages" / "deepvit_edu")
     monkeypatch.setattr(assets, "INDEX", index)
@@ -55,6 +55,13 @@ def test_downloaded_once_then_cached(installed, monkeypatch):
     assert path.read_text() == '{"a": 1}'
     monkeypatch.setenv("DEEPVIT_EDU_ASSETS", "http://127.0.0.1:9")
     assert asset_path("records/a.json") == path
+
+
+def test_a_folder_is_fetched_whole(installed):
+    folder = asset_folder("records")
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+    with pytest.raises(AssetError, match="no folder of assets 'weights'"):
+        asset_folder("weights")
 
 
 def test_damaged_cache_is_fetched_again(installed):

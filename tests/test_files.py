@@ -3,7 +3,7 @@ import hashlib
 
 import pytest
 
-from deepvit_edu.files import atomic_path, sha256_of
+from deepvit_edu.files import atomic_path, file_hash
 
 
 def test_file_appears_whole_and_nothing_else_does(tmp_path):
@@ -26,6 +26,7 @@ def test_an_error_leaves_what_was_there(tmp_path, error):
         assert "the disk is full" in str(raised.value)
 
 
-def test_hash(tmp_path):
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_hash(tmp_path, algorithm):
     (tmp_path / "a").write_bytes(b"x" * 3_000_000)
-    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    assert file_hash(tmp_path / "a", algorithm) == hashlib.new(algorithm, b"x" * 3_000_000).hexdigest()

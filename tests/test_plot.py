@@ -52,3 +52,32 @@ def test_images_and_attention_take_any_number(count):
     assert len(fig.axes) == count + 1
     assert fig.axes[1].images[0].get_array().shape == (4, 4)
     plt.close(fig)
+
+
+def test_similarity_shows_every_matrix_on_one_scale():
+    matrices = {
+        "raw": torch.eye(3),
+        "at initialisation": torch.ones(3, 3),
+        "centred": -torch.eye(3),
+        "other": torch.eye(3),
+    }
+    fig = plot.plot_similarity(matrices)
+    panels = [ax for ax in fig.axes if ax.images]
+    assert [ax.get_title() for ax in panels] == list(matrices)
+    assert {ax.images[0].get_clim() for ax in panels} == {(-1, 1)}
+    assert panels[2].images[0].get_array().tolist() == (-torch.eye(3)).tolist()
+    plt.close(fig)
+
+
+def test_plot_interventions_has_a_panel_a_model_and_a_line_a_kind():
+    effects = {
+        "plain": {"uniform": [0.1, 0.2], "previous": [float("nan"), 0.3]},
+        "re": {"uniform": [0.0, 0.1]},
+        "x": {},
+    }
+    first, second = plot.plot_interventions(effects).axes
+    assert (first.get_title(), second.get_title()) == ("plain", "re")
+    assert [line.get_label() for line in first.get_lines()[:2]] == ["uniform", "previous"]
+    assert first.get_ylim() == second.get_ylim()
+    with pytest.raises(ValueError, match="no effect to draw"):
+        plot.plot_interventions({"x": {}})

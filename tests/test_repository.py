@@ -29,6 +29,7 @@ ROOMS = [
     "nn/tokens",
     "nn/ideas",
     "nn/controls",
+    "nn/features",
     "nn/transformer",
     "zoo",
     "checkpoints",

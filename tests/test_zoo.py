@@ -1,5 +1,4 @@
 import pytest
-import timm
 import torch
 
 from deepvit_edu.zoo import config_diff, create_model, list_models
@@ -70,17 +69,14 @@ def test_parameters_at_another_size_equal_the_authors(name):
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_answers(name):
-    model = create_model(name, num_classes=5, img_size=32).eval()
-    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 5)
+    with torch.device("meta"):
+        model = create_model(name, num_classes=5, img_size=32).eval()
+        assert model(torch.randn(1, 3, 32, 32)).shape == (1, 5)
 
 
 def test_list_is_filtered_by_pattern():
     assert list_models("vit_*") == ["vit_12b", "vit_16b", "vit_24b", "vit_32b"]
     assert not list_models("nothing*")
-
-
-def test_no_name_is_taken_by_timm():
-    assert not set(list_models()) & set(timm.list_models())
 
 
 def test_overrides_and_other_sizes():

@@ -1,7 +1,6 @@
 """Fetching an archive so that it is whole or not there: resumed, checked, unpacked, and only then put in its place."""
 
 import errno
-import hashlib
 import http.client
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
+from ..files import file_hash
 from .image_set import DataError
 
 TIMEOUT_SECONDS = 20
@@ -36,18 +36,9 @@ class _AddressError(Exception):
     """One address failed; the next may work."""
 
 
-def md5_of(path: Path) -> str:
-    """The MD5 of a file, in hexadecimal: the sum that the archives' authors and torchvision publish."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_md5(path: Path, expected: str) -> None:
-    """Raises DamagedError if the file's MD5 is not `expected`."""
-    found = md5_of(path)
+    """Raises DamagedError unless the file's MD5, the sum that archives' authors publish, is `expected`."""
+    found = file_hash(path, "md5")
     if found != expected:
         raise DamagedError(f"{path} is damaged or another file: its MD5 is {found}, not {expected}")
 
@@ -65,7 +56,7 @@ def fetch(urls: Sequence[str], target: Path, md5: str, progress: bool = True) ->
     failures = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and md5_of(target) == md5:
+        if target.exists() and file_hash(target, "md5") == md5:
             return target
         for number, url in enumerate(urls, 1):
             try:

@@ -94,10 +94,12 @@ def _logits_without(model: nn.Module, images: Tensor, layer: int, how: str) -> T
 
 
 def _effect(before: Tensor, after: Tensor, labels: Tensor | None) -> dict[str, float]:
-    after_log, before_log = after.float().log_softmax(dim=-1), before.float().log_softmax(dim=-1)
+    before, after = before.cpu().double(), after.cpu().double()  # small effects drown in the rounding of float32
+    before_log, after_log = before.log_softmax(dim=-1), after.log_softmax(dim=-1)
     effect = {"kl": F.kl_div(after_log, before_log, reduction="batchmean", log_target=True).item()}
     if labels is not None:
+        labels = labels.cpu()
         effect["loss"] = (F.nll_loss(after_log, labels) - F.nll_loss(before_log, labels)).item()
-        right = [(logits.argmax(dim=-1) == labels).float().mean() for logits in (before, after)]
+        right = [(logits.argmax(dim=-1) == labels).double().mean() for logits in (before, after)]
         effect["accuracy"] = (right[1] - right[0]).item()
     return effect

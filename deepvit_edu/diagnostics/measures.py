@@ -1,5 +1,6 @@
 """How alike maps (B, H, N, N) and tokens (B, N, C) are, how spread and how rich: means over the B images."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -148,8 +149,8 @@ def entropy(attn: Tensor, fraction: bool = False) -> float:
     """
     if attn.min() < 0 or (attn.float().sum(dim=-1) - 1).abs().max() > 0.01:
         raise ValueError("entropy is that of distributions, and rows of this map do not sum to 1; give a softmax map")
-    nats = torch.special.entr(attn.float()).sum(dim=-1).mean()
-    return (nats / torch.tensor(attn.shape[-1]).log() if fraction else nats).item()
+    nats = torch.special.entr(attn.float()).sum(dim=-1).mean().item()
+    return nats / math.log(attn.shape[-1]) if fraction else nats
 
 
 def stable_rank(attn: Tensor) -> float:

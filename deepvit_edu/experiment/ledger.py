@@ -24,7 +24,7 @@ class Claim:
 
     Args:
         claim: what is said, in our words.
-        source: who says it: a key of the bibliography and the place.
+        source: who says it: authors, year and place.
         grade: how well we know that it is said: "paper", "code", "authors' page", "authors' word", "account of others".
         plan: the plan that tests it; None where there is none.
         contrast: the name of the contrast in it.
@@ -32,6 +32,7 @@ class Claim:
         expects: "higher" or "lower": what the claim predicts for the contrast.
         conditions: further contrasts that have to agree; where they do not, the claim holds under conditions.
         regime_arm: the arm that must show collapse before the claim can be judged; None where none is needed.
+        question: the question at the head of the ledger that this claim answers, if it does.
     """
 
     claim: str
@@ -43,6 +44,7 @@ class Claim:
     expects: str = "higher"
     conditions: tuple[str, ...] = ()
     regime_arm: str | None = None
+    question: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,3 +130,14 @@ def ledger_table(entries: list[Entry]) -> str:
         source = f"{claim.source} ({claim.grade})"
         rows.append(f"| {claim.claim} | {source} | {entry.effect} | {runs} | **{entry.verdict}** |")
     return "\n".join(rows)
+
+
+def answer_sentence(entries: list[Entry]) -> str:
+    """One sentence that answers the questions at the head of the ledger, as far as the records go."""
+    answers = [
+        f"{entry.claim.question} **{entry.verdict}**"
+        + (f" ({entry.effect}; {entry.scale})" if entry.effect != "–" else "")
+        for entry in entries
+        if entry.claim.question
+    ]
+    return "As far as the records go: " + "; ".join(answers) + "."

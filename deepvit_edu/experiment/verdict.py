@@ -134,6 +134,19 @@ def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
     return f"{told} [{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]{level}"
 
 
+def mean_interventions(runs: list[Record], effect: str = "loss") -> dict[str, list[float]]:
+    """What replacing each block's map does, as mean over runs: for each kind of replacement a number a layer.
+
+    A layer that has none of a kind (the first has no map before it) is NaN. Empty without measured runs.
+    """
+    rows = [row for run in runs for row in run.get("diagnostics", {}).get("interventions", ())]
+    layers = 1 + max((row["layer"] for row in rows), default=-1)
+    values: dict[str, list[list[float]]] = {}
+    for row in rows:
+        values.setdefault(row["how"], [[] for _ in range(layers)])[row["layer"]].append(row[effect])
+    return {how: [float(np.mean(each)) if each else float("nan") for each in per] for how, per in values.items()}
+
+
 def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
     """How alike the maps of an arm's trained models are, against the paper's picture of collapse; None without runs.
 

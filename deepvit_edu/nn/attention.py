@@ -1,12 +1,15 @@
-"""Multi-head self-attention, on two equal paths: a legible one that forms the map, and a fast one that never does."""
+"""Multi-head self-attention, on two equal paths: a legible one that forms the map step by step, and a fast one."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import fast
 
 _legible_only = False
 
@@ -53,7 +56,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        # On the legible path the map passes through these two, so that the diagnostics can read or replace it.
+        # On the legible path the map passes through these two, so that hooks on them can read or replace it.
         self.softmax_map = nn.Identity()
         self.used_map = nn.Identity()
         self.attn_drop = nn.Dropout(attn_drop)
@@ -62,12 +65,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        if not fast_path_allowed():
+        if not self.takes_fast_path():
             return self.forward_with_map(x)[0]
-        query, key, value = self.split_heads(self.qkv(x))
-        dropout = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
-        return self.merge_heads(out)
+        return self.merge_heads(self.fast_values(*self.split_heads(self.qkv(x))))
+
+    def takes_fast_path(self) -> bool:
+        """False within `legible_attention()`, and where something watches the map or stands in for it."""
+        return _nothing_watches(self.softmax_map, self.used_map)
+
+    def fast_values(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries, keys and values (B, H, N, D) to head outputs (B, H, N, D): `attention_map(query, key) @ value`."""
+        dropout = self.attn_drop.p if self.attn_drop.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
 
     def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Like `forward`, in a chain of blocks that may hand a map on; this attention neither takes nor gives one."""
@@ -95,6 +104,13 @@ class Attention(nn.Module):
     def merge_heads(self, out: Tensor) -> Tensor:
         """Head outputs (B, H, N, D), side by side and projected, to tokens (B, N, C)."""
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+
+def _nothing_watches(*places: nn.Module) -> bool:
+    """Whether fast paths are allowed, and these identities, which only the legible path calls, are without hooks."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    plain = (type(place) is nn.Identity and not any(getattr(place, hook) for hook in hooks) for place in places)
+    return fast_path_allowed() and all(plain)
 
 
 class HeadNorm(nn.Module):
@@ -136,6 +152,26 @@ class HeadNorm(nn.Module):
             return uniform + self.gain[:, None, None] * (attn - uniform)
         return attn if self.gain is None else self.gain[:, None, None] * attn
 
+    def is_affine(self) -> bool:
+        """Whether the norm is a slope and a shift for each head: every kind but "layer" is."""
+        return self.layer is None and (self.batch is None or type(self.batch) is nn.BatchNorm2d)
+
+    def affine(self, mean: Tensor, variance: Tensor | None, entries: int, uniform: float) -> tuple[Tensor, Tensor]:
+        """Slope and shift (H,) with which the norm of `mean + x` is `slope * x + shift`.
+
+        Args:
+            mean, variance: of each head's map over the batch (H,); BatchNorm needs the variance in training.
+            entries: from how many entries of the map a head has them.
+            uniform: 1 / N.
+        """
+        if self.batch is not None:
+            return fast.batch_norm_affine(self.batch, mean, variance, entries)
+        slope = torch.ones_like(mean) if self.gain is None else self.gain
+        from_uniform = {"centre": 0.0, "amplify": uniform}  # what the norm makes of the uniform map
+        if self.kind in from_uniform:
+            return slope, from_uniform[self.kind] + slope * (mean - uniform)
+        return slope, slope * mean
+
 
 class ReAttention(Attention):
     """Attention whose heads exchange their maps before they multiply the values (Zhou et al. 2021, DeepViT).
@@ -144,7 +180,7 @@ class ReAttention(Attention):
     authors' code; the papers' formula has neither bias nor scale.
 
     Args:
-        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`.
+        args, options: as of `Attention`.
         mixing: where Θ starts: "random" (the authors'), "identity" (plus noise of deviation 0.1), or "frozen" (the
             identity, which does not learn).
         norm: see `HeadNorm`.
@@ -159,38 +195,57 @@ class ReAttention(Attention):
 
     def __init__(
         self,
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        *args: Any,
         mixing: str = "random",
         norm: str = "batch",
         map_scale: float = 1.0,
         gain: float = 1.0,
         eps: float = 1e-5,
+        **options: Any,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+        super().__init__(*args, **options)
         if mixing not in self.MIXINGS:
             raise ValueError(f"there is no mixing '{mixing}'; choose one of {', '.join(self.MIXINGS)}")
-        self.mix = nn.Conv2d(num_heads, num_heads, kernel_size=1)
-        self.norm = HeadNorm(norm, num_heads, gain, eps)
+        self.mix = nn.Conv2d(self.num_heads, self.num_heads, kernel_size=1)
+        self.norm = HeadNorm(norm, self.num_heads, gain, eps)
         self.map_scale = map_scale
         if mixing != "random":
-            identity = torch.eye(num_heads)[:, :, None, None]
+            identity = torch.eye(self.num_heads)[:, :, None, None]
             noise = 0.1 * torch.randn_like(identity) if mixing == "identity" else 0.0
             self.mix.weight.data.copy_(identity + noise)
             nn.init.zeros_(self.mix.bias)
             self.mix.requires_grad_(mixing == "identity")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        return self.forward_with_map(x)[0]
-
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to the mixed and normed map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
         return self.used_map(self.norm(self.mix(attn)) * self.map_scale)
+
+    def takes_fast_path(self) -> bool:
+        """False, too, where no fast path is known: for LayerNorm, dropped entries, parts in different modes.
+
+        While a training step is compiled the compiler fuses the legible path by itself.
+        """
+        one_mode = all(part.training == self.training for part in self.modules())
+        compiled_or_drops = self.training and (fast.traced() or self.attn_drop.p > 0)
+        return super().takes_fast_path() and self.norm.is_affine() and one_mode and not compiled_or_drops
+
+    def fast_values(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries, keys and values (B, H, N, D) to head outputs (B, H, N, D); see `nn/fast.py`."""
+        tokens, mixing = query.shape[-2], self.mix.weight.flatten(1)  # (H, H)
+        mean = mixing.sum(dim=1) / tokens + self.mix.bias  # of the mixed map, as rows of the softmax map sum to 1
+        if not self.training:
+            slope, shift = self.norm.affine(mean, None, 0, 1 / tokens)
+            mixing, shift = self.map_scale * slope[:, None] * mixing, self.map_scale * shift
+            return fast.mixed_attention(query, key, value, self.scale, mixing, shift)
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()  # once, for all products below
+        centred, covariance = fast.CentredMap.apply(query, key, self.scale)
+        variance = (mixing[:, :, None] * covariance * mixing[:, None, :]).sum(
+            dim=(1, 2)
+        )  # Θ C Θ' has it on its diagonal
+        slope, shift = self.norm.affine(mean, variance, len(query) * tokens**2, 1 / tokens)
+        out = fast.MixedValues.apply(centred, value, self.map_scale * slope[:, None] * mixing)
+        return out + fast.constant_map(self.map_scale * shift, value)
 
 
 class RefinedAttention(Attention):
@@ -200,7 +255,7 @@ class RefinedAttention(Attention):
     The released code differs; see `AccumulatedAttention` and `ReusedAttention`.
 
     Args:
-        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`.
+        args, options: as of `Attention`.
         expansion: maps after the expansion, as a multiple of the heads.
         kernel_size: of the depth-wise convolution over (query, key); odd.
 
@@ -208,32 +263,24 @@ class RefinedAttention(Attention):
         ValueError: when `kernel_size` is even.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        expansion: int = 3,
-        kernel_size: int = 3,
-    ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+    def __init__(self, *args: Any, expansion: int = 3, kernel_size: int = 3, **options: Any) -> None:
+        super().__init__(*args, **options)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {kernel_size} is even; an odd one keeps the map's size")
-        wide = expansion * num_heads
-        self.expand = nn.Conv2d(num_heads, wide, 1, bias=False)
+        wide = expansion * self.num_heads
+        self.expand = nn.Conv2d(self.num_heads, wide, 1, bias=False)
         self.local = nn.Conv2d(wide, wide, kernel_size, padding=kernel_size // 2, groups=wide, bias=False)
-        self.reduce = nn.Conv2d(wide, num_heads, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        return self.forward_with_map(x)[0]
+        self.reduce = nn.Conv2d(wide, self.num_heads, 1, bias=False)
 
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to the refined map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
         return self.used_map(self.reduce(self.local(self.expand(attn))))
+
+    def fast_values(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries, keys and values (B, H, N, D) to head outputs (B, H, N, D), by one convolution that is all three."""
+        attn = self.attn_drop(self.softmax_of(query, key))
+        return fast.refined_at_once(attn, self.expand.weight, self.local.weight, self.reduce.weight) @ value
 
 
 class AccumulatedAttention(Attention):
@@ -297,7 +344,15 @@ class ReusedAttention(nn.Module):
 
     def forward_chain(self, x: Tensor, handed: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) and the last map (B, H, N, N) to (tokens (B, N, C), that map, unrefined)."""
-        shared = self.softmax_map(handed)
-        attn = self.used_map(self.norm(self.refine(shared) + shared) * self.scale)
         value = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
-        return self.proj_drop(self.proj((attn @ value).transpose(1, 2).flatten(2))), handed
+        out = self.refined_values(handed, value)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), handed
+
+    def refined_values(self, handed: Tensor, value: Tensor) -> Tensor:
+        """A map (B, H, N, N), refined, times values (B, H, N, D)."""
+        quick = _nothing_watches(self.softmax_map, self.used_map)
+        if quick and not (torch.is_grad_enabled() or any(part.training for part in self.modules())):
+            return fast.refined_values(handed, value, self.refine, self.norm, self.scale)
+        shared = self.softmax_map(handed)
+        refined = fast.refine_in_training(shared, self.refine) if quick else self.refine(shared)
+        return self.used_map(self.norm(refined + shared) * self.scale) @ value

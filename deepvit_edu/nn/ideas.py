@@ -1,5 +1,7 @@
 """The ideas from convolutional networks that T2T-ViT tried (Yuan et al. 2021, section 3.2): dense, SE and ghost."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,20 +12,13 @@ class SqueezeExciteAttention(Attention):
     """Attention whose output channels are gated by their mean over tokens (`t2t_vit_14_se`).
 
     Args:
-        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`.
+        args, options: as of `Attention`.
         reduction: channels of the gate's hidden layer, as a fraction 1 / reduction of C.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        reduction: int = 16,
-    ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+    def __init__(self, *args: Any, reduction: int = 16, **options: Any) -> None:
+        super().__init__(*args, **options)
+        dim = self.proj.in_features
         self.gate = nn.Sequential(
             nn.Linear(dim, dim // reduction, bias=False),
             nn.ReLU(),

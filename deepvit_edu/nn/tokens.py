@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from .attention import fast_path_allowed
 
+Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the grid of tokens; the last two are outside
+
 
 def check_tiling(img_size: int, multiple: int, what: str) -> None:
     """Raises ValueError, saying which sizes fit, unless `img_size` is a multiple of `multiple`."""
@@ -57,16 +59,30 @@ def check_images(images: Tensor, in_chans: int, img_size: int) -> None:
         )
 
 
+def swap_within(tokens: Tensor, box: Box) -> Tensor:
+    """Tokens (B, N, C) of a square grid, those within the box from the batch-flipped sample.
+
+    Twice is as if never.
+
+    Raises:
+        ValueError: when the box is not within the grid.
+    """
+    side = math.isqrt(tokens.shape[1])
+    top, left, bottom, right = box
+    if not (0 <= top <= bottom <= side and 0 <= left <= right <= side):
+        raise ValueError(f"box {tuple(box)} is not a (top, left, bottom, right) within the {side} × {side} tokens")
+    inside = torch.zeros(side, side, 1, dtype=torch.bool, device=tokens.device)
+    inside[top:bottom, left:right] = True
+    return torch.where(inside.flatten(0, 1), tokens.flip(0), tokens)
+
+
 class ConvStem(nn.Module):
     """Convolutions that look at an image closely before patches are cut (the stem of DeepViT-S/L, Refiner and LV-ViT).
 
     A 7×7 convolution that halves the image, 3×3 ones after it, each with BatchNorm and ReLU, then patches.
 
     Args:
-        img_size: height and width of the images, in pixels.
-        patch_size: height and width of what becomes a token, in pixels of the image.
-        in_chans: colour channels of the images.
-        embed_dim: channels C of a token.
+        img_size, patch_size, in_chans, embed_dim: as of `PatchEmbed`.
         widths: channels of each convolution.
 
     Raises:
@@ -134,7 +150,8 @@ class PerformerLayer(nn.Module):
     def linear_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Three (B, N, D) to (B, N, D): φ(q) (φ(k)ᵀ v), normalised, without ever forming an N × N map."""
         dtype = value.dtype
-        with torch.autocast(value.device.type, enabled=False):  # exp and its sums overflow and underflow in 16 bits
+        device = "cpu" if value.is_meta else value.device.type  # the meta device knows no autocast
+        with torch.autocast(device, enabled=False):  # exp and its sums overflow and underflow in 16 bits
             full = torch.promote_types(dtype, torch.float32)
             query, key, value = self.features(query.to(full)), self.features(key.to(full)), value.to(full)
             total = query @ key.sum(dim=1).unsqueeze(-1)  # (B, N, 1)
@@ -142,7 +159,10 @@ class PerformerLayer(nn.Module):
         return out.to(dtype)
 
     def features(self, x: Tensor) -> Tensor:
-        """φ(x) = exp(W x - |x|² / 2) / √M: positive features with E[φ(x)·φ(y)] = exp(x·y); (B, N, D) to (B, N, M)."""
+        """φ(x) = exp(W x - |x|² / 2) / √M: positive features with E[φ(x)·φ(y)] = exp(x·y); (B, N, D) to (B, N, M).
+
+        The rows of W have length √M, so no exponent exceeds M / 2, 16 in the paper: float32 cannot overflow.
+        """
         weight = self.random_features.to(x.dtype)
         return torch.exp(x @ weight.T - x.square().sum(dim=-1, keepdim=True) / 2) / weight.shape[0] ** 0.5
 
@@ -182,9 +202,7 @@ class TokensToToken(nn.Module):
     """Overlapping soft splits with an attention layer between them (Yuan et al. 2021, section 3.1).
 
     Args:
-        img_size: height and width of the images, in pixels.
-        in_chans: colour channels of the images.
-        embed_dim: channels C of a token.
+        img_size, in_chans, embed_dim: as of `PatchEmbed`.
         layer: `PerformerLayer` or `TransformerLayer`, called with the width of its input.
         strides: of the soft splits; their product is the patch size. Kernels overlap: 7 for a stride of 4, else 3.
         token_dim: channels between the soft splits.

@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import AccumulatedAttention, Attention, ReAttention, RefinedAttention, ReusedAttention
 from .controls import HandedAttention, HandingAttention, SharpenedAttention
+from .features import IntermediateFeatures
 from .ideas import DenseBlock, GhostAttention, GhostMlp, SqueezeExciteAttention, Transition
-from .tokens import ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer
+from .tokens import Box, ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer, swap_within
 
 
 class Mlp(nn.Module):
@@ -185,7 +186,7 @@ class ViTConfig:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(IntermediateFeatures, nn.Module):
     """Vision Transformer (Dosovitskiy et al. 2021, section 3.1): patches, positions, blocks, norm, linear head.
 
     Parameters carry timm's names, so that weights of timm's plain ViTs load as they are.
@@ -207,8 +208,12 @@ class VisionTransformer(nn.Module):
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, dim))
         self.pos_drop = nn.Dropout(config.drop_rate)
-        blocks, self.num_features = build_blocks(config)
+        blocks, widths = build_blocks(config)
         self.blocks = nn.ModuleList(blocks)
+        self.num_features = self.head_hidden_size = widths[-1]
+        self.num_prefix_tokens = int(config.class_token)
+        pixels = config.img_size // self.patch_embed.grid_size
+        self.feature_info = [{"num_chs": w, "reduction": pixels, "module": f"blocks.{i}"} for i, w in enumerate(widths)]
         self.norm = nn.LayerNorm(self.num_features, eps=config.norm_eps)
         self.head, self.dense_head = nn.Identity(), None
         self.grad_checkpointing = False
@@ -229,22 +234,27 @@ class VisionTransformer(nn.Module):
         if linear.bias is not None:
             zeros_(linear.bias)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, box: Box | None = None) -> Tensor:
         """Images (B, 3, H, W) to the blocks' input: class token and patches, with positions (B, N + 1, C)."""
         x = self.patch_embed(images)  # (B, N, C)
+        if box is not None:
+            x = swap_within(x, box)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, N + 1, C)
         return self.pos_drop(x + self.pos_embed)
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor, box: Box | None = None) -> Tensor:
         """Images (B, 3, H, W) to the tokens after the last norm (B, N + 1, C); (B, N, C) without a class token."""
-        x, handed = self.embed(images), None
+        x, handed = self.embed(images, box), None
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x, handed = checkpoint(block.forward_chain, x, handed, use_reentrant=False)
-            else:
-                x, handed = block.forward_chain(x, handed)
+            x, handed = self.step(block, x, handed)
         return self.norm(x)
+
+    def step(self, block: nn.Module, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """One block, as its `forward_chain`; where checkpointing is on, what it made is made anew going back."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block.forward_chain, x, handed, use_reentrant=False)
+        return block.forward_chain(x, handed)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (B, N + 1, C) to logits (B, K); to the pooled features (B, C) where `pre_logits`.
@@ -256,7 +266,24 @@ class VisionTransformer(nn.Module):
             return pooled
         if self.dense_head is None:
             return self.head(pooled)
-        return self.head(pooled) + 0.5 * self.dense_head(x[:, 1:]).amax(dim=1)
+        return self.head(pooled) + 0.5 * self.dense_head(x[:, self.num_prefix_tokens :]).amax(dim=1)
+
+    def forward_dense(self, images: Tensor, box: Box | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) to class logits (B, K) and logits of every patch token (B, N, K), for token labeling.
+
+        With a box (top, left, bottom, right) in cells of the token grid, MixToken (Jiang et al. 2021, LV-ViT): within
+        it the tokens are those of the batch-flipped sample, and the token logits there are flipped back.
+
+        Raises:
+            ValueError: without a dense head, or for a box that is not within the grid.
+        """
+        if self.dense_head is None:
+            raise ValueError("this model has no dense head; create it with dense_head=True and with num_classes")
+        x = self.forward_features(images, box)
+        token_logits = self.dense_head(x[:, self.num_prefix_tokens :])
+        if box is not None:
+            token_logits = swap_within(token_logits, box)
+        return self.head(self.forward_head(x, pre_logits=True)), token_logits
 
     def forward(self, images: Tensor) -> Tensor:
         """Images, float (B, 3, H, W), to logits (B, K)."""
@@ -272,6 +299,7 @@ class VisionTransformer(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """A new, untrained head for `num_classes` classes (and a dense one where there was one); 0 takes it off."""
+        self.num_classes = num_classes
         self.head = self._new_head(num_classes)
         self.dense_head = self._new_head(num_classes) if self.config.dense_head and num_classes else None
 
@@ -295,13 +323,14 @@ def sinusoid(num_positions: int, dim: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
 
 
-def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], int]:
-    """The blocks of a model, and the channels that come out of the last."""
+def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
+    """The blocks of a model, and the channels that come out of each."""
     if config.dense_stages:
         return _dense_blocks(config)
     last = max(config.depth - 1, 1)
     rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]
-    return [build_block(config, layer, config.embed_dim, rate) for layer, rate in enumerate(rates)], config.embed_dim
+    dim = config.embed_dim
+    return [build_block(config, layer, dim, rate) for layer, rate in enumerate(rates)], [dim] * config.depth
 
 
 def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Block:
@@ -315,16 +344,17 @@ def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Bl
     return Block(dim, attn, mlp, drop_path, eps, config.branch_scale, config.attn_scale, config.mlp_scale)
 
 
-def _dense_blocks(config: ViTConfig) -> tuple[list[nn.Module], int]:
+def _dense_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
     blocks: list[nn.Module] = []
-    dim = config.embed_dim
+    widths = [config.embed_dim]
     for stage, count in enumerate(config.dense_stages):
         if stage:
-            blocks.append(Transition(dim))
-            dim //= 2
+            blocks.append(Transition(widths[-1]))
+            widths.append(widths[-1] // 2)
         # The authors' rate follows the stage's number in a model of 12 blocks, not the block's.
         rate = config.drop_path_rate * stage / 11
         for _ in range(count):
+            dim = widths[-1]
             blocks.append(DenseBlock(build_block(config, len(blocks), dim, rate), dim, config.growth))
-            dim += config.growth
-    return blocks, dim
+            widths.append(dim + config.growth)
+    return blocks, widths[1:]

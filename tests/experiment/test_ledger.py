@@ -3,7 +3,7 @@ import yaml
 
 from contents import ROOT
 from deepvit_edu.experiment import load_plan
-from deepvit_edu.experiment.ledger import VERDICTS, Claim, ledger, ledger_table, load_claims
+from deepvit_edu.experiment.ledger import VERDICTS, Claim, Entry, answer_sentence, ledger, ledger_table, load_claims
 
 from .plans import fill, write_plan
 
@@ -78,3 +78,15 @@ def test_a_claim_that_is_not_well_formed(tmp_path):
     (tmp_path / "claims.yml").write_text(yaml.safe_dump([{"claim": "a"}]))
     with pytest.raises(ValueError, match=r"claims\.yml has a claim that is not well formed"):
         load_claims(tmp_path / "claims.yml")
+
+
+def test_the_answer_names_the_questions_and_their_verdicts():
+    entries = [
+        Entry(Claim("a", "b", "c", question="that it helps is"), "+1.0 points", "reproduced", "run", "cpu-study"),
+        Entry(Claim("a", "b", "c"), "–", "not tested", "run", "–"),
+        Entry(Claim("a", "b", "c", question="that it lasts is"), "–", "not tested", "run", "–"),
+    ]
+    assert answer_sentence(entries) == (
+        "As far as the records go: that it helps is **reproduced** (+1.0 points; cpu-study); "
+        "that it lasts is **not tested**."
+    )

@@ -7,6 +7,7 @@ from deepvit_edu.experiment.verdict import (
     contrast_effect,
     describe_regime,
     effect_of,
+    mean_interventions,
     regime,
     results_of,
     spread,
@@ -109,3 +110,15 @@ def test_spread():
     assert spread([], 1) == "–"
     assert spread([1.0], 1) == "1.0"
     assert spread([1.0, 3.0], 1) == "2.0 ± 1.4"
+
+
+def test_interventions_are_averaged_over_runs_layer_by_layer():
+    def run_with(effect):
+        rows = [{"layer": layer, "how": "uniform", "loss": effect * (layer + 1)} for layer in range(2)]
+        return {"diagnostics": {"interventions": [*rows, {"layer": 1, "how": "previous", "loss": effect}]}}
+
+    means = mean_interventions([run_with(1.0), run_with(3.0), {}])
+    assert means["uniform"] == [2.0, 4.0]
+    assert np.isnan(means["previous"][0])
+    assert means["previous"][1] == 2.0
+    assert mean_interventions([{}]) == {}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deepvit_edu.nn.tokens import PatchEmbed
+from deepvit_edu.nn.tokens import PatchEmbed, swap_within
 
 
 def test_each_token_is_a_linear_map_of_its_patch():
@@ -30,3 +30,18 @@ def test_size_that_patches_do_not_tile_names_those_that_fit():
 def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"it takes \(B, 3, 32, 32\)"):
         PatchEmbed(img_size=32, patch_size=4)(torch.zeros(shape))
+
+
+def test_tokens_within_a_box_come_from_the_flipped_batch():
+    tokens = torch.arange(3 * 9.0).view(3, 9, 1)  # sample b has tokens 9 b to 9 b + 8, three a row
+    swapped = swap_within(tokens, (1, 0, 3, 2))  # rows 1 and 2, columns 0 and 1: tokens 3, 4, 6, 7
+    assert swapped[0].flatten().tolist() == [0, 1, 2, 21, 22, 5, 24, 25, 8]
+    assert torch.equal(swapped[1], tokens[1])
+    assert torch.equal(swap_within(swapped, (1, 0, 3, 2)), tokens)
+    assert torch.equal(swap_within(tokens, (2, 2, 2, 2)), tokens)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 4, 1), (-1, 0, 2, 2), (2, 0, 1, 3)])
+def test_boxes_outside_the_grid_are_refused(box):
+    with pytest.raises(ValueError, match="within the 3 × 3 tokens"):
+        swap_within(torch.zeros(2, 9, 1), box)

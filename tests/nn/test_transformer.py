@@ -64,15 +64,55 @@ def test_drop_path_grows_linearly_and_only_acts_in_training():
     assert torch.equal(model.eval()(images), model(images))
 
 
-def test_gradient_checkpointing_changes_no_gradient():
-    model, images = VisionTransformer(TINY), torch.randn(2, 3, 16, 16)
+@pytest.mark.parametrize("name", ["deepvit_16b", "refiner_vit_s", "t2t_vit_dense"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    model = create_model(name, img_size=32, depth=2, embed_dim=64, num_heads=2).double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
 
-    def gradient():
-        return torch.autograd.grad(model(images).square().sum(), model.blocks[0].attn.qkv.weight)[0]
+    def gradients():
+        torch.manual_seed(1)  # the Performer drops
+        return torch.autograd.grad(model(images).square().sum(), [p for p in model.parameters() if p.requires_grad])
 
-    plain = gradient()
+    plain = gradients()
     model.set_grad_checkpointing()
-    torch.testing.assert_close(gradient(), plain)
+    torch.testing.assert_close(gradients(), plain)
+
+
+@pytest.fixture
+def dense():
+    return VisionTransformer(ViTConfig(**{**TINY.__dict__, "dense_head": True})).eval()
+
+
+def test_dense_logits_are_those_of_the_two_heads(dense):
+    images = torch.randn(3, 3, 16, 16)
+    tokens = dense.forward_features(images)
+    class_logits, token_logits = dense.forward_dense(images)
+    torch.testing.assert_close(class_logits, dense.head(tokens[:, 0]))
+    torch.testing.assert_close(token_logits, dense.dense_head(tokens[:, 1:]))
+    torch.testing.assert_close(dense(images), class_logits + 0.5 * token_logits.amax(dim=1))
+
+
+def test_a_box_of_patches_is_mixed_before_positions_and_token_logits_are_unmixed(dense):
+    images, box = torch.randn(3, 3, 16, 16), (1, 0, 3, 2)
+    mixed = images.clone()
+    mixed[:, :, 4:12, 0:8] = images.flip(0)[:, :, 4:12, 0:8]  # patches of 4: the box in pixels
+    class_logits, of_mixed = dense.forward_dense(mixed)
+    expected = of_mixed.unflatten(1, (4, 4)).clone()
+    expected[:, 1:3, 0:2] = of_mixed.flip(0).unflatten(1, (4, 4))[:, 1:3, 0:2]
+    torch.testing.assert_close(dense.forward_dense(images, box), (class_logits, expected.flatten(1, 2)))
+
+
+def test_a_box_over_everything_is_the_flipped_batch(dense):
+    images = torch.randn(3, 3, 16, 16)
+    class_logits, token_logits = dense.forward_dense(images)
+    expected = (class_logits.flip(0), token_logits)  # the tokens' logits are flipped back
+    torch.testing.assert_close(dense.forward_dense(images, (0, 0, 4, 4)), expected)
+
+
+def test_dense_logits_need_a_dense_head(dense):
+    dense.reset_classifier(0)
+    with pytest.raises(ValueError, match="no dense head; create it with dense_head=True"):
+        dense.forward_dense(torch.randn(1, 3, 16, 16))
 
 
 def test_head_can_be_reset_and_taken_off():

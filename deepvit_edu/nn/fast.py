@@ -1,0 +1,211 @@
+"""The fast paths of the attentions: the same numbers as the legible ones, with fewer and shorter-lived maps.
+
+Four facts carry them. A norm that is affine in the map folds into the mixing: `Norm(Θ A) = T A + c`. A constant added
+to a map needs no map: `(M + c) V = M V + c · (sum of V over tokens)`. The rows of a softmax sum to 1, so its mean is
+1/N, and the variance of a mixed map follows from the H×H covariance of the heads' maps: a BatchNorm's statistics in
+training need no mixed map. And a few images at a time fit a processor's cache, where a batch of maps does not.
+
+The map is centred before it is mixed: near the start of training it is almost uniform, and BatchNorm amplifies what is
+left of it some 300-fold, rounding errors included.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+CACHE_BYTES = 2**21  # of the maps that are worked on at once on a CPU
+
+
+def traced() -> bool:
+    """True while `torch.compile`, `torch.export` or `torch.jit.trace` records the operations."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def images_at_once(value: Tensor, num_maps: int) -> int:
+    """How many images to work on together, of values (B, H, N, D): as fit a cache, or all on a GPU or for autograd."""
+    if value.device.type != "cpu" or torch.is_grad_enabled() or traced():
+        return value.shape[0]
+    return max(1, CACHE_BYTES // (num_maps * value.shape[-2] ** 2 * value.element_size()))
+
+
+def pieces(count: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors (B, ...), `count` images at a time."""
+    return zip(*(tensor.split(count) for tensor in tensors), strict=True)
+
+
+def in_pieces(function: Callable[..., Tensor], count: int, *tensors: Tensor) -> Tensor:
+    """`function` of `count` images at a time, side by side again."""
+    if count >= tensors[0].shape[0]:
+        return function(*tensors)
+    return torch.cat([function(*piece) for piece in pieces(count, *tensors)])
+
+
+def mix_heads(mixing: Tensor, maps: Tensor) -> Tensor:
+    """What a 1×1 convolution does, as one matrix product: (G, H) and maps (B, H, N, N) to maps (B, G, N, N)."""
+    # Expanded and not broadcast: under autograd a broadcast product would copy, and keep, the maps.
+    return torch.bmm(mixing.expand(maps.shape[0], -1, -1), maps.flatten(2)).unflatten(2, maps.shape[2:])
+
+
+def softmax_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Queries and keys (B, H, N, D) to the attention map (B, H, N, N), at least in float32."""
+    scores = (query * scale) @ key.transpose(-2, -1)
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mixing: Tensor, shift: Tensor) -> Tensor:
+    """`(T (A - 1/N) + c) V` for queries, keys and values (B, H, N, D), T (H, H) and c (H,), to (B, H, N, D)."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        centred = softmax_of(query, key, scale) - 1 / query.shape[-2]
+        return mix_heads(mixing.to(value.dtype), centred.to(value.dtype)) @ value + constant_map(shift, value)
+
+    return in_pieces(attend, images_at_once(value, value.shape[1]), query, key, value)
+
+
+def constant_map(shift: Tensor, value: Tensor) -> Tensor:
+    """What a map that is c everywhere, c (H,), makes of values (B, H, N, D): the same for every query, (B, H, 1, D)."""
+    return (shift[:, None, None] * value.sum(dim=-2, keepdim=True)).to(value.dtype)
+
+
+class CentredMap(torch.autograd.Function):
+    """Queries and keys (B, H, N, D) to the map less its mean, A - 1/N (B, H, N, N), and its covariance (H, H).
+
+    It can be differentiated once; the legible path, twice.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Called by `apply`."""
+        heads, tokens = query.shape[1:3]
+        centred = query.new_empty(len(query), heads, tokens, tokens)
+        covariance = query.new_zeros(heads, heads, dtype=torch.promote_types(query.dtype, torch.float32))
+        count = images_at_once(query, heads)
+        # Sums are taken in the types that the tensors have, whatever autocast would choose.
+        with torch.autocast(query.device.type, enabled=False):
+            for q, k, maps in pieces(count, query, key, centred):
+                torch.sub(softmax_of(q, k, scale), 1 / tokens, out=maps)
+                covariance += head_products(maps, maps)
+        ctx.scale, ctx.entries = scale, centred.numel() // heads
+        ctx.save_for_backward(query, key, centred)
+        return centred, covariance / ctx.entries
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor, grad_covariance: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Called by autograd."""
+        query, key, centred = ctx.saved_tensors
+        coupling = ((grad_covariance + grad_covariance.T) / ctx.entries).to(centred.dtype)
+        grads = torch.empty_like(query), torch.empty_like(key)
+        count = images_at_once(query, query.shape[1])
+        for q, k, maps, g, *outs in pieces(count, query, key, centred, grad, *grads):
+            through_covariance = coupling.expand(len(maps), -1, -1)
+            grad_maps = torch.baddbmm(g.flatten(2), through_covariance, maps.flatten(2)).view_as(maps)
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_maps, maps + 1 / maps.shape[-1], -1, maps.dtype)
+            torch.matmul(grad_scores, k * ctx.scale, out=outs[0])
+            torch.matmul(grad_scores.transpose(-2, -1), q * ctx.scale, out=outs[1])
+        return *grads, None
+
+
+class MixedValues(torch.autograd.Function):
+    """`(T A) V` for maps A (B, H, N, N), values V (B, H, N, D) and T (H, H): the mixed map is made anew going back."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, maps: Tensor, value: Tensor, mixing: Tensor) -> Tensor:
+        """Called by `apply`."""
+        ctx.save_for_backward(maps, value, mixing)
+        count = images_at_once(value, value.shape[1])
+        with torch.autocast(value.device.type, enabled=False):
+            mixing = mixing.to(maps.dtype)
+            return in_pieces(lambda maps, value: mix_heads(mixing, maps) @ value, count, maps, value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Called by autograd."""
+        maps, value, mixing = ctx.saved_tensors
+        narrow, grad_mixing = mixing.to(maps.dtype), torch.zeros_like(mixing)
+        grads = torch.empty_like(maps), torch.empty_like(value)
+        count = images_at_once(value, value.shape[1])
+        for a, v, g, *outs in pieces(count, maps, value, grad.contiguous(), *grads):
+            grad_mixed = g @ v.transpose(-2, -1)
+            grad_mixing += head_products(grad_mixed, a)
+            torch.bmm(narrow.T.expand(len(a), -1, -1), grad_mixed.flatten(2), out=outs[0].flatten(2))
+            torch.matmul(mix_heads(narrow, a).transpose(-2, -1), g, out=outs[1])
+        return *grads, grad_mixing
+
+
+def head_products(first: Tensor, second: Tensor) -> Tensor:
+    """Sums over images and entries of the products of every two heads' maps: twice (B, H, N, N) to (H, H)."""
+    products = torch.bmm(first.flatten(2), second.flatten(2).transpose(1, 2))
+    return products.sum(dim=0, dtype=torch.promote_types(products.dtype, torch.float32))
+
+
+def batch_norm_affine(
+    norm: nn.BatchNorm2d, mean: Tensor | float = 0.0, variance: Tensor | None = None, entries: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Slope and shift (H,) with which `norm` of `mean + x` is `slope * x + shift`.
+
+    In training it normalises by the batch's `mean` and `variance` (H,), over so many `entries`, and its running ones
+    follow; else by its running ones.
+
+    Raises:
+        ValueError: in training, when there is but one entry.
+    """
+    if norm.training:
+        if entries < 2:
+            raise ValueError("BatchNorm cannot train on a single entry of the map; give it more tokens or images")
+        _update_running_statistics(norm, mean, variance * entries / (entries - 1))
+    used_mean, used_variance = (mean, variance) if norm.training else (norm.running_mean, norm.running_var)
+    slope = norm.weight * (used_variance + norm.eps).rsqrt()
+    # In training the difference is 0; left in, it gives the mixing's bias its gradient of zeros, as autograd has it.
+    return slope, norm.bias + slope * (mean - used_mean)
+
+
+@torch.no_grad()
+def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    norm.num_batches_tracked += 1
+    momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+
+
+def refined_values(maps: Tensor, value: Tensor, refine: nn.Sequential, norm: nn.BatchNorm2d, scale: float) -> Tensor:
+    """`(scale * norm(refine(A) + A)) V` with running statistics, the norms folded into the convolutions.
+
+    Maps A (B, H, N, N) and values V (B, H, N, D) to (B, H, N, D); `refine` as in `ReusedAttention`.
+    """
+    folded = [batch_norm_affine(part) for part in (refine.norm1, refine.norm2, refine.norm3, norm)]
+    (slope1, shift1), (slope2, shift2), (slope3, shift3), (outer_slope, outer_shift) = folded
+    expand = slope1[:, None, None, None] * refine.expand.weight
+    local = slope2[:, None, None, None] * refine.local.weight
+    skip = scale * outer_slope  # (H,)
+    reduce = (skip * slope3)[:, None, None, None] * refine.reduce.weight
+    shift = skip * shift3 + scale * outer_shift
+
+    def attend(maps: Tensor, value: Tensor) -> Tensor:
+        wide = F.relu6(F.conv2d(maps, expand, shift1), inplace=True)
+        wide = F.conv2d(wide, local, shift2, padding=refine.local.padding, groups=len(local))
+        refined = torch.addcmul(F.conv2d(F.relu6(wide, inplace=True), reduce), skip[:, None, None], maps)
+        return refined @ value + constant_map(shift, value)
+
+    return in_pieces(attend, images_at_once(value, len(local)), maps, value)
+
+
+def refine_in_training(maps: Tensor, refine: nn.Sequential) -> Tensor:
+    """`refine(A)` for maps A (B, H, N, N), with 1×1 convolutions as matrix products."""
+    wide = F.relu6(refine.norm1(mix_heads(refine.expand.weight.flatten(1), maps)))
+    wide = F.relu6(refine.norm2(refine.local(wide)))
+    return refine.norm3(mix_heads(refine.reduce.weight.flatten(1), wide))
+
+
+def refined_at_once(maps: Tensor, expand: Tensor, local: Tensor, reduce: Tensor) -> Tensor:
+    """1×1, depth-wise k×k and 1×1 convolutions of maps (B, H, N, N), given their weights, as the one that they make."""
+    kernel = torch.einsum("gw,wij,wh->ghij", reduce.flatten(1), local[:, 0], expand.flatten(1))
+    size, uniform = local.shape[-1], torch.full_like(maps[:1, :1], 1 / maps.shape[-1])
+    # The map's mean goes its own way, or it would drown the weights' small gradients in rounding errors. It is the same
+    # for every image and head, so it costs one small matrix product.
+    of_mean = kernel.sum(dim=1).flatten(1) @ F.unfold(uniform, size, padding=size // 2)[0]  # (H, N * N)
+    return F.conv2d(maps - uniform, kernel, padding=size // 2) + of_mean.unflatten(1, maps.shape[2:])

@@ -1,0 +1,56 @@
+"""Write book/records/TABLES.md: every table that follows from the recorded runs.
+
+python scripts/make_tables.py           write the tables
+python scripts/make_tables.py --check   only say whether they are stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from contents import ROOT, load_yaml
+from deepvit_edu.experiment import load_plan, summary
+from deepvit_edu.experiment.ledger import ledger, ledger_table, load_claims
+from deepvit_edu.files import atomic_path
+from deepvit_edu.records import list_records, table
+
+PLANS, RECORDS = ROOT / "book" / "experiments", ROOT / "book" / "records"
+TABLES = RECORDS / "TABLES.md"
+
+
+def sections(plan: Path) -> Iterator[str]:
+    """The sections of a plan that have records, the whole first."""
+    for section in ("full", *load_yaml(plan).get("sections", {})):
+        if any((RECORDS / plan.stem / section).glob("*.json")):
+            yield section
+
+
+def tables() -> str:
+    """What TABLES.md should hold."""
+    parts = ["# What the records say\n\nWritten by `make records` from the records beside this file; not by hand."]
+    parts.append(f"## Single runs\n\n```text\n{table(list_records(RECORDS))}\n```")
+    for plan in sorted(PLANS.glob("e?_*.yml")):
+        for section in sections(plan):
+            parts.append(f"## {plan.stem}, {section}\n\n```text\n{summary(load_plan(plan, section), RECORDS)}\n```")
+    claims = ledger_table(ledger(load_claims(PLANS / "claims.yml"), PLANS, RECORDS))
+    return "\n\n".join([*parts, f"## The ledger of claims\n\n{claims}"]) + "\n"
+
+
+def main() -> None:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the tables are stale")
+    text = tables()
+    if parser.parse_args().check:
+        if not TABLES.is_file() or TABLES.read_text(encoding="utf-8") != text:
+            sys.exit("book/records/TABLES.md is stale: run `make records` and commit it.")
+        return
+    with atomic_path(TABLES) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+import math
+import sys
+
+import pytest
+import torch
+
+from deepvit_edu import bench
+from deepvit_edu.bench import FAST, LEGIBLE, OTHER, PLAIN, Shape, build_arms, run_benchmark, saved_bytes
+from deepvit_edu.cli import main
+from deepvit_edu.records import load_measurement
+
+TINY = Shape(2, 5, 16, 4)
+
+
+def test_every_layer_is_timed_at_every_shape_in_both_modes():
+    shapes = (TINY, Shape(1, 9, 8, 2))
+    rows = run_benchmark(shapes, rounds=3, progress=False)
+    found = [(row["tokens"], row["mode"], row["layer"], row["path"]) for row in rows]
+    assert len(set(found)) == len(found)
+    assert {path for *_, path in found} >= {FAST, LEGIBLE, PLAIN}
+    for row in rows:
+        assert row["milliseconds_q1"] <= row["milliseconds"] <= row["milliseconds_q3"]
+        assert row["rounds"] == 3
+        assert math.isfinite(row["speedup"])
+        assert (row["saved_mib"] is None) == (row["mode"] == "eval")
+        if row["path"] == LEGIBLE:
+            assert row["speedup"] == 1
+
+
+def test_a_speed_up_is_a_ratio_inside_a_round():
+    arms = [arm for arm in build_arms(TINY, training=False) if arm.layer.__class__.__name__ == "ReAttention"]
+    seconds = {LEGIBLE: [2.0, 20.0, 6.0], FAST: [1.0, 5.0, 2.0]}
+    rows = list(bench.rows_of(TINY, "eval", arms, [seconds[arm.path] for arm in arms]))
+    fast = next(row for row in rows if row["path"] == FAST)
+    assert fast["speedup"] == 3  # the median of 2, 4 and 3, and not the ratio of the medians, 6 / 2
+    assert fast["milliseconds"] == 2000
+
+
+def test_memory_kept_counts_maps_but_no_weights():
+    arms = {arm.path: arm for arm in build_arms(Shape(1, 64, 16, 4), True) if arm.family == "re-attention"}
+    one_map = 4 * 64 * 64 * 4
+    assert saved_bytes(arms[PLAIN]) < one_map
+    assert one_map < saved_bytes(arms[FAST]) < 2 * one_map
+    assert saved_bytes(arms[LEGIBLE]) > 3 * one_map
+
+
+def test_the_other_library_is_left_out_where_it_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "vit_pytorch.deepvit", None)
+    monkeypatch.setattr(bench, "SHAPES", (TINY,))
+    assert main(["bench", "--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert "vit-pytorch is not installed, so its layer is left out" in printed
+    assert f"  {OTHER}  " not in printed
+
+
+def test_the_command_prints_a_table_and_writes_a_measurement(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1000")
+    monkeypatch.setattr(bench, "SHAPES", (TINY,))
+    path, before = tmp_path / "speed.json", torch.get_num_threads()
+    assert main(["bench", "--quick", "--threads", "1", "--out", str(path)]) == 0
+    assert torch.get_num_threads() == before
+    printed = capsys.readouterr().out
+    assert "2×5×16, 4 heads" in printed
+    assert "allocator MALLOC_TOP_PAD_=1000" in printed
+    measurement = load_measurement(path)
+    assert measurement["kind"] == "speed"
+    assert measurement["allocator"] == "MALLOC_TOP_PAD_=1000"
+    assert measurement["threads"] == 1
+    assert {row["layer"] for row in measurement["rows"]} == {"re-attention", "refiner, released code", "refiner, paper"}
+
+
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_too_few_threads_are_refused(threads, capsys):
+    assert main(["bench", "--quick", "--threads", threads]) == 1
+    assert f"threads is {threads}; it must be at least 1" in capsys.readouterr().err

@@ -5,8 +5,8 @@ to a map needs no map: `(M + c) V = M V + c · (sum of V over tokens)`. The rows
 1/N, and the variance of a mixed map follows from the H×H covariance of the heads' maps: a BatchNorm's statistics in
 training need no mixed map. And a few images at a time fit a processor's cache, where a batch of maps does not.
 
-The map is centred before it is mixed: near the start of training it is almost uniform, and BatchNorm amplifies what is
-left of it some 300-fold, rounding errors included.
+In training and in narrow types the map is centred before it is mixed: near the start of training it is almost uniform,
+and BatchNorm amplifies what is left of it some 300-fold, rounding errors included.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,10 +57,14 @@ def softmax_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mixing: Tensor, shift: Tensor) -> Tensor:
     """`(T (A - 1/N) + c) V` for queries, keys and values (B, H, N, D), T (H, H) and c (H,), to (B, H, N, D)."""
+    uniform, narrow = 1 / query.shape[-2], torch.finfo(value.dtype).bits < 32
+    if not narrow:  # float32 is exact enough to leave 1/N in the map and take it off with the constant: a pass less
+        shift = shift - uniform * mixing.sum(dim=1)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        centred = softmax_of(query, key, scale) - 1 / query.shape[-2]
-        return mix_heads(mixing.to(value.dtype), centred.to(value.dtype)) @ value + constant_map(shift, value)
+        maps = softmax_of(query, key, scale)
+        maps = (maps - uniform).to(value.dtype) if narrow else maps
+        return mix_heads(mixing.to(value.dtype), maps) @ value + constant_map(shift, value)
 
     return in_pieces(attend, images_at_once(value, value.shape[1]), query, key, value)
 

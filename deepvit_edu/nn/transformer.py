@@ -221,6 +221,8 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         self.reset_classifier(config.num_classes)
 
     def _init_weights(self) -> None:
+        if self.pos_embed.is_meta:  # there is nothing to draw, and torch takes its time over it
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 self._init_linear(module)

@@ -46,8 +46,9 @@ exactness: $(INSTALLED) ## compare every model with its authors' numbers, and pr
 	@$(BIN)/python scripts/exactness.py
 
 .PHONY: bench
-bench: $(INSTALLED) ## time the attentions' fast paths against the plain arithmetic (quiet machine; minutes)
+bench: $(INSTALLED) ## time attentions and data loading on an otherwise idle machine (minutes)
 	@$(BIN)/deepvit-edu bench
+	@$(BIN)/deepvit-edu bench data
 
 .PHONY: lint
 lint: $(INSTALLED) ## check the style of code, workflows and metadata

@@ -382,15 +382,31 @@ def records_command(options: argparse.Namespace) -> None:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", choices=("layers", "data"), default="layers", help="what to time")
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15: a look, not a measurement")
+    parser.add_argument("--device", default="cpu", help="where batches of images are made")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the processor")
     parser.add_argument("--out", metavar="PATH", help="write the numbers to this .json file")
 
 
+def _bench_data(options: argparse.Namespace, rounds: int) -> None:
+    rows = bench.time_loading(rounds=rounds, device=str(pick_device(options.device)))
+    print(bench.loading_table(rows))
+    print(f"medians (and quartiles) of {rounds} rounds of an epoch each; threads {options.threads}")
+    if options.out:
+        command = f"deepvit-edu bench data --threads {options.threads} --device {options.device}"
+        records.save_measurement(options.out, "loading", command, rows, threads=options.threads, device=options.device)
+        print(f"written to {options.out}")
+
+
 def bench_command(options: argparse.Namespace) -> None:
     """`deepvit-edu bench`."""
+    rounds = 3 if options.quick else 15
     with bench.threads(options.threads):
-        rows = bench.run_benchmark(rounds=3 if options.quick else 15)
+        if options.what == "data":
+            _bench_data(options, rounds)
+            return
+        rows = bench.run_benchmark(rounds=rounds)
         print(bench.benchmark_table(rows))
         threads, allocator = options.threads, bench.allocator()
         print(f"medians (and quartiles) of {rows[0]['rounds']} rounds; threads {threads}; allocator {allocator}")

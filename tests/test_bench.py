@@ -1,3 +1,4 @@
+import functools
 import math
 import sys
 
@@ -7,6 +8,7 @@ import torch
 from deepvit_edu import bench
 from deepvit_edu.bench import FAST, LEGIBLE, OTHER, PLAIN, Shape, build_arms, run_benchmark, saved_bytes
 from deepvit_edu.cli import main
+from deepvit_edu.data import draw_shapes
 from deepvit_edu.records import load_measurement
 
 TINY = Shape(2, 5, 16, 4)
@@ -73,3 +75,24 @@ def test_the_command_prints_a_table_and_writes_a_measurement(tmp_path, monkeypat
 def test_too_few_threads_are_refused(threads, capsys):
     assert main(["bench", "--quick", "--threads", threads]) == 1
     assert f"threads is {threads}; it must be at least 1" in capsys.readouterr().err
+
+
+def test_both_ways_to_batches_give_the_same_normalised_images():
+    images = draw_shapes("train", count=8, img_size=32)
+    ours = torch.cat(list(bench.our_batches(images, batch_size=3, padding=0)))
+    theirs = torch.stack([image for image, _ in bench._AsTorchvision(images, padding=0)])
+    both = torch.cat([theirs, theirs.flip(-1)])  # each image may be mirrored
+    assert len(ours) == 8
+    for image in ours:
+        assert (both - image).abs().amax(dim=(1, 2, 3)).min() < 1e-5
+
+
+def test_loading_is_timed_in_turns_and_recorded(tmp_path, capsys, monkeypatch):
+    small = functools.partial(bench.time_loading, count=64, batch_size=16, workers=0)
+    monkeypatch.setattr(bench, "time_loading", small)
+    path = tmp_path / "loading.json"
+    assert main(["bench", "data", "--quick", "--out", str(path)]) == 0
+    slow, quick = load_measurement(path)["rows"]
+    assert slow["speedup"] == 1
+    assert quick["speedup"] > 1
+    assert "torchvision DataLoader, 0 workers" in capsys.readouterr().out

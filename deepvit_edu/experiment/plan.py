@@ -136,7 +136,10 @@ def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
 
 
 def _merged(base: dict, changes: dict) -> dict:
-    """`base` with parts replaced; a part that has named parts itself is merged; a list of arms keeps only those."""
+    """`base` with parts replaced; a part that has named parts itself is merged.
+
+    A list of arms keeps only those; an arm that is null is left out.
+    """
     merged = dict(base)
     for key, value in changes.items():
         if key == "arms" and isinstance(value, list):
@@ -145,6 +148,8 @@ def _merged(base: dict, changes: dict) -> dict:
             merged[key] = {arm: base[key][arm] for arm in value}
         elif isinstance(value, dict) and isinstance(base.get(key), dict):
             merged[key] = {**base[key], **value}
+            if key == "arms":
+                merged[key] = {arm: options for arm, options in merged[key].items() if value.get(arm, {}) is not None}
         else:
             merged[key] = value
     if "arms" in changes:  # a contrast of arms that this section leaves out cannot be asked

@@ -51,12 +51,15 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
     sections = {
         "small": {"recipe": {"epochs": 1}, "seeds": [5]},
         "one-arm": {"arms": ["plain"]},
+        "no-re": {"arms": {"re": None}},
         "changed-arm": {"arms": {"re": {"model": {"attention": ["refined"]}}}},
     }
     path = write_plan(tmp_path, sections=sections)
     small = load_plan(path, "small")
     assert (small.recipe, small.seeds, len(small.contrasts)) == ({"epochs": 1, "batch_size": 20}, (5,), 1)
-    assert load_plan(path, "one-arm").contrasts == ()
+    for section in ("one-arm", "no-re"):
+        assert list(load_plan(path, section).arms) == ["plain"]
+        assert load_plan(path, section).contrasts == ()
     assert arm_config(load_plan(path, "changed-arm"), "re", 2).attention == ("refined",)
     assert len(load_plan(path, "changed-arm").contrasts) == 1
 

@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except Interrupted as stop:
-        print(f"deepvit-edu: {stop} (the same command with --resume)", file=sys.stderr)
+        hint = " (the same command with --resume)" if hasattr(options, "resume") else ""
+        print(f"deepvit-edu: {stop}{hint}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("deepvit-edu: interrupted", file=sys.stderr)

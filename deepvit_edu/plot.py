@@ -1,13 +1,15 @@
 """Figures for the book: drawn by matplotlib, shown with a text alternative, legible in dark mode and to all eyes."""
 
 import base64
+import inspect
 import io
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import HTML, display
+from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -47,6 +49,12 @@ def _image_html(png: bytes, alt: str) -> str:
     escaped = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     data = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{escaped}" style="max-width: 100%; height: auto">'
+
+
+def show_source(*objects: object) -> Markdown:
+    """The source of functions or classes, read from where they are, as highlighted code for a notebook or page."""
+    sources = (textwrap.dedent(inspect.getsource(one)) for one in objects)
+    return Markdown("```python\n" + "\n".join(sources) + "```")
 
 
 def figure(

@@ -33,6 +33,13 @@ def test_figure_without_text_is_refused():
     plt.close(fig)
 
 
+def test_source_is_that_of_the_objects_and_starts_at_the_margin():
+    shown = plot.show_source(torch.nn.Identity.forward, plot.figure).data
+    assert shown.startswith("```python\ndef forward(self, input: Tensor) -> Tensor:")
+    assert "\n\ndef figure(\n" in shown
+    assert shown.endswith("```")
+
+
 def test_curves_show_every_run_from_its_record():
     curves = {"epoch": [1, 2], "train_loss": [2.0, 1.0], "test_loss": [2.1, 1.5], "test_accuracy": [0.25, 0.5]}
     fig = plot.plot_curves({"ours": {"curves": curves}, "yours": {"curves": curves}})

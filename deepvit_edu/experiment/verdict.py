@@ -109,12 +109,14 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row a contrast and measure: effect, interval, pairs, verdict, with a header."""
+    """One row a contrast that has pairs, and measure: effect, interval, pairs, verdict, with a header."""
     found = results_of(plan, folder)
     rows = [("contrast", "measure", "effect and interval", "pairs", "verdict")]
     for contrast in plan.contrasts:
         for measure in MEASURES:
             effect = contrast_effect(plan, contrast, found, measure)
+            if not effect.count:
+                continue
             margin = plan.margin if measure == "test_accuracy" else 0.0
             name = contrast.name + (" (primary)" if contrast.primary else "")
             shown = format_effect(effect, measure, bool(contrast.levels))
@@ -160,6 +162,11 @@ def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
     return {"layers": layers, "heads": heads, "runs": len(runs)}
 
 
+def control_arm(plan: Plan) -> str:
+    """The arm in which collapse is to be seen: the first that is plain, else the first of all."""
+    return next((arm for arm in plan.arms if arm.startswith("plain")), next(iter(plan.arms)))
+
+
 def regime_reached(seen: dict[str, float]) -> bool:
     """Whether neighbouring blocks are alike while heads are not."""
     return seen["layers"] > 0.9 and seen["heads"] < 0.3
@@ -187,5 +194,5 @@ def summary(plan: Plan, folder: Path) -> str:
     ]
     if plan.contrasts:
         parts.append(align(contrasts_table(plan, folder)))
-        parts.append(describe_regime(regime(plan, plan.contrasts[0].control[0], folder)))
+        parts.append(describe_regime(regime(plan, control_arm(plan), folder)))
     return "\n\n".join([*parts, f"rule: {plan.decision}", waiting])

@@ -24,6 +24,19 @@ def test_the_books_plans_can_be_run_whole_and_in_sections(path):
         assert all_jobs(plan)
 
 
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_borrowed_arms_are_declared_as_where_they_were_made(path):
+    for section in (None, *yaml.safe_load(path.read_text()).get("sections", {})):
+        plan = load_plan(path, section)
+        for name, arm in plan.arms.items():
+            if arm.taken_from:
+                source, source_arm = arm.taken_from.split("/")
+                made = load_plan(path.with_name(f"{source}.yml"), section)
+                assert arm_config(plan, name, 10) == arm_config(made, source_arm, 10)
+                assert arm_recipe(plan, Job(name, 0), 0.1) == arm_recipe(made, Job(source_arm, 0), 0.1)
+                assert (plan.data, plan.seeds, plan.tuning) == (made.data, made.seeds, made.tuning)
+
+
 def test_seeds_come_one_after_the_other_and_tuning_first(tmp_path):
     plan = load_plan(write_plan(tmp_path, tuning=TUNING))
     tuning = [f"tuning/{arm}_lr{rate}_s9" for arm in ("plain", "re") for rate in ("0.001", "0.01")]

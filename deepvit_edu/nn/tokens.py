@@ -159,9 +159,10 @@ class PerformerLayer(nn.Module):
         return out.to(dtype)
 
     def features(self, x: Tensor) -> Tensor:
-        """φ(x) = exp(W x - |x|² / 2) / √M: positive features with E[φ(x)·φ(y)] = exp(x·y); (B, N, D) to (B, N, M).
+        """φ(x) = exp(W x - |x|² / 2) / √M, positive features; (B, N, D) to (B, N, M).
 
-        The rows of W have length √M, so no exponent exceeds M / 2, 16 in the paper: float32 cannot overflow.
+        Were the rows of W as long as normal vectors, E[φ(x)·φ(y)] would be exp(x·y). They have length √M = √(D / 2), as
+        the authors', and it is about exp(-|x - y|² / 4). No exponent exceeds M / 2, 16 here: float32 cannot overflow.
         """
         weight = self.random_features.to(x.dtype)
         return torch.exp(x @ weight.T - x.square().sum(dim=-1, keepdim=True) / 2) / weight.shape[0] ** 0.5

@@ -121,12 +121,12 @@ def _verdict(claim: Claim, effect: Effect, others: list[Effect], margin: float, 
 def ledger_table(entries: list[Entry]) -> str:
     """The ledger as a Markdown table."""
     rows = [
-        "| claim | source (how we know it) | effect here, 95 % interval | runs | verdict |",
+        "| claim | source (how we know it) | effect here, 95 % interval | plan, section | verdict |",
         "|---|---|---|---|---|",
     ]
     for entry in entries:
         claim = entry.claim
-        runs = f"{entry.scale}: `{entry.command}`" if entry.scale != "–" else f"`{entry.command}`"
+        runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
         rows.append(f"| {claim.claim} | {source} | {entry.effect} | {runs} | **{entry.verdict}** |")
     return "\n".join(rows)

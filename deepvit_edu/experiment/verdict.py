@@ -136,6 +136,27 @@ def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
     return f"{told} [{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]{level}"
 
 
+def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
+    """One row a measured arm: how alike softmax maps are in the deep half, mean over runs, with a header.
+
+    Neighbouring blocks' maps stand beside what explains them: the same before training, maps of different images, and
+    different heads of one block. The last column is centred: each row's mean is taken off first.
+    """
+    rows = [
+        ("arm", "neighbouring blocks", "before training", "different images", "heads of a block", "neighbours, centred")
+    ]
+    for arm, runs in results_of(plan, folder).items():
+        found = [run for run in runs.values() if has(run, "adjacent")]
+        new = [{"diagnostics": run["diagnostics"]["initial"]} for run in found]
+        columns = ((found, "adjacent"), (new, "adjacent"), (found, "between_images"), (found, "heads"))
+        means = [
+            np.mean([measured(run, key) for run in of]) for of, key in (*columns, (found, "adjacent_centred")) if of
+        ]
+        if found:
+            rows.append((arm, *(f"{mean:.2f}" for mean in means)))
+    return rows
+
+
 def mean_interventions(runs: list[Record], effect: str = "loss") -> dict[str, list[float]]:
     """What replacing each block's map does, as mean over runs: for each kind of replacement a number a layer.
 

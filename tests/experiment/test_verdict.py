@@ -10,6 +10,7 @@ from deepvit_edu.experiment.verdict import (
     mean_interventions,
     regime,
     results_of,
+    similarity_table,
     spread,
 )
 
@@ -122,3 +123,16 @@ def test_interventions_are_averaged_over_runs_layer_by_layer():
     assert np.isnan(means["previous"][0])
     assert means["previous"][1] == 2.0
     assert mean_interventions([{}]) == {}
+
+
+def test_similarities_are_means_over_the_deep_half_of_measured_runs(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path))
+    numbers = {
+        "adjacent": [0.0, 0.8],
+        "between_images": [0.0, 0.7],
+        "heads": [0.0, 0.6],
+        "adjacent_centred": [0.0, 0.1],
+    }
+    diagnostics = {**numbers, "initial": {"adjacent": [0.0, 0.99]}}
+    fill(plan, tmp_path, {**template, "diagnostics": diagnostics}, lambda arm, seed: None if arm == "re" else 0.5)
+    assert similarity_table(plan, tmp_path)[1:] == [("plain", "0.80", "0.99", "0.70", "0.60", "0.10")]

@@ -41,6 +41,12 @@ records: $(INSTALLED) ## write the tables that follow from the recorded runs
 	@$(BIN)/python scripts/make_tables.py
 	@$(BIN)/python scripts/make_assets.py
 
+.PHONY: specimens
+specimens: $(INSTALLED) ## train the models that the chapters dissect and that have no record yet (hours of two cores)
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/train_specimens.py
+	@$(BIN)/python scripts/make_tables.py
+	@$(BIN)/python scripts/make_assets.py
+
 .PHONY: exactness
 exactness: $(INSTALLED) ## compare every model with its authors' numbers, and print the table
 	@$(BIN)/python scripts/exactness.py

@@ -169,6 +169,7 @@ def train(
     device: str | torch.device | None = None,
     progress: bool | None = None,
     max_seconds: float | None = None,
+    after_epoch: Callable[[nn.Module], object] | None = None,
 ) -> records.Record:
     """Trains a model in place and returns the run's record.
 
@@ -185,6 +186,7 @@ def train(
         device: where to train; the best there is unless given.
         progress: show a progress bar; yes unless given or `DEEPVIT_EDU_PROGRESS=0`.
         max_seconds: stop after so long, as if interrupted.
+        after_epoch: called with the model that is measured after each epoch, to look at it.
 
     Raises:
         ValueError: when model, data and recipe do not fit each other.
@@ -201,7 +203,7 @@ def train(
         progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
     gpus = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), _stop_requests(max_seconds) as stop_requested:
-        run.loop(stop_requested, progress)
+        run.loop(stop_requested, progress, after_epoch)
     return run.finish()
 
 
@@ -284,7 +286,12 @@ class Run:
         """The model that is measured: the moving average where there is one."""
         return self.ema.module if self.ema else self.model
 
-    def loop(self, stop_requested: Callable[[], bool], show: bool) -> None:
+    def loop(
+        self,
+        stop_requested: Callable[[], bool],
+        show: bool,
+        after_epoch: Callable[[nn.Module], object] | None = None,
+    ) -> None:
         """From where the run stands to its end, or to a request to stop."""
         p = self.progress
         if self._code not in p.code:
@@ -308,6 +315,8 @@ class Run:
                     bar.set_postfix(self._postfix(), refresh=False)
                 if epoch_done:
                     self._end_epoch()
+                    if after_epoch:
+                        after_epoch(self.evaluated_model)
                     p.total_seconds += time.perf_counter() - clock
                     clock = time.perf_counter()
                 if self.out and (epoch_done or stop):

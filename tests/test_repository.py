@@ -36,6 +36,7 @@ ROOMS = [
     "diagnostics",
     "records",
     "assets",
+    "specimens",
     "data",
     "augment",
     "labels",

@@ -107,6 +107,12 @@ def test_saved_weights_are_the_evaluated_ones(tmp_path):
     assert about["classes"] == ["dark", "grey", "bright"]
 
 
+def test_after_each_epoch_the_measured_model_can_be_looked_at():
+    seen = []
+    _, record = run(after_epoch=lambda model: seen.append(evaluate(model, tiny_set(12, "test", seed=1))["accuracy"]))
+    assert seen == record["curves"]["test_accuracy"]
+
+
 def test_finished_run_is_not_overwritten(tmp_path):
     run(out=tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()

@@ -1,0 +1,61 @@
+"""Small deep trained models for the chapters to dissect, and what was measured of them while they learned.
+
+`book/experiments/specimens.yml` declares them and `scripts/train_specimens.py` trains them.
+"""
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .assets import asset_path
+from .checkpoints import load_model
+from .nn.transformer import VisionTransformer
+from .records import Record, load_record
+from .words import nearest
+
+REMEDIES = ("plain", "re", "refiner", "layerscale")
+DATA = ("shapes", "cifar10")
+
+
+def load_specimen(remedy: str, data: str = "shapes") -> VisionTransformer:
+    """A trained network of 24 blocks, in eval mode.
+
+    Args:
+        remedy: "plain", "re" (Re-attention), "refiner" or "layerscale".
+        data: what it was trained on: "shapes" (65 tokens, 48 channels) or "cifar10" (17 tokens, 64 channels).
+
+    Raises:
+        ValueError: when there is no such specimen.
+        AssetError: when its file cannot be had.
+    """
+    return load_model(asset_path(f"weights/{_name(remedy, data)}.safetensors"))[0]
+
+
+def specimen_record(remedy: str, data: str = "shapes") -> Record:
+    """The record of a specimen's training; "diagnostics" holds what `measure_model` found in it afterwards."""
+    _name(remedy, data)
+    return load_record(asset_path(f"records/specimens/{data}/{remedy}_s0.json"))
+
+
+def specimen_similarity(remedy: str, data: str = "shapes") -> dict[str, Tensor]:
+    """How alike a specimen's used maps were at initialisation and after each epoch, on the same test images.
+
+    Returns:
+        each (epochs + 1, L, L): "raw" and "row" of `cross_layer_similarity` without centring and with rows centred,
+        "images_raw" and "images_row" of `between_images`.
+    """
+    return {
+        key: matrices.float()
+        for key, matrices in load_file(asset_path(f"weights/{_name(remedy, data)}_similarity.safetensors")).items()
+    }
+
+
+def specimen_interventions(remedy: str, data: str = "shapes") -> list[dict]:
+    """What replacing a specimen's maps costs on test images: the rows of `intervene_all`, from its record."""
+    return specimen_record(remedy, data)["diagnostics"]["interventions"]
+
+
+def _name(remedy: str, data: str) -> str:
+    for value, known in ((remedy, REMEDIES), (data, DATA)):
+        if value not in known:
+            raise ValueError(f"there is no specimen '{value}'{nearest(value, list(known))}; choose {', '.join(known)}")
+    return f"{remedy}_{data}"

@@ -150,14 +150,33 @@ def plot_interventions(effects: dict[str, dict[str, list[float]]]) -> Figure:
     effects = {name: kinds for name, kinds in effects.items() if kinds}
     if not effects:
         raise ValueError("there is no effect to draw; give the mean_interventions of at least one measured run")
-    fig, axes = figure(1, len(effects), width=4.0 * len(effects))
-    axes = np.atleast_1d(axes)
-    for ax, (name, kinds) in zip(axes, effects.items(), strict=True):
-        for (kind, values), marker in zip(kinds.items(), "osv^", strict=False):
-            ax.plot(values, marker=marker, markersize=3, label=kind)
-        ax.axhline(0, color="grey", linewidth=0.8)
-        ax.set(title=name, xlabel="block whose map is replaced")
-        ax.sharey(axes[0])
-    axes[0].set_ylabel("change of the loss")
-    axes[-1].legend(fontsize=9)
+    return plot_by_block(effects, ylabel="change of the loss", xlabel="block whose map is replaced")
+
+
+def plot_by_block(panels: dict[str, dict[str, Sequence[float]]], ylabel: str, xlabel: str = "block") -> Figure:
+    """Lines of one number a block: a panel for each title, a line for each label, all on one scale.
+
+    Args:
+        panels: for each title, the lines by label; a value for every block from 0 (NaN for none).
+        ylabel: what the numbers are.
+        xlabel: what they are counted by.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    fig, axes = figure(rows, columns, width=max(6.0, 4.5 * columns), height=3.0 * rows)
+    axes = np.atleast_1d(axes).ravel()
+    for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+        if ax is not axes[0]:
+            ax.sharey(axes[0])  # before drawing, so that the scale holds every panel's lines
+        for (label, values), marker in zip(lines.items(), "osv^D", strict=False):
+            ax.plot(np.asarray(values), marker=marker, markersize=3, label=label)
+        ax.set(title=title, xlabel=xlabel)
+    if axes[0].get_ylim()[0] < 0:
+        for ax in axes[: len(panels)]:
+            ax.axhline(0, color="grey", linewidth=0.8)
+    for ax in axes[len(panels) :]:
+        ax.axis("off")
+    for ax in axes[::columns]:
+        ax.set_ylabel(ylabel)
+    axes[0].legend(fontsize=9)
     return fig

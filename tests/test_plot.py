@@ -76,6 +76,16 @@ def test_similarity_shows_every_matrix_on_one_scale():
     plt.close(fig)
 
 
+def test_plot_by_block_puts_all_panels_on_one_scale_that_holds_every_line():
+    panels = {name: {"rising": [float("nan"), high]} for name, high in (("a", 0.2), ("b", 0.9), ("c", 0.5))}
+    fig = plot.plot_by_block(panels, ylabel="cosine", xlabel="epoch")
+    shown = [ax for ax in fig.axes if ax.lines]
+    assert [ax.get_title() for ax in shown] == ["a", "b", "c"]
+    assert {ax.get_ylim() for ax in shown} == {shown[0].get_ylim()}
+    assert shown[0].get_ylim()[1] > 0.9
+    plt.close(fig)
+
+
 def test_plot_interventions_has_a_panel_a_model_and_a_line_a_kind():
     effects = {
         "plain": {"uniform": [0.1, 0.2], "previous": [float("nan"), 0.3]},

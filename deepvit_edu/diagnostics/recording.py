@@ -5,9 +5,12 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+from timm.models.cait import LayerScaleBlock as CaitBlock
+from timm.models.cait import TalkingHeadAttn
 from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..nn.attention import ReusedAttention, legible_attention
 from ..nn.controls import HandedAttention
@@ -21,14 +24,15 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
     """The blocks of a model that hold its attentions, as `.attn`, from the first to the last.
 
     Raises:
-        ValueError: for a model that is neither of this package nor a Vision Transformer of timm with plain blocks.
+        ValueError: for a model that is neither of this package, nor timm's Vision Transformer with plain blocks, nor
+            timm's CaiT (of which the blocks that see the class token alone are left out).
     """
     blocks = [block.block if isinstance(block, DenseBlock) else block for block in getattr(model, "blocks", ())]
     blocks = [block for block in blocks if not isinstance(block, Transition)]
     if not blocks or not all(_is_known(block) for block in blocks):
         raise ValueError(
-            f"the attention maps of a {type(model).__name__} cannot be found; give a VisionTransformer of deepvit_edu, "
-            "whose attentions pass their maps through softmax_map and used_map, or one of timm with plain blocks"
+            f"the attention maps of a {type(model).__name__} cannot be found; give a VisionTransformer of deepvit_edu "
+            "whose attentions pass their maps through softmax_map and used_map, or timm's plain ViT or CaiT"
         )
     return blocks
 
@@ -36,6 +40,8 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
 def _is_known(block: nn.Module) -> bool:
     if isinstance(block, TimmBlock):
         return isinstance(block.attn, TimmAttention)
+    if isinstance(block, CaitBlock):
+        return isinstance(block.attn, TalkingHeadAttn)
     return isinstance(block, Block) and hasattr(block.attn, "softmax_map") and hasattr(block.attn, "used_map")
 
 
@@ -107,13 +113,15 @@ def inspection(model: nn.Module, legible: bool = True) -> Iterator[ExitStack]:
 
 
 def _map_points(model: nn.Module, which: WhichMap) -> list[nn.Module]:
-    """For each layer the module that its map comes out of."""
+    """For each layer the module that its map comes out of, or, of CaiT's softmax, goes into."""
     if which not in ("softmax", "used"):
         raise ValueError(f"which is '{which}'; choose 'softmax' or 'used'")
     points: list[nn.Module] = []
     for attn in (block.attn for block in attention_blocks(model)):
         if isinstance(attn, TimmAttention):
             points.append(attn.attn_drop)
+        elif isinstance(attn, TalkingHeadAttn):
+            points.append(attn.proj_w if which == "softmax" else attn.attn_drop)
         elif which == "softmax" and points and isinstance(attn, (ReusedAttention, HandedAttention)):
             points.append(points[-1])
         else:
@@ -131,8 +139,18 @@ def watch_maps(
     """Calls `visit(layer, map)` when a map is made, for all layers unless given; a map it returns takes its place."""
     for layer, point in enumerate(_map_points(model, which)):
         if layers is None or layer in layers:
-            hook = point.register_forward_hook(lambda module, inputs, attn, layer=layer: visit(layer, attn))
-            hooks.enter_context(hook)
+            hooks.enter_context(_watch_point(point, visit, layer))
+
+
+def _watch_point(point: nn.Module, visit: Callable[[int, Tensor], Tensor | None], layer: int) -> RemovableHandle:
+    if not isinstance(point, nn.Linear):
+        return point.register_forward_hook(lambda module, inputs, attn: visit(layer, attn))
+
+    def before_mixing(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        other = visit(layer, inputs[0].permute(0, 3, 1, 2))  # CaiT mixes the heads along the last axis
+        return None if other is None else (other.permute(0, 2, 3, 1),)
+
+    return point.register_forward_pre_hook(before_mixing)
 
 
 def watch_tokens(
@@ -146,14 +164,20 @@ def watch_tokens(
     What leaves the last block enters layer L.
     """
     blocks = attention_blocks(model)
-    for layer, norm in enumerate([*(block.norm1 for block in blocks), model.norm]):
-        _watch_input(norm, hooks, enter, layer)
+    for layer, block in enumerate(blocks):
+        _watch_input(block.norm1, hooks, enter, layer)
+    if isinstance(blocks[-1], CaitBlock):  # its norm comes later, when the class token has joined
+        hooks.enter_context(blocks[-1].register_forward_hook(lambda module, args, x: _look(enter, len(blocks), x)))
+    else:
+        _watch_input(model.norm, hooks, enter, len(blocks))
     for layer, block in enumerate(blocks if between else ()):
         _watch_input(block.norm2, hooks, between, layer)
 
 
 def _watch_input(module: nn.Module, hooks: ExitStack, visit: Callable[[int, Tensor], Any], layer: int) -> None:
-    def look_only(module: nn.Module, args: tuple[Tensor]) -> None:
-        visit(layer, args[0])
+    hooks.enter_context(module.register_forward_pre_hook(lambda module, args: _look(visit, layer, args[0])))
 
-    hooks.enter_context(module.register_forward_pre_hook(look_only))
+
+def _look(visit: Callable[[int, Tensor], Any], layer: int, x: Tensor) -> None:
+    """Calls without handing on what is returned, which a hook would put in the place of the tensor."""
+    visit(layer, x)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from deepvit_edu.diagnostics import INTERVENTIONS, intervene, intervene_all
-from tests.diagnostics.test_recording import hooks_left, timm_model
+from tests.diagnostics.test_recording import cait_model, hooks_left, timm_model
 from tests.helpers import tiny_model
 
 IMAGES = torch.randn(6, 3, 8, 8)
@@ -15,6 +15,13 @@ def sharp_model(**options):
     return tiny_model(**{"depth": 3, "init_std": 0.5, **options})
 
 
+def sharp_cait_model():
+    model = cait_model()
+    for weight in model.parameters():
+        weight.data *= 10 if weight.dim() == 2 else 1
+    return model
+
+
 def sharp_timm_model():
     model = timm_model()
     for block in model.blocks:
@@ -24,7 +31,9 @@ def sharp_timm_model():
 
 @pytest.mark.parametrize("how", INTERVENTIONS)
 @pytest.mark.parametrize(
-    "model", [sharp_model(), sharp_model(attention=("re",)), sharp_timm_model()], ids=["ours", "re", "timm"]
+    "model",
+    [sharp_model(), sharp_model(attention=("re",)), sharp_timm_model(), sharp_cait_model()],
+    ids=["ours", "re", "timm", "cait"],
 )
 def test_replacing_a_map_matters_and_leaves_the_model_as_it_was(model, how):
     model.train()

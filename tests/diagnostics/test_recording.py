@@ -82,6 +82,26 @@ def test_timms_vision_transformer(options):
     assert not hooks_left(model)
 
 
+def cait_model():
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 3}
+    return timm.create_model("cait_xxs24_224", **sizes, init_values=1.0)
+
+
+def test_timms_cait_with_its_two_mixings():
+    model = cait_model().eval()
+    before = model(IMAGES)
+    softmax, used = record_attention(model, IMAGES, "softmax"), record_attention(model, IMAGES)
+    torch.testing.assert_close(softmax[1].sum(dim=-1), torch.ones(2, 2, 4))
+    mixing = model.blocks[1].attn.proj_w
+    torch.testing.assert_close(
+        used[1], torch.einsum("gh,bhqk->bgqk", mixing.weight, softmax[1]) + mixing.bias[:, None, None]
+    )
+    features = record_features(model, IMAGES)
+    torch.testing.assert_close(features[-1], model.blocks(model.patch_embed(IMAGES) + model.pos_embed))
+    assert torch.equal(model(IMAGES), before)
+    assert not hooks_left(model)
+
+
 def test_streaming_keeps_no_map():
     seen = []
 

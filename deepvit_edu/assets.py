@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from .files import atomic_path, file_hash
+from .words import nearest
 
 PACKAGE = Path(__file__).resolve().parent
 INDEX = PACKAGE / "assets.json"
@@ -42,7 +43,7 @@ def asset_path(name: str) -> Path:
         return in_checkout
     expected = _index()["sha256"].get(name)
     if expected is None:
-        raise AssetError(f"the book has no asset '{name}'; it has {', '.join(sorted(_index()['sha256'])) or 'none'}")
+        raise AssetError(f"the book has no asset '{name}'{nearest(name, sorted(_index()['sha256']))}")
     cached = cache_folder() / "assets" / name
     if not (cached.is_file() and file_hash(cached) == expected):
         _download(name, expected, cached)

@@ -83,8 +83,8 @@ def test_no_network_says_what_to_do(installed, monkeypatch):
         asset_path("records/a.json")
 
 
-def test_unknown_asset_lists_what_there_is(installed):
-    with pytest.raises(AssetError, match=r"no asset 'records/b\.json'; it has records/a\.json"):
+def test_unknown_asset_names_the_nearest(installed):
+    with pytest.raises(AssetError, match=r"no asset 'records/b\.json'; did you mean 'records/a\.json'"):
         asset_path("records/b.json")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ INTERVENTIONS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "uniform": lambda attn, previous: _uniform(attn),
     "other image": lambda attn, previous: attn.roll(1, dims=0),
     "permute heads": lambda attn, previous: attn.roll(1, dims=1),
+    "no attention": lambda attn, previous: torch.zeros_like(attn),  # the control: does the block matter at all?
 }
 
 
@@ -31,7 +33,8 @@ def intervene(model: nn.Module, images: Tensor, layer: int, how: str, labels: Te
         images: normalised images (B, 3, H, W).
         layer: the block, from 0.
         how: "previous" (the map of the block before), "uniform" (each row's mean), "other image" (that of the image
-            before), or "permute heads" (each head has the map of the head before).
+            before), "permute heads" (each head has the map of the head before), or "no attention" (zeros: a control,
+            since where even that costs nothing, no map can matter).
         labels: classes (B,), for loss and accuracy.
 
     Returns:

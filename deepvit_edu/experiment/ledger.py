@@ -58,6 +58,15 @@ class Entry:
     scale: str
 
 
+LIKENESS = {
+    "adjacent": "likeness of neighbours' maps",
+    "adjacent_centred": "the same, rows centred",
+    "used_adjacent": "likeness of neighbours' maps in use",
+    "used_adjacent_centred": "the same, rows centred",
+}
+"""What an effect without a unit is an effect on."""
+
+
 def load_claims(path: Path) -> list[Claim]:
     """Reads the claims from their YAML file; ValueError where one is not well formed."""
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -128,7 +137,8 @@ def ledger_table(entries: list[Entry]) -> str:
         claim = entry.claim
         runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
-        rows.append(f"| {claim.claim} | {source} | {entry.effect} | {runs} | **{entry.verdict}** |")
+        of = f" ({LIKENESS[claim.measure]})" if claim.measure in LIKENESS and entry.effect != "–" else ""
+        rows.append(f"| {claim.claim} | {source} | {entry.effect}{of} | {runs} | **{entry.verdict}** |")
     return "\n".join(rows)
 
 

@@ -153,7 +153,7 @@ def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
             np.mean([measured(run, key) for run in of]) for of, key in (*columns, (found, "adjacent_centred")) if of
         ]
         if found:
-            rows.append((arm, *(f"{mean:.2f}" for mean in means)))
+            rows.append((arm, *(f"{mean:.3f}" for mean in means)))
     return rows
 
 

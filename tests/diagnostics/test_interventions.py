@@ -61,6 +61,12 @@ def equal_heads(model):
     return model
 
 
+def no_values(model):
+    for block in model.blocks:
+        block.attn.qkv.weight.data[32:], block.attn.qkv.bias.data[32:] = 0, 0
+    return model
+
+
 @pytest.mark.parametrize(
     ("how", "model", "images"),
     [
@@ -69,6 +75,7 @@ def equal_heads(model):
         ("uniform", no_queries(sharp_model()), IMAGES),
         ("other image", sharp_model(), IMAGES[:1].expand(3, -1, -1, -1)),
         ("permute heads", equal_heads(sharp_model()), IMAGES),
+        ("no attention", no_values(sharp_model()), IMAGES),
     ],
 )
 def test_a_map_replaced_by_its_equal_changes_nothing(how, model, images):
@@ -102,11 +109,15 @@ def test_the_table_has_every_intervention_that_there_is():
         (0, "uniform"),
         (0, "other image"),
         (0, "permute heads"),
+        (0, "no attention"),
         *((1, how) for how in INTERVENTIONS),
     ]
-    assert rows[3] == {"layer": 1, "how": "previous", **intervene(model, IMAGES, 1, "previous", LABELS)}
+    assert rows[4] == {"layer": 1, "how": "previous", **intervene(model, IMAGES, 1, "previous", LABELS)}
     alone = intervene_all(sharp_model(depth=2, num_heads=1), IMAGES[:1])
-    assert [(row["layer"], row["how"]) for row in alone] == [(0, "uniform"), (1, "previous"), (1, "uniform")]
+    assert [(row["layer"], row["how"]) for row in alone] == [
+        *((0, how) for how in ("uniform", "no attention")),
+        *((1, how) for how in ("previous", "uniform", "no attention")),
+    ]
 
 
 @pytest.mark.parametrize(

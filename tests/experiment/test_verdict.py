@@ -135,4 +135,4 @@ def test_similarities_are_means_over_the_deep_half_of_measured_runs(tmp_path, te
     }
     diagnostics = {**numbers, "initial": {"adjacent": [0.0, 0.99]}}
     fill(plan, tmp_path, {**template, "diagnostics": diagnostics}, lambda arm, seed: None if arm == "re" else 0.5)
-    assert similarity_table(plan, tmp_path)[1:] == [("plain", "0.80", "0.99", "0.70", "0.60", "0.10")]
+    assert similarity_table(plan, tmp_path)[1:] == [("plain", "0.800", "0.990", "0.700", "0.600", "0.100")]

@@ -1,0 +1,280 @@
+// Draws the explorers of explorer.py: plain JavaScript, native controls, and nothing fetched from anywhere.
+window.deepvitExplorer = async (id) => {
+  const root = document.getElementById(id);
+  const live = root.querySelector(".explorer-live");
+  const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  const NEGATIVE = [33, 102, 172], POSITIVE = [178, 24, 43]; // the blue and red of explorer.py
+  const CANVAS = 288; // pixels along a side, a multiple of most grids
+
+  // Small helpers
+
+  const make = (tag, attributes = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  };
+
+  const unpack = async (text, Kind) => {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Kind(await new Response(stream).arrayBuffer());
+  };
+
+  // A label holds its control, so that each has a name without an id.
+  const choice = (text, options, change) => {
+    const select = make("select", {}, ...options.map((name, i) => make("option", { value: i }, name)));
+    select.addEventListener("change", change);
+    return { box: make("label", {}, text, select), get value() { return Number(select.value); } };
+  };
+
+  const slider = (text, names, start, change) => {
+    const input = make("input", { type: "range", min: 0, max: names.length - 1, step: 1, value: start });
+    const told = make("span"); // an <output> would take the label from the input
+    const tell = () => {
+      told.textContent = names[input.value];
+      input.setAttribute("aria-valuetext", names[input.value]);
+    };
+    input.addEventListener("input", () => { tell(); change(); });
+    tell();
+    return {
+      box: make("label", {}, `${text}: `, told, input),
+      get value() { return Number(input.value); },
+      set value(number) { input.value = number; tell(); },
+    };
+  };
+
+  const panel = (name, choose) => {
+    const canvas = make("canvas", { width: CANVAS, height: CANVAS, role: "img" });
+    const caption = make("figcaption");
+    // A picture can be pointed at; the same can be set with the controls, by keyboard.
+    const point = (event, cells) => {
+      const place = canvas.getBoundingClientRect();
+      const cell = (at, start, length) => Math.max(0, Math.min(cells - 1, Math.floor(((at - start) / length) * cells)));
+      return [cell(event.clientY, place.top, place.height), cell(event.clientX, place.left, place.width)];
+    };
+    choose?.(canvas, point);
+    const say = (text) => {
+      caption.replaceChildren(make("strong", {}, name), make("br"), text);
+      canvas.setAttribute("aria-label", `${name}: ${text}`);
+    };
+    return { figure: make("figure", {}, canvas, caption), brush: canvas.getContext("2d"), say };
+  };
+
+  // White on black is seen on any ground.
+  const mark = (brush, column, row, cell) => {
+    for (const [colour, width] of [["#000", 5], ["#fff", 2]]) {
+      brush.strokeStyle = colour;
+      brush.lineWidth = width;
+      brush.strokeRect(column * cell, row * cell, cell, cell);
+    }
+  };
+
+  const number = (value, digits = 3) => value.toFixed(digits).replace("-", "−");
+  const signed = (value, digits) => (value < 0 ? "" : "+") + number(value, digits);
+  const range = (count, name) => Array.from({ length: count }, (_, i) => name(i));
+  const legend = (low, high) => make("p", { class: "explorer-legend" }, low, make("span"), high);
+  const listener = () => make("p", { class: "explorer-heard", role: "status", "aria-live": "polite" });
+
+  // What a patch attends to
+
+  const attention = async () => {
+    const { grid, extra, side, heads, layers, images, models, levels } = data;
+    const pictures = await unpack(data.pictures, Uint8ClampedArray); // (B, S, S, 3)
+    const steps = await unpack(data.steps, Int8Array); // (models, L, B, H, N, N)
+    const scales = await unpack(data.scales, Float32Array); // (models, L, B, H, N)
+    const tokens = grid * grid + extra, cell = CANVAS / grid;
+    let query = extra + Math.floor(grid / 2) * (grid + 1); // a token; 0 is the class token where there is one
+
+    const image = choice("Image", images, () => draw());
+    const view = choice("Show", ["the weights", "the weights less their mean"], () => draw());
+    const layer = slider("Block", layers.map(String), layers.length >> 1, () => draw());
+    const head = slider("Head", range(heads, String), 0, () => draw());
+
+    const choose = (canvas, point) => canvas.addEventListener("click", (event) => {
+      const [row, column] = point(event, grid);
+      ask(extra + row * grid + column);
+    });
+    const panels = models.map((name) => panel(name, choose));
+    const input = make("canvas", { width: CANVAS, height: CANVAS, role: "img" });
+    const heard = listener();
+
+    // The patches are buttons over the image. One of them can be reached with Tab, the others from it with arrows.
+    const patches = range(grid * grid, (i) => make("button", {
+      type: "button", "aria-label": `patch in row ${Math.floor(i / grid) + 1}, column ${(i % grid) + 1}`,
+    }));
+    patches.forEach((button, i) => {
+      button.addEventListener("click", () => ask(extra + i));
+      button.addEventListener("keydown", (event) => {
+        const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
+        if (!down && !right) return;
+        event.preventDefault();
+        const row = Math.floor(i / grid) + down, column = (i % grid) + right;
+        if (row < 0 || column < 0 || row >= grid || column >= grid) return;
+        patches[row * grid + column].focus();
+        ask(extra + row * grid + column);
+      });
+    });
+    const overlay = make("div", {
+      class: "explorer-patches", role: "group", "aria-label": "Patch whose attention is shown; move with the arrow keys",
+      style: `grid-template: repeat(${grid}, 1fr) / repeat(${grid}, 1fr)`,
+    }, ...patches);
+    const classToken = make("button", { type: "button", class: "explorer-button" }, "Ask the class token");
+    classToken.addEventListener("click", () => ask(0));
+
+    const ask = (token) => { query = token; draw(); };
+
+    const paint = (brush, shade) => {
+      const pixels = new ImageData(side, side);
+      const from = image.value * side * side * 3;
+      for (let i = 0; i < side * side; i++) {
+        pixels.data.set([...shade(pictures.subarray(from + 3 * i, from + 3 * i + 3)), 255], 4 * i);
+      }
+      const small = make("canvas", { width: side, height: side });
+      small.getContext("2d").putImageData(pixels, 0, 0);
+      brush.imageSmoothingEnabled = false;
+      brush.drawImage(small, 0, 0, CANVAS, CANVAS);
+    };
+    const pale = ([red, green, blue]) => Array(3).fill(152 + 0.4 * (red + green + blue) / 3); // lets the weights stand out
+
+    const place = (token) => token < extra ? "the class token"
+      : `row ${Math.floor((token - extra) / grid) + 1}, column ${((token - extra) % grid) + 1}`;
+
+    const draw = () => {
+      paint(input.getContext("2d"), (pixel) => pixel);
+      input.setAttribute("aria-label", `Image ${images[image.value]}`);
+      patches.forEach((button, i) => {
+        button.setAttribute("aria-pressed", i + extra === query);
+        button.tabIndex = i + extra === Math.max(query, extra) ? 0 : -1;
+      });
+      classToken.setAttribute("aria-pressed", query < extra);
+      const said = models.map((name, model) => {
+        const row = (((model * layers.length + layer.value) * images.length + image.value) * heads + head.value) * tokens + query;
+        const text = drawMap(panels[model], steps.subarray(row * tokens, (row + 1) * tokens), scales[row]);
+        return `${name}: ${text}`;
+      });
+      const where = `Block ${layers[layer.value]}, head ${head.value}, from ${place(query)} of image ${images[image.value]}`
+        + (view.value ? ", less the mean." : ".");
+      heard.textContent = `${where} ${said.join("; ")}.`;
+    };
+
+    const drawMap = ({ brush, say }, row, scale) => {
+      const mean = view.value ? (scale * row.reduce((sum, step) => sum + step, 0)) / levels / tokens : 0;
+      const weights = Array.from(row, (step) => (scale * step) / levels - mean);
+      const largest = weights.reduce((best, weight, i) => (Math.abs(weight) > Math.abs(weights[best]) ? i : best), 0);
+      paint(brush, pale);
+      for (let i = extra; i < tokens; i++) {
+        const [red, green, blue] = weights[i] < 0 ? NEGATIVE : POSITIVE;
+        const share = Math.abs(weights[i] / (weights[largest] || 1));
+        brush.fillStyle = `rgba(${red}, ${green}, ${blue}, ${0.9 * share})`;
+        brush.fillRect(((i - extra) % grid) * cell, Math.floor((i - extra) / grid) * cell, cell, cell);
+      }
+      if (query >= extra) mark(brush, (query - extra) % grid, Math.floor((query - extra) / grid), cell);
+      const text = `largest ${number(weights[largest])} at ${place(largest)}`
+        + (extra ? `; class token ${number(weights[0])}` : "");
+      say(text);
+      return text;
+    };
+
+    live.append(
+      make("div", { class: "explorer-row" },
+        make("div", { class: "explorer-picker" },
+          make("div", { class: "explorer-image" }, input, overlay), ...(extra ? [classToken] : [])),
+        make("div", { class: "explorer-controls" }, image.box, layer.box, head.box, view.box,
+          "Choose a patch of the image: click, tap, or move with the arrow keys.")),
+      make("div", { class: "explorer-panels" }, ...panels.map(({ figure }) => figure)),
+      legend("below zero", "above zero; full colour is the largest of the row"), heard);
+    draw();
+  };
+
+  // How alike the blocks' maps are, and what replacing one does
+
+  const collapse = async () => {
+    const { models, measures, epochs, depth, steps, missing, replacements, effects } = data;
+    const cosines = await unpack(data.cosines, Int16Array); // (models, measures, E, L, L)
+    const cell = CANVAS / depth;
+    const blocks = range(depth, String);
+
+    const measure = choice("Compare the maps of", measures, () => draw());
+    const epoch = slider("Epoch", epochs.map((e) => (e ? String(e) : "0, before training")), epochs.length - 1, () => draw());
+    const first = slider("One block", blocks, (depth >> 1) - 1, () => draw());
+    const second = slider("Other block", blocks, depth >> 1, () => draw());
+
+    const choose = (canvas, point) => {
+      const look = (event) => {
+        [first.value, second.value] = point(event, depth);
+        draw();
+      };
+      canvas.addEventListener("click", look);
+      canvas.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") look(event); });
+    };
+    const panels = models.map((name) => panel(name, choose));
+    const heard = listener();
+
+    const matrixOf = (model) => {
+      const start = ((model * measures.length + measure.value) * epochs.length + epoch.value) * depth * depth;
+      return cosines.subarray(start, start + depth * depth);
+    };
+
+    const draw = () => {
+      const said = models.map((name, model) => `${name}: ${drawMatrix(panels[model], matrixOf(model))}`);
+      heard.textContent = `${measures[measure.value]}, epoch ${epochs[epoch.value]}. ${said.join("; ")}.`;
+    };
+
+    const drawMatrix = ({ brush, say }, matrix) => {
+      brush.clearRect(0, 0, CANVAS, CANVAS);
+      matrix.forEach((value, i) => {
+        if (value === missing) return;
+        const share = Math.min(1, Math.abs(value) / steps);
+        const colour = (value < 0 ? NEGATIVE : POSITIVE).map((end) => 247 + share * (end - 247));
+        brush.fillStyle = `rgb(${colour.map(Math.round).join(", ")})`;
+        brush.fillRect((i % depth) * cell, Math.floor(i / depth) * cell, cell, cell);
+      });
+      mark(brush, second.value, first.value, cell);
+      const value = (i, j) => matrix[i * depth + j];
+      const pair = value(first.value, second.value);
+      const neighbours = range(depth - 1, (i) => value(i, i + 1)).filter((cosine) => cosine !== missing);
+      const mean = neighbours.reduce((sum, cosine) => sum + cosine, 0) / (neighbours.length || 1);
+      const text = `blocks ${first.value} and ${second.value}: ${pair === missing ? "none" : number(pair / steps, 2)}; `
+        + `neighbours: ${number(mean / steps, 2)} on average`;
+      say(text);
+      return text;
+    };
+
+    // What if: the answer appears when it is asked for, so that there is time to guess.
+    const GUESS = "Guess first: which network loses most? Then press.";
+    const answer = make("div", { role: "status", "aria-live": "polite" }, GUESS);
+    const hide = () => answer.replaceChildren(GUESS);
+    const block = slider("Replace the map of block", blocks, depth >> 1, hide);
+    const replacement = choice("by", replacements, hide);
+    const button = make("button", { type: "button", class: "explorer-button" }, "Replace the map");
+    button.addEventListener("click", () => {
+      const rows = models.map((name, model) => {
+        const effect = effects[model][replacement.value][block.value];
+        const cells = effect ? [signed(effect[0], 3), `${signed(100 * effect[1], 1)} points`] : ["not measured", ""];
+        return make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((text) => make("td", {}, text)));
+      });
+      const head = ["network", "change of loss", "change of accuracy"].map((text) => make("th", { scope: "col" }, text));
+      const what = `Block ${block.value}: ${replacements[replacement.value]} in its place`;
+      answer.replaceChildren(make("table", {}, make("caption", {}, what), make("thead", {}, make("tr", {}, ...head)),
+        make("tbody", {}, ...rows)));
+    });
+
+    live.append(
+      make("div", { class: "explorer-row" },
+        make("div", { class: "explorer-controls" }, measure.box, epoch.box),
+        make("div", { class: "explorer-controls" }, first.box, second.box)),
+      make("div", { class: "explorer-panels" }, ...panels.map(({ figure }) => figure)),
+      legend("−1", "1"), heard,
+      make("fieldset", {}, make("legend", {}, "What if?"),
+        make("div", { class: "explorer-row" },
+          make("div", { class: "explorer-controls" }, block.box, replacement.box, make("div", {}, button)),
+          make("div", { class: "explorer-controls" }, answer))));
+    draw();
+  };
+
+  if (!("DecompressionStream" in window)) return; // browsers of before 2023 keep the plain picture
+  await { attention, collapse }[data.kind]();
+  live.hidden = false;
+  root.querySelector(".explorer-plain").hidden = true;
+};

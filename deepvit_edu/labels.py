@@ -1,0 +1,241 @@
+"""Token labeling (Jiang et al. 2021, LV-ViT): a soft label for every token, MixToken, and the loss.
+
+A trained model, the annotator, scores every place of every image once; the best scores are kept as label maps in the
+authors' layout. In training a map is cropped, resized and mirrored along with its image.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from .data import ImageSet
+from .files import atomic_path
+from .nn.tokens import Box
+from .nn.transformer import VisionTransformer
+
+LARGEST_CLASS_COUNT = 2048
+"""Half precision, in which label maps hold their class numbers, skips whole numbers above it."""
+
+
+class Views(NamedTuple):
+    """Which part of each image is looked at.
+
+    `crops` (B, 4) are left, top, right and bottom as shares of the image, 0 to 1; `mirrored` (B,) is bool.
+    """
+
+    crops: Tensor
+    mirrored: Tensor
+
+
+def whole_views(count: int) -> Views:
+    """Views of `count` images as they are."""
+    return Views(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(count, 1), torch.zeros(count, dtype=torch.bool))
+
+
+def random_views(count: int, smallest_area: float = 0.08) -> Views:
+    """Square crops of `smallest_area` to all of the image, anywhere in it, half of them mirrored."""
+    side = torch.empty(count, 1).uniform_(smallest_area, 1).sqrt()
+    corner = torch.rand(count, 2) * (1 - side)  # left and top
+    return Views(torch.cat([corner, corner + side], dim=1), torch.rand(count) < 0.5)
+
+
+def take_views(pictures: Tensor, views: Views, size: int) -> Tensor:
+    """Crops, resizes and mirrors float pictures (B, C, H, W), images or score maps alike, to (B, C, size, size)."""
+    height, width = pictures.shape[2:]
+    corners = views.crops.to(pictures) * torch.tensor([width, height, width, height]).to(pictures)
+    numbers = torch.arange(len(pictures)).to(pictures)[:, None]
+    # The authors subtract half a pixel by hand, which is what `aligned` does.
+    taken = roi_align(pictures, torch.cat([numbers, corners], dim=1), size, aligned=True)
+    return torch.where(views.mirrored.to(pictures.device)[:, None, None, None], taken.flip(-1), taken)
+
+
+def token_scores(teacher: VisionTransformer, images: Tensor) -> Tensor:
+    """A model's class scores at every token of images (B, 3, H, W), as maps (B, K, h, w).
+
+    They come from its dense head, or where it has none from its head applied to every patch token, as in the authors'
+    `generate_label.py`.
+    """
+    tokens = teacher.forward_features(images)[:, teacher.num_prefix_tokens :]  # (B, N, C)
+    head = teacher.head if teacher.dense_head is None else teacher.dense_head
+    side = math.isqrt(tokens.shape[1])
+    return head(tokens).transpose(1, 2).unflatten(2, (side, side))
+
+
+def keep_top(scores: Tensor, count: int = 5) -> Tensor:
+    """Score maps (B, K, h, w) to label maps (B, 2, count, h, w) in half precision: the best scores and their classes.
+
+    What is left out will count as zero. So each place is shifted first, such that its softmax keeps the shares of the
+    classes that stay; the authors store raw scores.
+
+    Raises:
+        ValueError: for more than 2,048 classes, whose numbers half precision does not hold.
+    """
+    num_classes = scores.shape[1]
+    if num_classes > LARGEST_CLASS_COUNT:
+        raise ValueError(
+            f"label maps hold class numbers in half precision, which skips some above {LARGEST_CLASS_COUNT}; "
+            f"{num_classes} classes are too many"
+        )
+    best, classes = scores.topk(min(count, num_classes), dim=1)  # (B, count, h, w) each
+    left_out = num_classes - best.shape[1]
+    if left_out:
+        rest = scores.scatter(1, classes, -torch.inf)
+        best = best - (rest.logsumexp(dim=1, keepdim=True) - math.log(left_out))
+    return torch.stack([best.half(), classes.half()], dim=1)
+
+
+def fill_in(label_maps: Tensor, num_classes: int) -> Tensor:
+    """Label maps (B, 2, k, h, w) to score maps (B, K, h, w), zero where nothing was kept.
+
+    Raises:
+        ValueError: for label maps of another shape, or of a class that there is not.
+    """
+    if label_maps.ndim != 5 or label_maps.shape[1] != 2:
+        raise ValueError(f"label maps are (B, 2, k, h, w), scores and classes, not {tuple(label_maps.shape)}")
+    best, classes = label_maps[:, 0].float(), label_maps[:, 1].long()
+    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        raise ValueError(f"the label maps name class {int(classes.max())} of {num_classes}; they are of other data")
+    batch, _, height, width = best.shape
+    return best.new_zeros(batch, num_classes, height, width).scatter(1, classes, best)
+
+
+@torch.no_grad()
+def make_label_maps(
+    annotator: Callable[[Tensor], Tensor], dataset: ImageSet, count: int = 5, batch_size: int = 500
+) -> Tensor:
+    """Label maps (len(dataset), 2, count, h, w) of a whole set.
+
+    Args:
+        annotator: normalised images (B, 3, H, W) to score maps (B, K, h, w), in eval mode.
+        dataset: the images.
+        count: scores to keep at each place.
+        batch_size: images at a time.
+    """
+    batches = dataset.images.split(batch_size)
+    return torch.cat([keep_top(annotator(dataset.normalise(batch)), count).cpu() for batch in batches])
+
+
+def save_label_maps(label_maps: Tensor, path: str | Path, dataset: ImageSet) -> None:
+    """Writes label maps, with the hash of the images that they belong to, as safetensors."""
+    about = {"data_hash": dataset.hash(), "classes": json.dumps(list(dataset.classes))}
+    with atomic_path(path) as temporary:
+        save_file({"label_maps": label_maps.contiguous()}, temporary, metadata=about)
+
+
+def load_label_maps(path: str | Path, dataset: ImageSet) -> Tensor:
+    """The label maps (len(dataset), 2, k, h, w) that `save_label_maps` wrote for these images.
+
+    Raises:
+        ValueError: for a file that is none of label maps, or belongs to other images.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found, label_maps = file.metadata() or {}, file.get_tensor("label_maps")
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no label maps; write them with save_label_maps") from error
+    if found.get("data_hash") != dataset.hash():
+        raise ValueError(f"{path} was made for other images than {dataset.name} ({dataset.split}); make it anew")
+    return label_maps
+
+
+def load_official_label_map(path: str | Path) -> Tensor:
+    """The label map (1, 2, k, h, w) of one image in the authors' layout, a `.pt` file of (2, k, h, w) for each image.
+
+    Raises:
+        ValueError: for a file of something else.
+    """
+    try:
+        label_map = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch.load raises many types for a damaged file
+        raise ValueError(f"{path} cannot be read as a label map; fetch it anew") from error
+    if not isinstance(label_map, Tensor) or label_map.ndim != 4 or len(label_map) != 2:
+        raise ValueError(f"{path} holds no label map, a tensor (2, k, h, w) of scores and classes")
+    return label_map[None]
+
+
+def soft_targets(
+    label_maps: Tensor, num_classes: int, grid_size: int, views: Views | None = None, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The targets of images as they are viewed: of the class token (B, K) and of every patch token (B, N, K).
+
+    Scores are resized and the softmax comes after, as in the authors' code; the class token's are their mean.
+
+    Args:
+        label_maps: (B, 2, k, h, w).
+        num_classes: K.
+        grid_size: tokens along a side, the square root of N.
+        views: the crops of the images; the whole images unless given.
+        smoothing: share of each target that is spread over all classes.
+    """
+    scores = fill_in(label_maps, num_classes)  # (B, K, h, w)
+    views = whole_views(len(scores)) if views is None else views
+    of_class = take_views(scores, views, 1).flatten(1)  # (B, K)
+    of_tokens = take_views(scores, views, grid_size).flatten(2).transpose(1, 2)  # (B, N, K)
+    return tuple(_smooth(scores.softmax(dim=-1), smoothing) for scores in (of_class, of_tokens))
+
+
+def _smooth(targets: Tensor, smoothing: float) -> Tensor:
+    return targets * (1 - smoothing) + smoothing / targets.shape[-1]
+
+
+def random_box(grid_size: int, alpha: float = 1.0) -> Box:
+    """MixToken's box (top, left, bottom, right) in cells of the grid, by CutMix's rule (Yun et al. 2019).
+
+    A share of Beta(alpha, alpha) goes to the box, whose centre lies anywhere; what hangs over the edge is cut off.
+    """
+    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    side = int(grid_size * math.sqrt(share))
+    top, left = (torch.randint(grid_size, (2,)) - side // 2).tolist()
+    bottom, right = (min(edge + side, grid_size) for edge in (top, left))
+    return max(top, 0), max(left, 0), bottom, right
+
+
+def mix_class_targets(targets: Tensor, box: Box, grid_size: int) -> Tensor:
+    """Class targets (B, K), the batch-flipped sample's by the share of its tokens.
+
+    The tokens' targets stay as they are: `VisionTransformer.forward_dense` puts their logits back in place.
+    """
+    top, left, bottom, right = box
+    share = (bottom - top) * (right - left) / grid_size**2
+    return (1 - share) * targets + share * targets.flip(0)
+
+
+def token_labeling_loss(
+    class_logits: Tensor,
+    token_logits: Tensor,
+    class_targets: Tensor,
+    token_targets: Tensor,
+    class_weight: float = 1.0,
+    token_weight: float = 0.5,
+) -> Tensor:
+    """The weighted sum of two cross-entropies: of the class token, and of all patch tokens.
+
+    Args:
+        class_logits: (B, K).
+        token_logits: (B, N, K).
+        class_targets: distributions (B, K), or labels (B,).
+        token_targets: distributions (B, N, K).
+        class_weight, token_weight: 1 and 0.5 in Refiner's recipes; LV-ViT's code has 1 for both unless told.
+
+    Raises:
+        ValueError: when logits and targets of the tokens differ in shape.
+    """
+    if token_logits.shape != token_targets.shape:
+        raise ValueError(
+            f"token logits {tuple(token_logits.shape)} and token targets {tuple(token_targets.shape)} differ; make the "
+            f"targets with the model's grid size and number of classes"
+        )
+    of_class = F.cross_entropy(class_logits.float(), class_targets)
+    of_tokens = F.cross_entropy(token_logits.float().flatten(0, 1), token_targets.flatten(0, 1))
+    return class_weight * of_class + token_weight * of_tokens

@@ -1,0 +1,163 @@
+"""The explorers on the built pages: each control is moved as a reader would, and the pictures and the words follow."""
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ATTENTION, COLLAPSE = "book/04_re_attention", "book/03_attention_collapse"
+PICTURES = """root => [...root.querySelectorAll('.explorer-panels canvas')].map(canvas => canvas.toDataURL())"""
+
+
+@pytest.fixture
+def explorer(browser, html: Path) -> Iterator[Callable]:
+    """A function that opens a page afresh, without network, and gives the first explorer on it."""
+    contexts = []
+
+    def opened(page: str, javascript: bool = True, width: int = 1280):
+        context = browser.new_context(
+            offline=True, java_script_enabled=javascript, has_touch=True, viewport={"width": width, "height": 900}
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.goto((html / f"{page}.html").as_uri())
+        root = tab.locator(".deepvit-explorer").first
+        root.locator(".explorer-live" if javascript else ".explorer-plain").wait_for(state="visible")
+        return root
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def pictures(root) -> list[str]:
+    return root.evaluate(PICTURES)
+
+
+def words(root) -> str:
+    """What a screen reader hears."""
+    return root.locator(".explorer-heard").inner_text()
+
+
+def moves(root, act: Callable[[], object]) -> None:
+    """Acts, and expects the words and pictures to change (not all: two maps may happen to look the same)."""
+    before, said = pictures(root), words(root)
+    act()
+    assert pictures(root) != before
+    assert words(root) != said
+
+
+@pytest.mark.parametrize("chapter", [ATTENTION, COLLAPSE])
+def test_without_scripts_there_are_a_picture_and_a_table(explorer: Callable, chapter: str) -> None:
+    root = explorer(chapter, javascript=False)
+    assert root.locator(".explorer-plain img").is_visible()
+    assert not root.locator(".explorer-live").is_visible()
+    root.locator("summary").click()
+    assert root.locator("table").first.is_visible()
+
+
+@pytest.mark.parametrize("chapter", [ATTENTION, COLLAPSE])
+def test_with_scripts_the_picture_makes_way(explorer: Callable, chapter: str) -> None:
+    root = explorer(chapter)
+    assert not root.locator(".explorer-plain").is_visible()
+    assert len(set(pictures(root))) > 1
+
+
+def test_script_reads_the_numbers_that_the_table_has(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    block = re.match(r"Block (\d+),", words(root)).group(1)
+    head = root.get_by_text(f"block {block}", exact=True)
+    cells = head.locator("xpath=../td").all_text_contents()
+    drawn = re.findall(r"largest (\S+) at", words(root))
+    assert drawn == [cell.split()[0].replace("-", "−") for cell in cells]
+
+
+def test_script_finds_the_row_that_was_chosen(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    data = json.loads(root.locator("script[type='application/json']").text_content())
+    tokens = data["grid"] ** 2 + data["extra"]
+    shape = (len(data["models"]), len(data["layers"]), len(data["images"]), data["heads"], tokens)
+    scales = np.frombuffer(zlib.decompress(base64.b64decode(data["scales"])), "<f4").reshape(shape)
+    root.get_by_role("combobox", name="Image").select_option(index=1)
+    for name, value in (("Block", 1), ("Head", 2)):
+        root.get_by_role("slider", name=name).fill(str(value))
+    root.get_by_label("patch in row 1, column 4", exact=True).click()
+    largest = [abs(float(text.replace("−", "-"))) for text in re.findall(r"largest (\S+) at", words(root))]
+    assert largest == pytest.approx(scales[:, 1, 1, 2, data["extra"] + 3], abs=6e-4)
+
+
+def test_patch_is_chosen_by_arrow_keys(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    reachable = root.locator(".explorer-patches button[tabindex='0']")
+    reachable.focus()
+    place = reachable.get_attribute("aria-label")
+    moves(root, lambda: root.page.keyboard.press("ArrowRight"))
+    row, column = map(int, re.findall(r"\d+", place))
+    assert f"from row {row}, column {column + 1} " in words(root)
+    assert reachable.count() == 1
+    assert root.page.evaluate("document.activeElement.ariaLabel") == f"patch in row {row}, column {column + 1}"
+
+
+def test_patch_is_chosen_by_touch_and_by_click_on_a_map(explorer: Callable) -> None:
+    root = explorer(ATTENTION, width=390)
+    moves(root, lambda: root.get_by_label("patch in row 1, column 1", exact=True).tap())
+    assert "from row 1, column 1 " in words(root)
+    panel = root.locator(".explorer-panels canvas").last
+    moves(root, lambda: panel.click(position={"x": 3, "y": panel.bounding_box()["height"] - 4}))
+    assert re.search(r"from row (?!1,)\d+, column 1 ", words(root))
+    moves(root, lambda: root.get_by_role("button", name="Ask the class token").tap())
+    assert "from the class token" in words(root)
+
+
+@pytest.mark.parametrize("control", ["Block", "Head"])
+def test_block_and_head_are_chosen_by_keyboard(explorer: Callable, control: str) -> None:
+    root = explorer(ATTENTION)
+    slider = root.get_by_role("slider", name=control)
+    slider.focus()
+    moves(root, lambda: root.page.keyboard.press("ArrowRight"))
+    assert slider.get_attribute("aria-valuetext") in words(root)
+
+
+def test_image_is_chosen_and_centred(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    moves(root, lambda: root.get_by_role("combobox", name="Image").select_option(index=2))
+    assert "of image 3" in words(root)
+    moves(root, lambda: root.get_by_role("combobox", name="Show").select_option(index=1))
+    assert "less the mean" in words(root)
+
+
+def test_collapse_follows_epoch_and_measure(explorer: Callable) -> None:
+    root = explorer(COLLAPSE)
+    root.get_by_role("slider", name="Epoch").focus()
+    moves(root, lambda: root.page.keyboard.press("Home"))
+    assert "epoch 0." in words(root)
+    moves(root, lambda: root.get_by_role("combobox", name="Compare the maps of").select_option(index=1))
+    assert words(root).startswith("same image, rows centred")
+
+
+def test_pair_of_blocks_is_read_by_pointer_and_by_keyboard(explorer: Callable) -> None:
+    root = explorer(COLLAPSE)
+    panel = root.locator(".explorer-panels canvas").first
+    moves(root, lambda: panel.hover(position={"x": panel.bounding_box()["width"] - 3, "y": 3}))
+    assert "blocks 0 and 23:" in words(root)
+    root.get_by_role("slider", name="Other block").focus()
+    moves(root, lambda: root.page.keyboard.press("ArrowLeft"))
+    assert "blocks 0 and 22:" in words(root)
+
+
+def test_replacement_answers_when_pressed_and_not_before(explorer: Callable) -> None:
+    root = explorer(COLLAPSE)
+    answer = root.locator("fieldset [role=status]")
+    assert "Guess first" in answer.inner_text()
+    root.get_by_role("combobox", name="by").select_option(label="the uniform map")
+    root.get_by_role("button", name="Replace the map").click()
+    rows = answer.locator("tbody tr")
+    assert rows.count() == root.locator(".explorer-panels canvas").count()
+    assert re.search(r"[+−]\d\.\d{3}\s+[+−]\d+\.\d points", rows.first.inner_text())
+    root.get_by_role("slider", name="Replace the map of block").press("ArrowRight")
+    assert "Guess first" in answer.inner_text()

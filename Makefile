@@ -47,6 +47,10 @@ specimens: $(INSTALLED) ## train the models that the chapters dissect and that h
 	@$(BIN)/python scripts/make_tables.py
 	@$(BIN)/python scripts/make_assets.py
 
+.PHONY: imagenet-smoke
+imagenet-smoke: $(INSTALLED) ## train, stop, resume and measure in ImageNet's form, on photographs too where DEEPVIT_EDU_DATA names them
+	@OMP_NUM_THREADS=1 DEEPVIT_EDU_SMOKE=1 $(BIN)/python -m pytest tests/imagenet --timeout=1500
+
 .PHONY: exactness
 exactness: $(INSTALLED) ## compare every model with its authors' numbers, and print the table
 	@$(BIN)/python scripts/exactness.py

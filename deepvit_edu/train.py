@@ -330,7 +330,7 @@ class Run:
         images, labels = self._batch(step)
         self.scheduler.step_update(step)
         self.model.train()
-        with self._autocast(), _used_maps(self.model if recipe.map_penalty else None) as maps:
+        with self._autocast(), collected_maps(self.model if recipe.map_penalty else None) as maps:
             loss = self._loss(self.forward(images), labels)
             if maps:
                 loss = loss + recipe.map_penalty * map_likeness(maps)
@@ -535,7 +535,7 @@ def map_likeness(maps: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _used_maps(model: nn.Module | None) -> Iterator[list[Tensor]]:
+def collected_maps(model: nn.Module | None) -> Iterator[list[Tensor]]:
     """Within it, the maps that multiply the values are collected with their gradients; none without a model."""
     maps: list[Tensor] = []
     if model is None:

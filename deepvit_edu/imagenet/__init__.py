@@ -1,0 +1,1 @@
+"""Full ImageNet: the papers' recipes as files, training and evaluation on any number of processes and machines."""

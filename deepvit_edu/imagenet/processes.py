@@ -1,0 +1,102 @@
+"""The processes that train together: who they are, and what they tell each other."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from timm.utils import world_info_from_env
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..train import pick_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `count`, and its device. Alone, everything here does nothing.
+
+    Args:
+        rank: of this process over all machines, 0 to count - 1.
+        count: how many there are.
+        device: what this process computes on.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module whose gradients are averaged over the processes."""
+        if self.count == 1:
+            return module
+        return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
+        if self.count > 1:
+            numbers = numbers.clone()
+            dist.all_reduce(numbers)
+        return numbers
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process."""
+        return bool(self.total(torch.tensor(int(flag))) > 0)
+
+    def share(self, thing: Any) -> Any:
+        """The first process's thing, in every process."""
+        if self.count == 1:
+            return thing
+        held = [thing]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def gather(self, things: set) -> set:
+        """The union of a set over the processes."""
+        if self.count == 1:
+            return things
+        held: list[set] = [set()] * self.count
+        dist.all_gather_object(held, things)
+        return set().union(*held)
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Within it the first process goes ahead (and writes what the others then read)."""
+        if self.count > 1 and not self.is_first:
+            dist.barrier()
+        yield
+        if self.count > 1 and self.is_first:
+            dist.barrier()
+
+
+@contextmanager
+def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterator[Processes]:
+    """Joins the processes that `torchrun` started, or is alone; leaves them at the end.
+
+    Args:
+        device: "cpu" or "cuda"; the best there is unless given. Each process of a machine takes its own GPU.
+        timeout_minutes: how long a process waits for the others until torch ends it.
+    """
+    chosen = pick_device(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield Processes(0, 1, chosen)
+        return
+    local_rank, _, _ = world_info_from_env()
+    backend = "gloo"
+    if chosen.type == "cuda":
+        chosen, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(chosen)
+    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,239 @@
+"""Recipes: how a model is trained on ImageNet, one file each in `recipes/`, every value with its source."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..nn.transformer import VisionTransformer
+from ..words import nearest
+from ..zoo import create_model, model_config
+
+FOLDER = Path(__file__).parent / "recipes"
+EXECUTION = ("compile", "channels_last", "grad_checkpointing")
+"""Options that change how fast a step is and not what it computes: a run may be continued with others."""
+
+
+@dataclass(frozen=True)
+class ImageNetRecipe:
+    """How to train a model on ImageNet; `recipes/` says where the papers' values come from.
+
+    Raises:
+        ValueError: when a number is out of its range, or two options do not fit each other.
+    """
+
+    model: str
+    model_options: dict = field(default_factory=dict)  # options of `ViTConfig` that differ from the named model's
+    num_classes: int = 1000
+    img_size: int = 224
+    # Length and batch
+    epochs: int = 300  # of the cosine, with the warm-up
+    cooldown_epochs: int = 10  # after it, at the lowest rate
+    total_batch: int = 512  # images a step of the optimizer, over all processes
+    batch_size: int = 64  # images at a time in each process: what BatchNorm and Mixup see
+    # Optimizer: AdamW
+    learning_rate: float = 5e-4
+    scale_rate: bool = False  # learning_rate * total_batch / rate_for_batch instead of the rate as given
+    rate_for_batch: int = 512
+    min_learning_rate: float = 1e-5
+    warmup_epochs: int = 5
+    warmup_learning_rate: float = 1e-6
+    weight_decay: float = 0.05
+    clip_grad: float = 0.0  # 0 for no limit
+    ema_decay: float = 0.99996  # 0 for no average
+    # Regularisation
+    drop_path: float = 0.1
+    label_smoothing: float = 0.1
+    map_penalty: float = 0.0  # weight of the likeness of neighbouring blocks' maps in the loss
+    map_penalty_pairs: int = 12  # how many pairs of blocks, from the first on
+    # Augmentation
+    smallest_crop: float = 0.08  # share of the image's area
+    flip: float = 0.5
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.4  # timm applies it only where there is no auto_augment
+    erase: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mixup_switch: float = 0.5  # probability of CutMix where both are on
+    # Token labeling
+    token_labeling: bool = False
+    token_weight: float = 0.5
+    mix_token: bool = False
+    # Execution
+    precision: str = "auto"
+    compile: bool = False
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    sync_batchnorm: bool = False
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "img_size", "epochs", "total_batch", "batch_size", "rate_for_batch"):
+            _check(self, name, at_least=1)
+        for name in ("cooldown_epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay"):
+            _check(self, name, at_least=0)
+        for name in ("clip_grad", "map_penalty", "mixup", "cutmix", "token_weight", "color_jitter"):
+            _check(self, name, at_least=0)
+        for name in ("ema_decay", "drop_path", "label_smoothing", "erase"):
+            _check(self, name, at_least=0, below=1)
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than the {self.epochs} epochs; set fewer")
+        if (self.mixup or self.cutmix or self.mix_token) and self.batch_size % 2:
+            raise ValueError(f"Mixup pairs the images of a batch, so batch_size {self.batch_size} must be even")
+        if self.mix_token and not self.token_labeling:
+            raise ValueError("mix_token mixes tokens with their labels; set token_labeling=true, or mix_token=false")
+        if self.map_penalty and (self.token_labeling or self.compile or self.grad_checkpointing):
+            raise ValueError(
+                "map_penalty reads the maps of a plain forward pass; set token_labeling, compile and "
+                "grad_checkpointing to false with it"
+            )
+        self.config()
+
+    def config(self):
+        """The model's `ViTConfig`; ValueError for a model or an option that there is not."""
+        return model_config(self.model, **self._overrides())
+
+    def build(self) -> VisionTransformer:
+        """A new model with random weights."""
+        return create_model(self.model, **self._overrides())
+
+    def _overrides(self) -> dict:
+        options = {"num_classes": self.num_classes, "img_size": self.img_size, "drop_path_rate": self.drop_path}
+        if self.token_labeling:
+            options["dense_head"] = True
+        return {**options, **self.model_options}
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs from the first to the last, cool-down included."""
+        return self.epochs + self.cooldown_epochs
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate after the warm-up: as given, or scaled to the batch."""
+        return self.learning_rate * (self.total_batch / self.rate_for_batch if self.scale_rate else 1)
+
+    def accumulation(self, processes: int) -> int:
+        """How many batches each process goes through for one step, so that the total batch stays.
+
+        Raises:
+            ValueError: when the total batch cannot be shared evenly.
+        """
+        together = processes * self.batch_size
+        if self.total_batch % together:
+            raise ValueError(
+                f"total_batch {self.total_batch} is no multiple of {processes} processes times batch_size "
+                f"{self.batch_size}; set batch_size to a divisor of total_batch / {processes}, or another total_batch"
+            )
+        return self.total_batch // together
+
+    def plan(self, processes: int) -> str:
+        """What a run will do, in lines to print before it."""
+        how = (
+            f"scaled from {self.learning_rate:g} at {self.rate_for_batch}" if self.scale_rate else "as the recipe says"
+        )
+        parts = f"{processes} processes x {self.batch_size} images x {self.accumulation(processes)} accumulated"
+        return (
+            f"{self.model}, {self.img_size} pixels, {self.epochs} epochs and {self.cooldown_epochs} of cool-down\n"
+            f"total batch {self.total_batch} = {parts}\n"
+            f"learning rate {self.highest_rate:g}, {how}"
+        )
+
+
+def _check(recipe: ImageNetRecipe, name: str, at_least: float, below: float = float("inf")) -> None:
+    value = getattr(recipe, name)
+    if not at_least <= value < below:
+        limit = f"from {at_least} to below {below}" if below < float("inf") else f"at least {at_least}"
+        raise ValueError(f"{name} is {value}; it must be {limit}")
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package; `common` holds what they share."""
+    return sorted(path.stem for path in FOLDER.glob("*.yml") if path.stem != "common")
+
+
+def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> ImageNetRecipe:
+    """A recipe by its name, or from a file, with options replaced.
+
+    Args:
+        name: one of `list_recipes()`, or the path of a `.yml` file.
+        overrides: "option=value" each; "model_options.depth=2" reaches into the model.
+
+    Raises:
+        FileNotFoundError: when there is no such recipe.
+        ValueError: for an option that there is not or a value that does not fit, in one sentence.
+    """
+    declared = _read(_path_of(name))
+    if "model" not in declared:
+        raise ValueError(f"the recipe {name} names no model; add a line 'model: deepvit_32b', say")
+    for text in overrides:
+        _override(declared, text)
+    return ImageNetRecipe(**{option: _convert(option, value) for option, value in declared.items()})
+
+
+def _override(declared: dict, text: str) -> None:
+    option, sign, value = (part.strip() for part in text.partition("="))
+    if not sign:
+        raise ValueError(f"'{text}' sets nothing; write it as option=value")
+    group, dot, inner = option.partition(".")
+    if dot and group == "model_options":
+        declared[group] = {**declared.get(group, {}), inner: _number_or_word(value)}
+    else:
+        declared[option] = value
+
+
+def _path_of(name: str | Path) -> Path:
+    path = Path(name) if str(name).endswith((".yml", ".yaml")) else FOLDER / f"{name}.yml"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe '{name}'{nearest(str(name), list_recipes())}")
+    return path
+
+
+def _read(path: Path) -> dict:
+    """What a file declares, upon what it inherits."""
+    try:
+        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(declared, dict):
+        raise ValueError(f"{path} holds no recipe; it needs lines of the form 'option: value'")
+    parent = declared.pop("inherits", None)
+    return {**(_read(_path_of(parent)) if parent else {}), **declared}
+
+
+def _convert(option: str, value: Any) -> Any:
+    """The value as the option's type has it; YAML leaves 5e-4 a word, and a command line leaves all words."""
+    types = {item.name: item.type for item in fields(ImageNetRecipe)}
+    if option not in types:
+        raise ValueError(f"a recipe has no option '{option}'{nearest(option, list(types))}")
+    make = _truth if types[option] is bool else types[option]
+    try:
+        converted = make(value)
+        if types[option] is int and converted != float(value):
+            raise ValueError("a fraction")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{option} is '{value}', which is no {types[option].__name__}; give it one") from error
+    return converted
+
+
+def _truth(value: Any) -> bool:
+    known = {"true": True, "false": False}
+    if str(value).lower() not in known:
+        raise ValueError("neither true nor false")
+    return known[str(value).lower()]
+
+
+def _number_or_word(text: str) -> Any:
+    for kind in (int, float, _truth):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def identity(recipe: ImageNetRecipe) -> dict:
+    """What of a recipe must agree before a run is continued."""
+    return {name: value for name, value in asdict(recipe).items() if name not in EXECUTION}

@@ -1,0 +1,191 @@
+"""The commands of the page and of the Slurm script: each is understood, and runs on small data."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.run import get_args_parser
+
+from contents import ROOT
+from deepvit_edu.checkpoints import save_model, to_official
+from deepvit_edu.imagenet import train, validate
+from deepvit_edu.imagenet.recipe import load_recipe
+from deepvit_edu.records import load_record
+from deepvit_edu.zoo import create_model
+from tests.imagenet.helpers import SMALL, make_imagenet, make_label_maps, settings, small_recipe, together
+
+PAGE = ROOT / "book" / "appendix" / "imagenet.md"
+SCRIPT = ROOT / "scripts" / "slurm_imagenet.sh"
+LONG = pytest.mark.skipif(not os.environ.get("DEEPVIT_EDU_SMOKE"), reason="part of `make imagenet-smoke`")
+# As the tests' conftest takes the variable away, it is read when the tests are collected.
+PHOTOS = os.environ.get("DEEPVIT_EDU_DATA", "")
+
+
+def page_commands() -> list[str]:
+    """The page's commands for the shell, one a line, lines that go on joined."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def module_call(command: str) -> tuple[str, list[str]]:
+    """The module and the arguments of `python -m MODULE …` or `torchrun … -m MODULE …`."""
+    words = shlex.split(command)
+    if words[0] == "torchrun":
+        options = get_args_parser().parse_args(words[1:])
+        assert options.module
+        return options.training_script, options.training_script_args
+    assert words[:2] == ["python", "-m"]
+    return words[2], words[3:]
+
+
+def test_page_has_commands_for_training_and_evaluation():
+    named = " ".join(page_commands())
+    for word in ("torchrun", "deepvit_edu.imagenet.train", "deepvit_edu.imagenet.validate", "sbatch", "--resume"):
+        assert word in named
+
+
+@pytest.fixture
+def small_world(tmp_path, monkeypatch):
+    """The folders that the page names, small, below the folder in which its commands then run."""
+    root = make_imagenet(tmp_path / "imagenet")
+    make_label_maps(tmp_path / "label_maps", root)
+    torch.manual_seed(0)
+    for name, options in (("t2t_vit_14", {}), ("deepvit_l", {})):
+        model = create_model(name, num_classes=3, img_size=32, depth=2, **options)
+        weights = to_official(model.state_dict(), name, num_classes=3, img_size=32, depth=2)
+        file = {"t2t_vit_14": "81.5_T2T_ViT_14.pth.tar", "deepvit_l": "DViT_83_32b.pth.tar"}[name]
+        torch.save({"state_dict_ema": weights}, tmp_path / file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def small(arguments: list[str]) -> list[str]:
+    """The arguments with the page's paths made relative, and what makes a run small."""
+    return [re.sub(r"^/data/", "", argument) for argument in arguments] + ["--workers", "0", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("command", [c for c in page_commands() if "imagenet.train" in c])
+def test_training_commands_of_the_page_run(small_world, command):
+    _, arguments = module_call(command)
+    options = train.build_parser().parse_args(arguments)
+    load_recipe(options.recipe, options.set)  # as it stands
+    tiny = ["total_batch=8", "batch_size=4", "epochs=1", "cooldown_epochs=0", "precision=float32", "compile=false"]
+    changes = [*SMALL, *tiny, "sync_batchnorm=false", "model_options.depth=2"]
+    assert train.main([*small(arguments), "--set", *changes]) == 0
+
+
+@pytest.mark.parametrize("command", [c for c in page_commands() if "imagenet.validate" in c])
+def test_evaluation_commands_of_the_page_run(small_world, command, monkeypatch):
+    _, arguments = module_call(command)
+    options = validate.build_parser().parse_args(arguments)
+    if options.weights.endswith(".safetensors"):
+        (small_world / options.weights).parent.mkdir(parents=True)
+        save_model(create_model("t2t_vit_7", num_classes=3, img_size=32), options.weights, name="t2t_vit_7")
+    monkeypatch.setattr(validate, "create_model", lambda name, **o: create_model(name, **o, **shallow(options)))
+    sizes = ["--num-classes", "3", "--img-size", "32"]
+    assert validate.main([*small(arguments), *sizes]) == 0
+
+
+def shallow(options):
+    return {} if options.weights.endswith(".safetensors") else {"depth": 2}
+
+
+def run_script(tmp_path: Path, srun: str) -> tuple[subprocess.Popen, Path]:
+    """The Slurm script started with stand-ins for Slurm's programs, which write down how they are called."""
+    programs, log = tmp_path / "bin", tmp_path / "log"
+    programs.mkdir()
+    log.touch()
+    record = f'echo "$(basename "$0") $*" >> {log}\n'
+    for name, rest in (("srun", srun), ("scancel", ""), ("scontrol", "echo machine1; echo machine2")):
+        (programs / name).write_text(f"#!/bin/bash\n{record}{rest}\n")
+        (programs / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "machine[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    environment = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}"}
+    command = ["bash", str(SCRIPT), "deepvit_32b", "/data/imagenet", str(tmp_path / "out"), "--keep", "5"]
+    return subprocess.Popen(command, env=environment, start_new_session=True), log
+
+
+def test_slurm_script_calls_what_there_is(tmp_path):
+    process, log = run_script(tmp_path, "exit 3")
+    assert process.wait(60) == 3  # a failure is no reason to queue again
+    called = log.read_text()
+    assert "requeue" not in called
+    words = shlex.split(next(line for line in called.splitlines() if line.startswith("srun")))
+    launched = get_args_parser().parse_args(words[words.index("torch.distributed.run") + 1 :])
+    assert (launched.nnodes, launched.nproc_per_node, launched.rdzv_endpoint) == ("2", "8", "machine1:20007")
+    assert launched.training_script == "deepvit_edu.imagenet.train"
+    options = train.build_parser().parse_args(launched.training_script_args)
+    assert (options.recipe, options.data, options.resume, options.keep) == ("deepvit_32b", "/data/imagenet", True, 5)
+
+
+def test_slurm_script_queues_again_when_its_time_is_up(tmp_path):
+    process, log = run_script(tmp_path, f"touch {tmp_path / 'ready'}; sleep 2; exit 1")
+    wait_for(lambda: (tmp_path / "ready").exists())
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    called = [line for line in log.read_text().splitlines() if line.startswith(("scancel", "scontrol requeue"))]
+    assert called == ["scancel --signal=TERM 7", "scontrol requeue 7"]
+
+
+def wait_for(condition, seconds=600.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def torchrun(out: Path, root: Path, *more: str) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["--recipe", "t2t_vit_14", "--data", str(root), "--out", str(out), "--workers", "1", "--device", "cpu"]
+    return [*launch, "-m", "deepvit_edu.imagenet.train", *options, "--look-every", "1", *more, "--set", *SMALL]
+
+
+def whole_run(root: Path, out: Path) -> None:
+    train.train(small_recipe(name="t2t_vit_14"), settings(root, out), device="cpu")
+
+
+@LONG
+@pytest.mark.timeout(1500)
+def test_torchrun_told_to_stop_and_started_again_is_as_never_stopped(tmp_path):
+    root = make_imagenet(tmp_path / "imagenet", train=80)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    cut = tmp_path / "cut"
+    with subprocess.Popen(torchrun(cut, root, "--save-minutes", "0"), env=environment) as process:
+        try:
+            wait_for(lambda: any(cut.glob("checkpoint-*.pt")))
+            process.terminate()  # torchrun tells all of its processes, those that read images too
+            assert process.wait(120) != 0
+        finally:
+            process.kill()
+    assert not (cut / "record.json").exists()
+    subprocess.run(torchrun(cut, root, "--resume"), env=environment, check=True)
+    together(2, whole_run, root, tmp_path / "whole")
+    one, other = (load_record(folder / "record.json")["curves"] for folder in (tmp_path / "whole", cut))
+    assert one == other
+
+
+@LONG
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("name", ["deepvit_32b", "t2t_vit_14", "refiner_vit_s"])
+@pytest.mark.parametrize("data", ["tiny-imagenet-50", "imagenet-sample-100"])
+def test_recipes_run_on_real_photographs(tmp_path, name, data):
+    folder = Path(PHOTOS or "nowhere") / data
+    if not folder.is_dir():
+        pytest.skip(f"DEEPVIT_EDU_DATA names no folder with {data} in it")
+    root = tmp_path / "root"
+    root.mkdir()
+    for split in ("train", "val"):  # the sample has one photograph a class, and only validation ones
+        (root / split).symlink_to(folder / split if (folder / split).is_dir() else folder / "val")
+    classes = len(list((root / "train").iterdir()))
+    changes = [f"num_classes={classes}", "img_size=64", "model_options.depth=2", "total_batch=32", "batch_size=16"]
+    options = ["--recipe", name, "--data", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert train.main([*options, "--device", "cpu", "--stop-after", "3", "--set", *changes]) == 130
+    assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1

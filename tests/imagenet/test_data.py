@@ -1,0 +1,179 @@
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepvit_edu.data import DataError
+from deepvit_edu.imagenet.data import Batches, EveryNth, Pictures, Share, TestView, TrainView, find_files, load
+from deepvit_edu.imagenet.processes import Processes
+from deepvit_edu.labels import Views, take_views
+from tests.imagenet.helpers import CLASSES, make_imagenet, make_label_maps, small_recipe
+
+CPU = torch.device("cpu")
+ALONE = Processes(0, 1, CPU)
+HALF = (0.5, 0.5, 0.5)
+CONFIG = {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_imagenet(tmp_path / "imagenet")
+
+
+def tar_up(root, split, per_class):
+    """Packs a split into one tar a class, or into two shards, and removes the folders."""
+    folder = root / split
+    for number, name in enumerate(CLASSES):
+        shard = folder / (f"{name}.tar" if per_class else f"shard{number % 2}.tar")
+        with tarfile.open(shard, "a") as archive:
+            for file in sorted((folder / name).iterdir()):
+                archive.add(file, arcname=file.name if per_class else f"{name}/{file.name}")
+        shutil.rmtree(folder / name)
+
+
+def test_folder_is_read(root):
+    train, val = find_files(root, 3, ALONE)
+    assert (len(train), len(val), train.classes) == (24, 9, list(CLASSES))
+    assert [val.labels.count(label) for label in range(3)] == [3, 3, 3]
+    assert train.hash() != val.hash()
+
+
+@pytest.mark.parametrize("per_class", [True, False])
+def test_tar_files_hold_the_same_images(root, per_class):
+    expected = find_files(root, 3, ALONE)[0]
+    pixels = [Pictures(expected, TestView(CONFIG, 32))[number, 0][0] for number in range(24)]
+    tar_up(root, "train", per_class)
+    found = find_files(root, 3, ALONE)[0]
+    pictures = Pictures(found, TestView(CONFIG, 32))
+    assert (found.labels, found.classes) == (expected.labels, expected.classes)
+    assert all(torch.equal(pictures[number, 0][0], pixels[number]) for number in range(24))
+
+
+def remove_class(root):
+    shutil.rmtree(root / "train" / CLASSES[1])
+
+
+def empty_class(root):
+    for file in (root / "train" / CLASSES[1]).iterdir():
+        file.unlink()
+
+
+def swap(root):
+    (root / "train").rename(root / "other")
+    (root / "val").rename(root / "train")
+    (root / "other").rename(root / "val")
+
+
+def flatten_val(root):
+    for file in (root / "val").rglob("*.JPEG"):
+        file.rename(root / "val" / file.name)
+    for name in CLASSES:
+        (root / "val" / name).rmdir()
+
+
+def rename_class(root):
+    (root / "val" / CLASSES[1]).rename(root / "val" / "n09999999")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (remove_class, "train has 2 classes and the model 3"),
+        (empty_class, "the class n01443537 in .* holds no image"),
+        (swap, "train has 9 images and val 24; the two look swapped"),
+        (flatten_val, "val has no class folders"),
+        (rename_class, "different classes .n01443537 is in one only.; labels would be shifted"),
+        (lambda root: shutil.rmtree(root / "val"), "has no val; put a folder"),
+        (lambda root: shutil.rmtree(root), "there is no folder"),
+    ],
+)
+def test_folder_that_is_not_the_data_set_is_refused(root, spoil, message):
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        find_files(root, 3, ALONE)
+
+
+def test_a_steps_images_and_seeds_do_not_depend_on_the_number_of_processes():
+    recipe = small_recipe("total_batch=8", "batch_size=2", "epochs=2", "cooldown_epochs=0")
+
+    def steps(count):
+        samplers = [list(Batches(Share(21, recipe, Processes(rank, count, CPU)), 0)) for rank in range(count)]
+        per_step = recipe.accumulation(count)
+        return [
+            {tuple(batch) for batches in samplers for batch in batches[at : at + per_step]}
+            for at in range(0, len(samplers[0]), per_step)
+        ]
+
+    alone = steps(1)
+    assert len(alone) == 2 * (21 // 8)
+    assert steps(2) == steps(4) == alone
+    first_epoch = [key[0] for step in alone[:2] for batch in step for key in batch]
+    assert len(set(first_epoch)) == 16
+    resumed = list(Batches(Share(21, recipe, ALONE), 3))
+    assert resumed == list(Batches(Share(21, recipe, ALONE), 0))[3 * 4 :]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+def test_every_nth_covers_each_image_once(count):
+    keys = [key for rank in range(count) for batch in EveryNth(11, 3, Processes(rank, count, CPU)) for key in batch]
+    assert sorted(number for number, _ in keys) == list(range(11))
+
+
+def test_an_image_depends_on_its_seed_alone(root):
+    files = find_files(root, 3, ALONE)[0]
+    pictures = Pictures(files, TrainView(small_recipe(), HALF))
+    (first, facts), (again, _), (other, _) = pictures[4, 7], pictures[4, 7], pictures[4, 8]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.dtype == torch.uint8
+    assert first.shape == (3, 32, 32)
+    assert facts.damaged == -1
+
+
+def test_the_view_that_is_told_is_the_view_that_is_seen(root):
+    recipe = small_recipe("auto_augment=", "color_jitter=0", "smallest_crop=0.5")
+    files = find_files(root, 3, ALONE)[0]
+    # Colours that change smoothly, so that the two ways of resizing agree.
+    ramps = np.mgrid[0:240:40j, 0:240:44j].round().astype(np.uint8)
+    whole = Image.fromarray(np.stack([*ramps, np.zeros_like(ramps[0])], axis=2))
+    whole.save(root / "train" / files.names[0], format="PNG")
+    for seed in range(6):
+        seen, facts = Pictures(files, TrainView(recipe, HALF))[0, seed]
+        image = torch.as_tensor(np.array(whole)).permute(2, 0, 1).float()[None]
+        expected = take_views(image, Views(facts.crops[None], facts.mirrored[None]), 32)[0]
+        assert (seen.float() - expected).abs().mean() < 3
+
+
+def test_strongest_posterizing_makes_black_and_no_error(root):
+    view = TrainView(small_recipe("auto_augment=rand-m10-inc1", "smallest_crop=1"), HALF)
+    pictures = Pictures(find_files(root, 3, ALONE)[0], view)
+    brightest = [pictures[0, seed][0].max() for seed in range(100)]
+    assert 0 in brightest
+
+
+def test_unreadable_image_is_named_and_replaced(root):
+    files = find_files(root, 3, ALONE)[0]
+    (root / "train" / files.names[5]).write_bytes(b"no image")
+    _, targets = Pictures(files, TestView(CONFIG, 32))[5, 0]
+    assert targets.damaged == 5
+    assert files.names[int(targets.damaged)].endswith(".JPEG")
+    for name in files.names:
+        (root / "train" / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"10 images from .* cannot be read"):
+        Pictures(files, TestView(CONFIG, 32))[5, 0]
+
+
+def test_loader_normalises_and_brings_label_maps(root, tmp_path):
+    maps = make_label_maps(tmp_path / "maps", root)
+    files = find_files(root, 3, ALONE)[0]
+    pictures = Pictures(files, TestView(CONFIG, 32), maps)
+    images, targets = next(iter(load(pictures, EveryNth(24, 4, ALONE), CONFIG, CPU, 0)))
+    assert images.shape == (4, 3, 32, 32)
+    assert torch.allclose(images[0], (pictures[0, 0][0] / 255 - 0.5) / 0.5, atol=1e-5)
+    assert targets.label_maps.shape == (4, 2, 3, 3, 3)
+    next(maps.rglob("*.pt")).unlink()
+    with pytest.raises(DataError, match="there is no label map"):
+        [pictures[number, 0] for number in range(24)]

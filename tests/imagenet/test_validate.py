@@ -1,0 +1,140 @@
+import argparse
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import create_transform
+
+from deepvit_edu.checkpoints import save_model, to_official
+from deepvit_edu.imagenet import validate as validate_module
+from deepvit_edu.imagenet.data import find_validation
+from deepvit_edu.imagenet.processes import Processes, started
+from deepvit_edu.imagenet.validate import main, measure, released
+from deepvit_edu.records import load_measurement
+from deepvit_edu.zoo import create_model, list_models
+from tests.imagenet.helpers import make_imagenet, small_recipe, together
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_imagenet(tmp_path_factory.mktemp("imagenet"), train=2, val=5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return small_recipe(name="t2t_vit_14").build().eval()
+
+
+def by_hand(model, root):
+    """Loss and top-1 image by image, with timm's transform and no loader of ours."""
+    config = model.default_cfg
+    options = {key: config[key] for key in ("mean", "std", "crop_pct", "interpolation")}
+    prepare = create_transform(32, is_training=False, **options)
+    paths = sorted((root / "val").rglob("*.JPEG"))
+    images = torch.stack([prepare(Image.open(path).convert("RGB")) for path in paths])
+    labels = torch.tensor(
+        [sorted(entry.name for entry in (root / "val").iterdir()).index(p.parent.name) for p in paths]
+    )
+    with torch.no_grad():
+        logits = model(images)
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(dim=1) == labels).float().mean().item(), logits
+
+
+def measured(model, root, processes=ALONE, **options):
+    files = find_validation(root, 3, processes)
+    return measure(model, files, processes, img_size=32, batch_size=4, workers=0, **options)
+
+
+def test_numbers_are_those_of_timms_transform(model, root):
+    found = measured(model, root)
+    loss, top1, _ = by_hand(model, root)
+    assert found["loss"] == pytest.approx(loss, abs=1e-4)
+    assert found["top1"] == pytest.approx(top1)
+    assert (found["images"], found["top5"], found["real"]) == (15, 1.0, None)
+
+
+def shared(model, root, out):
+    with started("cpu") as processes:
+        found = measured(model, root, processes)
+        if processes.is_first:
+            out.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_count_every_image_once(model, root, tmp_path, count):
+    together(count, shared, model, root, tmp_path / "found.json")
+    found, alone = json.loads((tmp_path / "found.json").read_text()), measured(model, root)
+    assert (found["images"], found["top1"], found["top5"]) == (alone["images"], alone["top1"], alone["top5"])
+    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+
+
+def test_real_labels_follow_the_numbers_in_the_names(model, root):
+    guesses = by_hand(model, root)[2].argmax(dim=1).tolist()
+    # Right for the first ten, nothing known of three, wrong for two.
+    real = [[guess, 2] for guess in guesses[:10]] + [[]] * 3 + [[(guess + 1) % 3] for guess in guesses[13:]]
+    assert measured(model, root, real_labels=real)["real"] == pytest.approx(10 / 12)
+
+
+def test_unreadable_image_is_left_out_and_named(model, tmp_path):
+    root = make_imagenet(tmp_path, train=1, val=3)
+    path = sorted((root / "val").rglob("*.JPEG"))[4]
+    path.write_bytes(b"nothing")
+    found = measured(model, root)
+    assert found["images"] == 8
+    assert found["unreadable"] == [path.relative_to(root / "val").as_posix()]
+
+
+def command(root, weights, *more):
+    return main(["--data", str(root), "--weights", str(weights), "--workers", "0", "--device", "cpu", *more])
+
+
+def test_our_file_gives_a_record(model, root, tmp_path, capsys):
+    save_model(model, tmp_path / "model.safetensors", name="t2t_vit_14", mean=[0.5] * 3, std=[0.5] * 3)
+    assert command(root, tmp_path / "model.safetensors", "--out", str(tmp_path / "v.json")) == 0
+    row = load_measurement(tmp_path / "v.json")["rows"][0]
+    assert row["images"] == 15
+    assert "on 15 images" in capsys.readouterr().out
+    model.default_cfg, before = {**model.default_cfg, "mean": (0.5,) * 3, "std": (0.5,) * 3}, model.default_cfg
+    assert row["loss"] == pytest.approx(measured(model, root)["loss"], rel=1e-5)
+    model.default_cfg = before
+
+
+def test_authors_file_is_held_to_their_number(root, tmp_path, capsys, monkeypatch):
+    torch.manual_seed(0)
+    whole = create_model("t2t_vit_7", num_classes=3, img_size=32)
+    path = tmp_path / "71.7_T2T_ViT_7.pth.tar"
+    options = argparse.Namespace(model="t2t_vit_7")
+    weights = to_official(whole.state_dict(), "t2t_vit_7", num_classes=3, img_size=32)
+    torch.save({"state_dict_ema": weights, "args": options, "metric": 71.68}, path)
+    sizes = ["--model", "t2t_vit_7", "--num-classes", "3", "--img-size", "32"]
+    assert command(root, path, *sizes) == 0  # nothing is published for 32 pixels
+    assert "the file itself says top-1 71.68 %" in capsys.readouterr().out
+    promised = [{"file": path.name, "model": "t2t_vit_7", "img_size": 32, "top1": 99.0}]
+    monkeypatch.setattr(validate_module, "released", lambda: promised)
+    assert command(root, path, *sizes) == 1
+    told = capsys.readouterr()
+    assert "its authors publish top-1 99.00 %" in told.out
+    assert "differs from the published number" in told.err
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "message"),
+    [
+        ("none.pth.tar", [], "say which model"),
+        ("none.pth.tar", ["--model", "t2t_vit_7"], "there is no file"),
+        ("none.safetensors", [], "there is no model file"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(root, capsys, weights, more, message):
+    assert command(root, weights, *more) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_released_files_are_of_models_that_there_are():
+    assert {entry["model"] for entry in released()} <= set(list_models())
+    assert len({(entry["file"]) for entry in released()}) == len(released())

@@ -17,6 +17,7 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 MACOS_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 # JB's own start-up script says this on every page, also with Thebe off; it harms nothing.
 HARMLESS = ("THEBE_JS_URL",)
+MILLISECONDS = 120_000  # a page may wait for a machine that does other work
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -91,6 +92,7 @@ def visit(browser, html: Path) -> Callable[..., Visit]:
         context = browser.new_context(
             color_scheme=scheme, viewport={"width": width, "height": 900}, java_script_enabled=javascript
         )
+        context.set_default_timeout(MILLISECONDS)
         visit = Visit(context.new_page())
 
         def outside(route) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 ATTENTION, COLLAPSE = "book/04_re_attention", "book/03_attention_collapse"
+MILLISECONDS = 120_000  # a page may wait for a machine that does other work
 PICTURES = """root => [...root.querySelectorAll('.explorer-panels canvas')].map(canvas => canvas.toDataURL())"""
 
 
@@ -23,6 +24,7 @@ def explorer(browser, html: Path) -> Iterator[Callable]:
         context = browser.new_context(
             offline=True, java_script_enabled=javascript, has_touch=True, viewport={"width": width, "height": 900}
         )
+        context.set_default_timeout(MILLISECONDS)
         contexts.append(context)
         tab = context.new_page()
         tab.goto((html / f"{page}.html").as_uri())

@@ -7,7 +7,6 @@ calls give ipywidgets.
 
 import base64
 import html
-import io
 import json
 import sys
 import uuid
@@ -262,7 +261,7 @@ def _page(payload: dict[str, Any], fig: Figure, alt: str, tables: list[str]) -> 
     )
     return (
         f'<div class="deepvit-explorer" id="{name}"><style>{_asset("explorer.css")}</style>'
-        f'<div class="explorer-plain">{_image(fig, alt)}</div><div class="explorer-live" hidden></div>'
+        f'<div class="explorer-plain">{plot.figure_html(fig, alt)}</div><div class="explorer-live" hidden></div>'
         f"<details><summary>The numbers as a table</summary>{scroll}</details>"
         f'<script type="application/json">{packed}</script>'
         f'<script>{_asset("explorer.js")}\ndeepvitExplorer("{name}");</script></div>'
@@ -272,13 +271,6 @@ def _page(payload: dict[str, Any], fig: Figure, alt: str, tables: list[str]) -> 
 @cache
 def _asset(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _image(fig: Figure, alt: str) -> str:
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
-    plt.close(fig)
-    return plot._image_html(buffer.getvalue(), alt)
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ import inspect
 import io
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,15 +40,16 @@ def show(fig: Figure, alt: str) -> None:
     """
     if not alt.strip():
         raise ValueError("a figure needs a text alternative; say in a sentence what is to be seen in it")
+    display(HTML(figure_html(fig, alt)))
+
+
+def figure_html(fig: Figure, alt: str) -> str:
+    """A figure as an HTML image with its text; closes it."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
     plt.close(fig)
-    display(HTML(_image_html(buffer.getvalue(), alt)))
-
-
-def _image_html(png: bytes, alt: str) -> str:
     escaped = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    data = base64.b64encode(png).decode()
+    data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{escaped}" style="max-width: 100%; height: auto">'
 
 
@@ -168,7 +170,7 @@ def plot_by_block(panels: dict[str, dict[str, Sequence[float]]], ylabel: str, xl
     for ax, (title, lines) in zip(axes, panels.items(), strict=False):
         if ax is not axes[0]:
             ax.sharey(axes[0])  # before drawing, so that the scale holds every panel's lines
-        for (label, values), marker in zip(lines.items(), "osv^D", strict=False):
+        for (label, values), marker in zip(lines.items(), cycle("osv^D"), strict=False):
             ax.plot(np.asarray(values), marker=marker, markersize=3, label=label)
         ax.set(title=title, xlabel=xlabel)
     if axes[0].get_ylim()[0] < 0:

@@ -224,7 +224,43 @@ class _Progress:
     )
 
 
-class Run:
+class Resumable:
+    """What training on small sets and on full ImageNet share: a checkpoint's parts, and where the numbers come from.
+
+    A run has `model`, `optimizer`, `scaler`, `ema` (or None), `dtype`, and `progress`, a dataclass that knows the codes
+    that took part (`code`) and when it was `started`.
+    """
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes while the run goes on, for a checkpoint."""
+        return {
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.progress = type(self.progress)(**state["progress"])
+        for part in ("model", "optimizer", "scaler"):
+            getattr(self, part).load_state_dict(state[part])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+
+    def provenance(self) -> dict[str, Any]:
+        """The entries of a record that say what computed it."""
+        return {
+            "precision": str(self.dtype).removeprefix("torch."),
+            "versions": records.describe_versions(),
+            "commit": ", then ".join(commit for commit, _ in self.progress.code),
+            "code_hash": ", then ".join(code for _, code in self.progress.code),
+            "started": self.progress.started,
+        }
+
+
+class Run(Resumable):
     """A run under way: everything that a checkpoint has to keep, and how a step is made."""
 
     def __init__(
@@ -441,16 +477,8 @@ class Run:
 
     def save_checkpoint(self) -> None:
         """Writes the whole state, atomically."""
-        state = {
-            "identity": self._identity(),
-            "progress": asdict(self.progress),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-        }
         with atomic_path(self.checkpoint_path) as temporary:
-            torch.save(state, temporary)
+            torch.save({"identity": self._identity(), **self.state()}, temporary)
 
     def load_checkpoint(self) -> None:
         """Continues from the folder's checkpoint; ValueError when it is damaged or belongs to another run."""
@@ -469,12 +497,7 @@ class Run:
                     )
         if identity != ours:
             raise ValueError(f"{self.checkpoint_path} was made with other images; choose another folder")
-        self.progress = _Progress(**state["progress"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
+        self.restore(state)
 
     def finish(self) -> records.Record:
         """The record; with weights and record written where there is a folder."""
@@ -515,12 +538,8 @@ class Run:
                 "seconds": p.total_seconds,
                 "images_per_second": p.step * self.recipe.batch_size / p.seconds,
                 "hardware": records.describe_hardware(self.device),
-                "precision": str(self.dtype).removeprefix("torch."),
-                "versions": records.describe_versions(),
-                "commit": ", then ".join(commit for commit, _ in p.code),
-                "code_hash": ", then ".join(code for _, code in p.code),
                 "config": {"model": asdict(self.model.config), "recipe": asdict(self.recipe)},
-                "started": p.started,
+                **self.provenance(),
             }
         )
 

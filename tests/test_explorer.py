@@ -80,7 +80,7 @@ def shown(monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pages without their picture, which takes seconds to draw."""
-    monkeypatch.setattr(explorer, "_image", lambda fig, alt: explorer.plt.close(fig) or "")
+    monkeypatch.setattr(explorer.plot, "figure_html", lambda fig, alt: explorer.plt.close(fig) or "")
 
 
 # What is packed

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from ..words import markdown_table
 from .plan import load_plan
 from .verdict import Effect, contrast_effect, format_effect, regime, regime_reached, results_of
 
@@ -129,17 +130,14 @@ def _verdict(claim: Claim, effect: Effect, others: list[Effect], margin: float, 
 
 def ledger_table(entries: list[Entry]) -> str:
     """The ledger as a Markdown table."""
-    rows = [
-        "| claim | source (how we know it) | effect here, 95 % interval | plan, section | verdict |",
-        "|---|---|---|---|---|",
-    ]
+    rows = [("claim", "source (how we know it)", "effect here, 95 % interval", "plan, section", "verdict")]
     for entry in entries:
         claim = entry.claim
         runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
         of = f" ({LIKENESS[claim.measure]})" if claim.measure in LIKENESS and entry.effect != "–" else ""
-        rows.append(f"| {claim.claim} | {source} | {entry.effect}{of} | {runs} | **{entry.verdict}** |")
-    return "\n".join(rows)
+        rows.append((claim.claim, source, f"{entry.effect}{of}", runs, f"**{entry.verdict}**"))
+    return markdown_table(rows)
 
 
 def answer_sentence(entries: list[Entry]) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import save_model
 from ..data import DataError
-from ..train import Interrupted, NonFiniteLossError, pick_precision
+from ..train import Interrupted, NonFiniteLossError, Resumable, pick_precision
 from .checkpoint import Keeper, size_of
 from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, seed_of, unreadable_names
 from .objective import Learner, Objective
@@ -80,7 +80,7 @@ class _Progress:
     )
 
 
-class Run:
+class Run(Resumable):
     """A run under way: model, optimizer, data, and where it stands.
 
     Raises:
@@ -271,15 +271,7 @@ class Run:
         """Writes a checkpoint. The first process's state is everyone's, so it alone writes."""
         if not self.processes.is_first:
             return
-        state = {
-            "identity": self._identity(),
-            "progress": asdict(self.progress),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-        }
-        self.keeper.save(self.progress.step, state)
+        self.keeper.save(self.progress.step, {"identity": self._identity(), **self.state()})
 
     def _identity(self) -> dict:
         return {"recipe": identity(self.recipe), "train": self.train_files.hash(), "val": self.val_files.hash()}
@@ -298,12 +290,7 @@ class Run:
                 )
         if ours != theirs:
             raise ValueError(f"{self.settings.out} holds a run on other images; choose another folder")
-        self.progress = _Progress(**state["progress"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
+        self.restore(state)
         self._say(f"resumed at step {self.progress.step} of {self.num_steps}")
 
     def finish(self) -> records.Record:
@@ -329,12 +316,8 @@ class Run:
             "unreadable_images": p.unreadable,
             "num_processes": self.processes.count,
             "hardware": device if self.processes.count == 1 else f"{self.processes.count} processes, each {device}",
-            "precision": str(self.dtype).removeprefix("torch."),
-            "versions": records.describe_versions(),
-            "commit": ", then ".join(commit for commit, _ in p.code),
-            "code_hash": ", then ".join(code for _, code in p.code),
             "config": {"model": asdict(model.config), "recipe": asdict(r)},
-            "started": p.started,
+            **self.provenance(),
         }
         if self.processes.is_first:
             about = {"name": r.model, "classes": self.train_files.classes, "dataset": record["dataset"]}

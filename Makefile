@@ -29,8 +29,9 @@ colab: $(INSTALLED) ## run each learner's notebook in a fresh environment, as Co
 	@$(BIN)/python -m pytest tests/book/test_colab.py -m colab
 
 .PHONY: notebooks
-notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters
+notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters, and the instructor's list of exercises
 	@$(BIN)/python scripts/make_notebooks.py
+	@PYTHONPATH=scripts $(BIN)/python -m instructor.overview
 
 .PHONY: assets
 assets: $(INSTALLED) ## write the index of records and trained models that the installed package fetches
@@ -51,6 +52,25 @@ specimens: $(INSTALLED) ## train the models that the chapters dissect and that h
 imagenet-smoke: $(INSTALLED) ## train, stop, resume and measure in ImageNet's form, on photographs too where DEEPVIT_EDU_DATA names them
 	@OMP_NUM_THREADS=1 DEEPVIT_EDU_SMOKE=1 $(BIN)/python -m pytest tests/imagenet --timeout=1500
 
+.PHONY: assignments
+assignments: $(INSTALLED) ## write graded assignments from a seed of your own: make assignments SEED=some-words
+	@[ -n "$(SEED)" ] || { echo "Give a seed that students will not guess: make assignments SEED=some-words"; exit 1; }
+	@PYTHONPATH=scripts $(BIN)/python -m instructor.assignment "$(SEED)"
+
+.PHONY: grade
+grade: $(INSTALLED) .venv-instructor/.installed ## grade a folder: make grade COURSE=assignments/some-words SUBMISSIONS=folder
+	@[ -n "$(COURSE)" ] && [ -n "$(SUBMISSIONS)" ] || \
+		{ echo "Name both: make grade COURSE=assignments/some-words SUBMISSIONS=folder"; exit 1; }
+	@PYTHONPATH=scripts $(BIN)/python -m instructor.grading "$(COURSE)" "$(SUBMISSIONS)"
+
+.PHONY: assignments-smoke
+assignments-smoke: $(INSTALLED) .venv-instructor/.installed ## run nbgrader's whole cycle on submissions of every sort
+	@$(BIN)/python -m pytest tests/instructor/test_grading.py
+
+.PHONY: figures
+figures: $(INSTALLED) ## take the figures out of the built book, for slides (after make book)
+	@$(BIN)/python scripts/export_figures.py
+
 .PHONY: exactness
 exactness: $(INSTALLED) ## compare every model with its authors' numbers, and print the table
 	@$(BIN)/python scripts/exactness.py
@@ -70,6 +90,7 @@ lint: $(INSTALLED) ## check the style of code, workflows and metadata
 	@$(BIN)/python scripts/make_notebooks.py --check
 	@$(BIN)/python scripts/make_assets.py --check
 	@$(BIN)/python scripts/make_tables.py --check
+	@PYTHONPATH=scripts $(BIN)/python -m instructor.overview --check
 
 .PHONY: publish-check
 publish-check: $(INSTALLED) ## fail while the repository's address is a placeholder or a notebook is stale
@@ -87,6 +108,8 @@ lock: ## renew requirements.txt from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --no-emit-index-url \
 		--custom-compile-command "make lock" $(LOCK_OPTIONS) --quiet --output-file requirements.txt
 	@printf '%s\n' '# The package itself, from this folder.' '-e .' >> requirements.txt
+	@echo 'nbgrader>=0.9.6' | uv pip compile - --universal --python-version 3.11 --no-emit-index-url \
+		--custom-compile-command "make lock" $(LOCK_OPTIONS) --quiet --output-file requirements-instructor.txt
 
 .PHONY: clean
 clean: ## remove what was built (not .venv)
@@ -102,5 +125,19 @@ $(INSTALLED): requirements.txt pyproject.toml
 	else \
 		{ [ -x $(BIN)/python ] || $(PYTHON) -m venv .venv; } && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
+	fi
+	@touch $@
+
+# nbgrader lives apart: no reader or learner needs it, and it brings a hundred packages of its own.
+.venv-instructor/.installed: requirements-instructor.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "nbgrader needs Python 3.11 or newer: name one, as in make grade PYTHON=python3.12"; exit 1; }
+	@echo "Installing nbgrader into .venv-instructor."
+	@if command -v uv > /dev/null; then \
+		{ [ -x .venv-instructor/bin/python ] || uv venv --quiet --seed --python "$$(command -v $(PYTHON))" .venv-instructor; } && \
+		uv pip install --quiet --python .venv-instructor/bin/python -r requirements-instructor.txt; \
+	else \
+		{ [ -x .venv-instructor/bin/python ] || $(PYTHON) -m venv .venv-instructor; } && \
+		.venv-instructor/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-instructor.txt; \
 	fi
 	@touch $@

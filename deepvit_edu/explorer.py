@@ -6,7 +6,6 @@ calls give ipywidgets.
 """
 
 import base64
-import html
 import json
 import sys
 import uuid
@@ -30,6 +29,7 @@ from . import data as data_sets
 from . import plot, specimens
 from .data import ImageSet
 from .diagnostics import INTERVENTIONS, record_attention
+from .figure_data import html_table
 
 IMAGES, LAYERS, EPOCHS = 3, 8, 21  # at most so many of each are recorded, to keep a page small
 LEVELS = 63  # a weight is kept as one of 63 steps on either side of zero: finer than the eye sees
@@ -273,18 +273,6 @@ def _asset(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    titles = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-    lines = "".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    top = f"<caption>{html.escape(caption)}</caption><thead><tr>{titles}</tr></thead>"
-    return f"<table>{top}<tbody>{lines}</tbody></table>"
-
-
 def _titles(names: Sequence[str] | dict) -> list[str]:
     return [TITLES.get(name, name) for name in names]
 
@@ -355,7 +343,7 @@ def _attention_table(recording: AttentionRecording, view: dict[str, int]) -> str
         for layer, number in enumerate(recording.layers)
     ]
     place = f"row {view['row'] + 1}, column {view['column'] + 1} of image 1 in head {view['head']}"
-    return _table(f"The largest weight of the map, from {place}", ["block", *_titles(recording.maps)], rows)
+    return html_table(f"The largest weight of the map, from {place}", ["block", *_titles(recording.maps)], rows)
 
 
 def draw_collapse(
@@ -388,7 +376,7 @@ def _similarity_table(recording: CollapseRecording) -> str:
         for key, text in MEASURES.items()
     ]
     caption = f"Cosine between the maps of neighbouring blocks, mean, for networks trained on {recording.data}"
-    return _table(caption, ["network and measure", f"epoch {first}", f"epoch {last}"], rows)
+    return html_table(caption, ["network and measure", f"epoch {first}", f"epoch {last}"], rows)
 
 
 def _interventions_table(recording: CollapseRecording) -> str:
@@ -401,7 +389,7 @@ def _interventions_table(recording: CollapseRecording) -> str:
             cells.append(_effect(np.mean(losses), np.mean(accuracies)) if of_kind else "not measured")
         rows.append([REPLACEMENTS[how], *cells])
     caption = "Replacing one block's map: change of loss, and of accuracy in points of a hundred, mean over blocks"
-    return _table(caption, ["replaced by", *_titles(recording.interventions)], rows)
+    return html_table(caption, ["replaced by", *_titles(recording.interventions)], rows)
 
 
 def _effect(loss: float, accuracy: float) -> str:

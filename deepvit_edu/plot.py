@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .figure_data import folded_tables
 from .records import Record
 
 # Okabe and Ito's colours, told apart by readers with any common form of colour blindness.
@@ -33,24 +34,25 @@ STYLE = {
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Shows a figure in a notebook or page, with the text that stands for it where it cannot be seen; closes it.
+    """Shows a figure in a notebook or page, with the text that stands for it and its numbers, folded; closes it.
 
     Raises:
         ValueError: when the text is missing.
     """
     if not alt.strip():
         raise ValueError("a figure needs a text alternative; say in a sentence what is to be seen in it")
-    display(HTML(figure_html(fig, alt)))
+    display(HTML(figure_html(fig, alt, with_numbers=True)))
 
 
-def figure_html(fig: Figure, alt: str) -> str:
-    """A figure as an HTML image with its text; closes it."""
+def figure_html(fig: Figure, alt: str, with_numbers: bool = False) -> str:
+    """A figure as an HTML image with its text, and with its numbers in a folded table where asked; closes it."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
+    tables = folded_tables(fig) if with_numbers else ""
     plt.close(fig)
     escaped = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escaped}" style="max-width: 100%; height: auto">'
+    return f'<img src="data:image/png;base64,{data}" alt="{escaped}" style="max-width: 100%; height: auto">{tables}'
 
 
 def show_source(*objects: object) -> Markdown:

@@ -186,7 +186,8 @@ def add_labels(book: Book, page: str, text: str) -> None:
     def numbered(kind: str, label: str | None) -> None:
         counts[kind] += 1
         if label:
-            book.labels[label] = Reference(kind, f"{kind} {counts[kind]}", page, counts[kind])
+            shown = f"{exercise_prefix(page)}{counts[kind]}" if kind == "Exercise" else counts[kind]
+            book.labels[label] = Reference(kind, f"{kind} {shown}", page, counts[kind])
 
     def walk(blocks: list[Block]) -> None:
         waiting: list[str] = []
@@ -213,6 +214,12 @@ def add_labels(book: Book, page: str, text: str) -> None:
                 walk(split_blocks(block.body, page))
 
     walk(split_blocks(read_lines(text), page))
+
+
+def exercise_prefix(page: str) -> str:
+    """`"4."` for a page of chapter 4: exercises carry their chapter's number, as in the book."""
+    number = re.match(r"\d+", Path(page).name)
+    return f"{int(number[0])}." if number else ""
 
 
 def numbered_kind(block: Directive) -> str | None:
@@ -427,7 +434,7 @@ class Converter:
     def render_exercise(self, block: Directive) -> str:
         """An exercise gets a heading with its number."""
         self.counts["Exercise"] += 1
-        title = f"#### Exercise {self.counts['Exercise']}"
+        title = f"#### Exercise {exercise_prefix(self.page)}{self.counts['Exercise']}"
         if block.argument:
             title += f": {self.inline(block.argument, block.number)}"
         return f"{title}\n\n{self.markdown(block.body)}"

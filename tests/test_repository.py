@@ -43,6 +43,7 @@ ROOMS = [
     "train",
     "experiment",
     "bench",
+    "figure_data",
     "plot",
     "explorer",
     "check",

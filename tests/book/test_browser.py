@@ -34,6 +34,7 @@ def test_page_is_accessible(visit: Callable, page: str, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     opened = visit(page, scheme).page
+    opened.evaluate("document.querySelectorAll('article details').forEach(folded => folded.open = true)")
     violations = Axe().run(opened).response["violations"]
     found = [
         f"{violation['id']} ({violation['impact']}): {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
@@ -42,6 +43,18 @@ def test_page_is_accessible(visit: Callable, page: str, scheme: str) -> None:
         for node in violation["nodes"]
     ]
     assert found == []
+
+
+def test_quiz_is_answered_by_keyboard(visit: Callable) -> None:
+    opened = visit("book/04_re_attention").page
+    answers = opened.locator("#quiz details")
+    assert answers.count() >= 15
+    first = answers.nth(1)
+    assert not first.locator("text=Right.").is_visible()
+    first.locator("summary").focus()
+    opened.keyboard.press("Enter")
+    assert first.locator("text=Right.").is_visible()
+    assert opened.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
 def test_page_reads_without_javascript(visit: Callable, page: str) -> None:

@@ -13,6 +13,7 @@ from bs4 import BeautifulSoup
 
 from build_book import BUILD, HTML, REPORT
 from contents import ROOT, is_notebook, notebook_pages, pages, repository_url, source_of
+from deepvit_edu.check import exercise_ids
 
 Reader = Callable[[str], BeautifulSoup]
 CHAPTER_SECONDS = 180  # DESIGN: a chapter takes at most three minutes on two cores in the cpu tier
@@ -60,6 +61,17 @@ def test_pictures_have_alternative_text(read_page: Reader, page: str) -> None:
         assert alt, f"no alt: {str(image)[:120]}"
         assert not re.search(r"\.(png|svg|jpe?g|gif|webp)$|/", alt), f"a file name as alt: {alt}"
         assert len(alt.split()) >= 3, f"an alt that describes nothing: {alt}"
+
+
+def test_exercises_print_the_numbers_that_check_knows(read_page: Reader) -> None:
+    printed = []
+    for page in notebook_pages():
+        for box in read_page(page).select("div.exercise"):
+            number = re.search(r"Exercise (\d+\.\d+)", box.find(class_="admonition-title").get_text())[1]
+            facts = box.find("em").get_text()
+            assert facts.startswith(f"{number} · "), f"{page}: {facts}"
+            printed.append(number)
+    assert printed == exercise_ids()
 
 
 def internal_links(soup: BeautifulSoup) -> list[str]:

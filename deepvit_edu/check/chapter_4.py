@@ -1,0 +1,233 @@
+"""The checks of chapter 4, Re-attention."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nn.attention import ReAttention, legible_attention
+from ..zoo import create_model
+from .engine import alike, by_hand, exercise, require, require_tensor
+
+
+@exercise("4.1")
+def re_attention(answer: Callable[..., Tensor]) -> None:
+    """Loops over heads, with PyTorch's own BatchNorm."""
+    images, heads, tokens, dim = 3, 4, 7, 5
+    query, key, value = torch.randn(3, images, heads, tokens, dim)
+    theta, gain, shift = torch.randn(heads, heads), torch.rand(heads) + 0.5, torch.randn(heads)
+    found = answer(query.clone(), key.clone(), value.clone(), theta.clone(), gain.clone(), shift.clone())
+    require_tensor(found, (images, heads, tokens, dim), "the output")
+
+    def wanted(theta: Tensor, over: int = -1, eps: float = 1e-5, twice: bool = False, normed: bool = True) -> Tensor:
+        maps = [(query[:, h] @ key[:, h].transpose(1, 2) / dim**0.5).softmax(over) for h in range(heads)]
+        mixed = torch.stack([sum(theta[g, h] * maps[h] for h in range(heads)) for g in range(heads)], dim=1)
+        mixed = mixed.softmax(-1) if twice else mixed
+        norm = nn.BatchNorm2d(heads, eps=eps).train()
+        nn.init.zeros_(norm.bias)
+        out = norm(mixed) if normed else mixed
+        return (gain[:, None, None] * out + shift[:, None, None]) @ value
+
+    with torch.no_grad():
+        require(
+            not alike(found, wanted(theta, normed=False)), "there is no norm yet between the mixing and the values."
+        )
+        require(
+            not alike(found, wanted(theta.T)),
+            "the mixing is transposed: row g of theta belongs to the head that gets a map. The sum runs over columns.",
+        )
+        require(
+            not alike(found, wanted(theta, over=-2)),
+            "your softmax runs over the queries. Each query distributes its attention over the keys, the last axis.",
+        )
+        require(
+            not alike(found, wanted(theta, twice=True)),
+            "your rows sum to 1 after the mixing. What comes after it is the norm, not a second softmax.",
+        )
+        _require_scale(answer, query, key, value, theta)
+        _require_statistics(answer, query, key, value)
+        _require_eps(answer)
+        require(alike(found, wanted(theta)), _differs(found, wanted(theta)))
+
+
+def _require_scale(answer: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, theta: Tensor) -> None:
+    """Keys twice as wide by zeros leave the scores as they are; only the scale sees the width."""
+    heads, ones, zeros = len(theta), torch.ones(len(theta)), torch.zeros(len(theta))
+    wide = [torch.cat([part, torch.zeros_like(part)], dim=-1) for part in (query, key)]
+    same = answer(wide[0] * 2**0.5, wide[1], value, theta, ones, zeros)
+    plain = answer(query, key, value, theta, ones, zeros)
+    message = "the scores are not divided by the root of D, the channels of one head."
+    require(alike(same, plain, 1e-3) and heads == query.shape[1], message)
+
+
+def _require_statistics(answer: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> None:
+    """One image's output has to depend on the others', through the statistics; one head's must not on another's."""
+    heads = query.shape[1]
+    identity, ones, zeros = torch.eye(heads), torch.ones(heads), torch.zeros(heads)
+    whole = answer(query, key, value, identity, ones, zeros)
+    alone = answer(query[:1], key[:1], value[:1], identity, ones, zeros)
+    message = "each image is normed by itself. The statistics of a head are taken over all images of the batch, too."
+    require(not alike(whole[:1], alone), message)
+    other = torch.cat([query[:, :1], 3 * query[:, 1:]], dim=1)
+    message = "a head's norm depends on the other heads. Every head has a mean and a variance of its own."
+    require(alike(answer(other, key, value, identity, ones, zeros)[:, 0], whole[:, 0], 1e-3), message)
+
+
+def _require_eps(answer: Callable[..., Tensor]) -> None:
+    """Nearly uniform maps, as a new model of many tokens has them: there epsilon decides."""
+    query, key, value = torch.randn(3, 2, 3, 24, 8)
+    query, theta, ones, zeros = 0.05 * query, torch.eye(3), torch.ones(3), torch.zeros(3)
+    maps = (query @ key.transpose(-2, -1) / 8**0.5).softmax(-1)
+    centred = maps - maps.mean(dim=(0, 2, 3), keepdim=True)
+    variance = (centred**2).mean(dim=(0, 2, 3), keepdim=True)
+    found = answer(query, key, value, theta, ones, zeros)
+    message = "where maps are flat your norm amplifies too much: 1e-5 has to be added to the *variance*."
+    require(not alike(found, centred / variance.sqrt() @ value, 1e-2), message)
+
+
+def _differs(found: Tensor, wanted: Tensor) -> str:
+    if alike(found - found.mean(), wanted - wanted.mean(), 2e-2):
+        return "nearly: is the variance divided by the number of entries, and by no less?"
+    return "the shape is right, the numbers are not. Go through softmax, mixing, norm and values one by one."
+
+
+@exercise("4.2")
+def maps_in_use(answer: Callable[..., Tensor]) -> None:
+    """Head by head, with the running statistics written out."""
+    heads, tokens = 4, 6
+    maps = torch.randn(3, heads, tokens, tokens).softmax(dim=-1)
+    theta, bias, norm = torch.randn(heads, heads), torch.randn(heads), _trained_norm(heads).eval()
+    found = answer(maps.clone(), theta.clone(), bias.clone(), norm)
+    require_tensor(found, tuple(maps.shape), "the maps in use")
+
+    def wanted(theta: Tensor, bias: Tensor) -> Tensor:
+        mixed = [sum(theta[g, h] * maps[:, h] for h in range(heads)) + bias[g] for g in range(heads)]
+        return norm(torch.stack(mixed, dim=1))
+
+    with torch.no_grad():
+        depends = not alike(found, torch.cat([answer(one[None], theta, bias, norm) for one in maps]))
+        shapes = [_directions(out) for out in (found, wanted(theta, bias), wanted(theta.T, bias))]
+        transposed = not alike(shapes[0], shapes[1], 1e-2) and alike(shapes[0], shapes[2], 1e-2)
+        faults = "what an image gets depends on the others in the batch, and a head gets the wrong heads' maps."
+        require(not (depends and transposed), f"it still has both of its faults: {faults}")
+        message = "what an image gets depends on the others in the batch. Which variance does evaluation use?"
+        require(not depends, message)
+        require(not transposed, "a head gets the wrong heads' maps: which index of theta is the head that gets one?")
+        message = "the mixing's bias has gone. In training it cancels; in evaluation it does not."
+        require(not alike(found, wanted(theta, torch.zeros(heads))), message)
+        require(alike(found, wanted(theta, bias)), "the two faults are gone, and another one has come in.")
+
+
+def _directions(maps: Tensor) -> Tensor:
+    """Rows of maps (B, H, N, N) with mean 0 and length 1: what no slope, shift or bias of a head can change."""
+    return F.normalize(maps - maps.mean(dim=-1, keepdim=True), dim=-1)
+
+
+def _contrast(maps: Tensor) -> Tensor:
+    """What is left of maps (B, H, N, N) when each row's mean is taken off: no mean of a norm, no bias."""
+    return maps - maps.mean(dim=-1, keepdim=True)
+
+
+def _slope(norm: nn.BatchNorm2d) -> Tensor:
+    return (norm.running_var + norm.eps).rsqrt()[:, None, None]
+
+
+def _trained_norm(heads: int) -> nn.BatchNorm2d:
+    """A BatchNorm over heads whose numbers are those of no fresh one."""
+    norm = nn.BatchNorm2d(heads)
+    for numbers, low in ((norm.weight, 0.5), (norm.bias, -1), (norm.running_mean, -1), (norm.running_var, 0.1)):
+        nn.init.uniform_(numbers, low, low + 1)
+    return norm
+
+
+@exercise("4.3")
+def fold(answer: Callable[[ReAttention], tuple[Tensor, Tensor]]) -> None:
+    """The module itself, on random maps."""
+    heads = 4
+    attn = ReAttention(16, num_heads=heads)
+    attn.norm.batch = _trained_norm(heads)
+    attn.eval()
+    with torch.no_grad():
+        found = answer(deepcopy(attn))
+        require(isinstance(found, (tuple, list)) and len(found) == 2, "return two tensors, T and c.")
+        T, c = found
+        require_tensor(T, (heads, heads), "T")
+        require_tensor(c, (heads,), "c")
+        maps = torch.randn(2, heads, 5, 5).softmax(dim=-1)
+        wanted = attn.norm(attn.mix(maps))
+
+        def apply(T, c):
+            return torch.einsum("gh,bhqt->bgqt", T, maps) + c[:, None, None]
+
+        slope = attn.norm.batch.weight * _slope(attn.norm.batch)[:, 0, 0]
+        if not alike(_contrast(apply(T, c)), _contrast(wanted)):
+            message = "each column of the mixing has a slope. The slope belongs to the head that gets the map, a row."
+            require(not alike(T, attn.mix.weight.flatten(1) * slope), message)
+            require(False, "T is not right: it is the mixing, each row times the slope of its head's norm.")
+        shift = (wanted - apply(T, torch.zeros(heads))).mean(dim=(0, 2, 3))
+        require(
+            not alike(c, shift - slope * attn.mix.bias),
+            "c lacks the mixing's bias. In evaluation it does not cancel against the running mean.",
+        )
+        require(
+            not alike(c, attn.mix.bias - attn.norm.batch.running_mean + attn.norm.batch.bias),
+            "the norm multiplies the bias and the mean as well, not the map alone: c lacks the slope.",
+        )
+        require(alike(c, shift), "T is right, c is not. What does the norm make of a map that is zero everywhere?")
+
+
+@exercise("4.4")
+def recalibrate(answer: Callable[..., nn.Module]) -> None:
+    """The averages of the batches' statistics, layer by layer, from hooks."""
+    model = create_model("cifar_vit_4x64", num_classes=3, depth=2, embed_dim=16, num_heads=4, attention=("re",))
+    for norm, block in zip(_norms(model), model.blocks, strict=True):
+        nn.init.uniform_(norm.running_mean, 1, 2)
+        block.attn.qkv.weight.data.mul_(20)  # sharp maps, so that batches differ in their variance
+    batches = (torch.randn(3, 4, 3, 32, 32) * torch.tensor([0.1, 1.0, 5.0])[:, None, None, None, None]).unbind()
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    each = [_statistics(model, batch) for batch in batches]
+    wanted = [torch.stack(stats).mean(dim=0) for stats in zip(*each, strict=True)]
+    mended = answer(deepcopy(model), batches)
+    require(isinstance(mended, nn.Module), "return the model, so that it can be used at once.")
+    same = all(torch.equal(old, new) for old, new in zip(weights, mended.parameters(), strict=True))
+    require(same, "a weight has changed. Only the running statistics may move: no optimizer, no step.")
+    means, variances = _running(mended)
+    message = "the running statistics have not moved: they do in training mode only."
+    require(not torch.equal(means, _running(model)[0]), message)
+    # Rows of softmax maps sum to 1, so the mean is the same for every batch: it shows what was there before. The
+    # variances show which batches were used.
+    message = "what the statistics were before is still in them. Reset them first, then take the plain average."
+    require(alike(means, torch.stack(wanted[0::2]), 1e-3), message)
+    last = torch.stack(each[-1][1::2])
+    message = "the statistics are those of the last batch alone: a momentum of 1 forgets. The plain average is None."
+    require(not alike(variances, last, 1e-3), message)
+    message = "the statistics moved, but are not the plain average over the batches. Was every batch used once?"
+    require(alike(variances, torch.stack(wanted[1::2]), 1e-3), message)
+
+
+def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+def _running(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Running means and variances of all norms, each (norms, H)."""
+    norms = _norms(model)
+    return torch.stack([n.running_mean for n in norms]), torch.stack([n.running_var for n in norms])
+
+
+def _statistics(model: nn.Module, batch: Tensor) -> list[Tensor]:
+    """Mean and variance of each norm's input in training mode: mean, variance, mean, variance, and so on."""
+    watched, found = deepcopy(model).train(), []
+    for norm in _norms(watched):
+        norm.register_forward_pre_hook(
+            lambda _, inputs: found.extend([inputs[0].mean(dim=(0, 2, 3)), inputs[0].var(dim=(0, 2, 3))])
+        )
+    with torch.no_grad(), legible_attention():  # the fast path does without the norm, and without its hooks
+        watched(batch)
+    return found
+
+
+by_hand("4.5", "Open the solution, and give yourself the points of its rubric one by one.")
+by_hand("4.6", "Open the solution for what a good trial has, or ask somebody else to read yours by its rubric.")

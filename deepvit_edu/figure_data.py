@@ -1,0 +1,97 @@
+"""The numbers behind a figure as HTML tables, for readers who cannot see it or want to read one off."""
+
+import html
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+
+MOST_ROWS = 30
+"""A longer curve is thinned to so many points, its first and last among them."""
+MOST_ENTRIES = 30
+"""A picture with more pixels a side than this is a picture, no table."""
+
+
+def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in HTML; the first cell of each row is its header."""
+    titles = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
+    lines = "".join(
+        f'<tr><th scope="row">{html.escape(first)}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    top = f"<caption>{html.escape(caption)}</caption><thead><tr>{titles}</tr></thead>"
+    return f"<table>{top}<tbody>{lines}</tbody></table>"
+
+
+def folded_tables(fig: Figure) -> str:
+    """The tables of a drawn figure, folded, in HTML; empty for one without numbers (a photograph, a drawing)."""
+    tables = [table for number, ax in enumerate(fig.axes, 1) for table in _tables(ax, _name(ax, number, len(fig.axes)))]
+    if not tables:
+        return ""
+    scroll = '<div class="figure-data-scroll" tabindex="0" role="group" aria-label="Table" style="overflow-x: auto">'
+    inner = "".join(f"{scroll}{table}</div>" for table in tables)
+    return f'<details class="figure-data"><summary>The numbers as a table</summary>{inner}</details>'
+
+
+def _name(ax: Axes, number: int, count: int) -> str:
+    return ax.get_title() or ax.get_ylabel() or (f"Panel {number}" if count > 1 else "Values")
+
+
+def _tables(ax: Axes, name: str) -> Iterator[str]:
+    if ax.get_label() == "<colorbar>":
+        return
+    yield from _tables_of_lines(ax, name)
+    yield from (_table_of_bars(ax, bars, name) for bars in ax.containers if isinstance(bars, BarContainer))
+    points = [found for found in ax.collections if isinstance(found, PathCollection)]
+    yield from (_table_of_points(ax, found, name) for found in points if len(found.get_offsets()))
+    for image in ax.images:
+        values = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)
+        if values.ndim == 2 and max(values.shape) <= MOST_ENTRIES:
+            rows = [(str(row), *map(_shown, entries)) for row, entries in enumerate(values)]
+            yield html_table(f"{name}, row by row", ("", *map(str, range(values.shape[1]))), rows)
+
+
+def _tables_of_lines(ax: Axes, name: str) -> Iterator[str]:
+    """One table for all lines over the same x."""
+    curves = [line for line in ax.lines if line.get_transform() == ax.transData and len(line.get_xdata())]
+    groups: dict[tuple, list] = {}
+    for line in curves:
+        groups.setdefault(tuple(np.asarray(line.get_xdata(), dtype=float)), []).append(line)
+    for x, lines in groups.items():
+        kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_ROWS)).round().astype(int))
+        values = [np.asarray(line.get_ydata(), dtype=float) for line in lines]
+        head = (ax.get_xlabel() or "x", *(_label(line.get_label(), ax) for line in lines))
+        yield html_table(name, head, [(_shown(x[i]), *(_shown(y[i]) for y in values)) for i in kept])
+
+
+def _table_of_bars(ax: Axes, bars: BarContainer, name: str) -> str:
+    across = bars.orientation == "horizontal"
+    axis = ax.yaxis if across else ax.xaxis
+    names = {round(place, 6): text.get_text() for place, text in zip(axis.get_ticklocs(), axis.get_ticklabels())}  # noqa: B905
+    places = [bar.get_y() + bar.get_height() / 2 if across else bar.get_x() + bar.get_width() / 2 for bar in bars]
+    sizes = [bar.get_width() if across else bar.get_height() for bar in bars]
+    rows = [(names.get(round(at, 6)) or _shown(at), _shown(size)) for at, size in zip(places, sizes, strict=True)]
+    return html_table(name, ("", _label(bars.get_label(), ax)), rows)
+
+
+def _table_of_points(ax: Axes, points: PathCollection, name: str) -> str:
+    label = _label(points.get_label(), ax)
+    rows = [tuple(map(_shown, point)) for point in np.ma.filled(points.get_offsets(), np.nan)]
+    return html_table(f"{name}: {label}", (ax.get_xlabel() or "x", ax.get_ylabel() or "y"), rows)
+
+
+def _label(label: object, ax: Axes) -> str:
+    """A legend's words; matplotlib's own labels begin with an underscore."""
+    text = str(label)
+    return (ax.get_ylabel() or "value") if text.startswith("_") or not text else text
+
+
+def _shown(value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.3g}"

@@ -1,0 +1,149 @@
+"""Plausible wrong answers to the exercises of chapter 4."""
+
+import torch
+from torch import nn
+
+from . import mutant
+
+
+def _re_attention(query, key, value, theta, gain, shift, over=-1, twice=False, axes=(0, 2, 3), eps=1e-5, scale=None):
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    mixed = torch.einsum("gh,bhqt->bgqt", theta, scores.softmax(dim=over))
+    mixed = mixed.softmax(dim=-1) if twice else mixed
+    mean, variance = mixed.mean(dim=axes, keepdim=True), mixed.var(dim=axes, keepdim=True, correction=0)
+    normed = (mixed - mean) * (variance + eps).rsqrt()
+    return (gain[:, None, None] * normed + shift[:, None, None]) @ value
+
+
+@mutant("4.1", says="softmax runs over the queries")
+def softmax_over_queries(*parts):
+    """The softmax is taken over the queries instead of the keys."""
+    return _re_attention(*parts, over=-2)
+
+
+@mutant("4.1", says="mixing is transposed")
+def mixing_transposed(query, key, value, theta, gain, shift):
+    """Θ is used transposed."""
+    return _re_attention(query, key, value, theta.T, gain, shift)
+
+
+@mutant("4.1", says="second softmax")
+def second_softmax(*parts):
+    """A second softmax follows the mixing, "so that rows sum to 1 again"."""
+    return _re_attention(*parts, twice=True)
+
+
+@mutant("4.1", says="each image is normed by itself")
+def norm_of_each_image(*parts):
+    """The statistics are taken over queries and keys only, for each image."""
+    return _re_attention(*parts, axes=(2, 3))
+
+
+@mutant("4.1", says="depends on the other heads")
+def norm_over_all_heads(*parts):
+    """One mean and one variance for all heads together."""
+    return _re_attention(*parts, axes=(0, 1, 2, 3))
+
+
+@mutant("4.1", says="added to the *variance*")
+def no_epsilon(*parts):
+    """Epsilon is forgotten."""
+    return _re_attention(*parts, eps=0.0)
+
+
+@mutant("4.1", says="not divided by the root of D")
+def no_scale(*parts):
+    """The scores are not scaled."""
+    return _re_attention(*parts, scale=1.0)
+
+
+def _maps_in_use(maps, theta, bias, norm, of_batch=False):
+    mixed = torch.einsum("gh,bhqt->bgqt", theta, maps) + bias[:, None, None]
+    variance = mixed.var(dim=(0, 2, 3), correction=0) if of_batch else norm.running_var
+    slope = norm.weight * (variance + norm.eps).rsqrt()
+    return slope[:, None, None] * (mixed - norm.running_mean[:, None, None]) + norm.bias[:, None, None]
+
+
+@mutant("4.2", says="depends on the others in the batch")
+def variance_of_the_batch(maps, theta, bias, norm):
+    """Only the mixing was mended: evaluation still uses the batch's variance."""
+    return _maps_in_use(maps, theta, bias, norm, of_batch=True)
+
+
+@mutant("4.2", says="wrong heads' maps")
+def mixing_still_transposed(maps, theta, bias, norm):
+    """Only the variance was mended: the mixing is still transposed."""
+    return _maps_in_use(maps, theta.T, bias, norm)
+
+
+@mutant("4.2", says="bias has gone")
+def bias_forgotten(maps, theta, bias, norm):
+    """The bias was dropped, as it may be in training."""
+    return _maps_in_use(maps, theta, torch.zeros_like(bias), norm)
+
+
+def _fold(attn, with_bias=True, scaled_shift=True, by_columns=False):
+    norm, theta = attn.norm.batch, attn.mix.weight.flatten(1)
+    slope = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    c = (attn.mix.bias if with_bias else 0) - norm.running_mean
+    return theta * (slope if by_columns else slope[:, None]), (slope * c if scaled_shift else c) + norm.bias
+
+
+@mutant("4.3", says="c lacks the mixing's bias")
+def fold_without_bias(attn):
+    """The mixing's bias is taken to cancel, as in training."""
+    return _fold(attn, with_bias=False)
+
+
+@mutant("4.3", says="c lacks the slope")
+def fold_without_slope(attn):
+    """The slope multiplies the mixing, not the bias and the mean."""
+    return _fold(attn, scaled_shift=False)
+
+
+@mutant("4.3", says="each column of the mixing")
+def fold_by_columns(attn):
+    """Broadcasting multiplies columns by the slope instead of rows."""
+    return _fold(attn, by_columns=True)
+
+
+def _recalibrate(model, batches, momentum, reset=True, train=True):
+    model.train(train)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            if reset:
+                part.reset_running_stats()
+            part.momentum = momentum
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    return model
+
+
+@mutant("4.4", says="have not moved")
+def in_evaluation(model, batches):
+    """The model is in evaluation mode, where nothing moves."""
+    return _recalibrate(model, batches, None, reset=False, train=False)
+
+
+@mutant("4.4", says="last batch alone")
+def momentum_of_one(model, batches):
+    """A momentum of 1 keeps the last batch only."""
+    return _recalibrate(model, batches, 1.0)
+
+
+@mutant("4.4", says="what the statistics were before")
+def usual_momentum(model, batches):
+    """The usual momentum of 0.1 keeps most of what was there before."""
+    return _recalibrate(model, batches, 0.1, reset=False)
+
+
+@mutant("4.4", says="a weight has changed")
+def trained_along(model, batches):
+    """A training loop was copied, step included."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()
+    for batch in batches:
+        model(batch).square().mean().backward()
+        optimizer.step()
+    return model

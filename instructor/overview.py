@@ -1,0 +1,59 @@
+"""Write what the instructor's guide tells of every exercise: book/appendix/exercise_list.txt, from bank and mutants.
+
+python -m instructor.overview           write it
+python -m instructor.overview --check   only say whether it is stale
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+
+from contents import ROOT
+from deepvit_edu.files import atomic_path
+from deepvit_edu.words import markdown_table
+from instructor.bank import Exercise, chapter_files, load_chapter
+from instructor.mutants import load_mutants
+from instructor.question import load_templates
+
+LIST = ROOT / "book" / "appendix" / "exercise_list.txt"
+HEADER = ("exercise", "kind", "difficulty", "importance", "minutes", "the learner practises")
+
+
+def overview() -> str:
+    """The text of the list, in MyST: for each chapter a table of exercises, their common mistakes, graded questions."""
+    mistakes = defaultdict(list)
+    for mutant in load_mutants():
+        mistakes[mutant.number].append(f"{mutant.mistake.rstrip('.')}. *Told:* … {mutant.says} …")
+    parts = []
+    for chapter in chapter_files():
+        exercises = load_chapter(chapter)
+        parts.append(f"### Chapter {chapter}\n\n{markdown_table([HEADER, *map(_row, exercises)])}")
+        found = [f"- **{e.number}** {line}" for e in exercises for line in mistakes[e.number]]
+        parts.append("Common mistakes, and words of what `check` says to each:\n\n" + "\n".join(found))
+        graded = [found.draw("example") for found in load_templates(chapter)]
+        told = ", ".join(f"{q.total} after {q.exercise}{'' if q.tests else ' (in words)'}" for q in graded)
+        parts.append(f"Points in the graded version: {told}; {sum(q.total for q in graded)} in all.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(exercise: Exercise) -> tuple[str, ...]:
+    title = f"{exercise.number} {{ref}}`{exercise.title} <{exercise.label}>`"
+    numbers = (str(exercise.difficulty), str(exercise.importance), str(exercise.minutes))
+    return (title, exercise.kind, *numbers, exercise.practises)
+
+
+def main() -> None:
+    """Writes, or checks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the list is stale")
+    text = overview()
+    if parser.parse_args().check:
+        if not LIST.is_file() or LIST.read_text(encoding="utf-8") != text:
+            sys.exit("book/appendix/exercise_list.txt is stale: run `make notebooks` and commit it.")
+        return
+    with atomic_path(LIST) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

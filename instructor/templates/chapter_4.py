@@ -1,0 +1,240 @@
+"""Graded questions on Re-attention."""
+
+from random import Random
+from textwrap import indent
+
+from ..question import Question, Test, template
+
+IMPORTS = """\
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deepvit_edu.nn.attention import ReAttention
+"""
+
+# How a norm of maps is told, how a student may write it, and another way that the hidden test compares with.
+NORMS = {
+    "row": (
+        "takes from every row of a mixed map the row's mean, and divides it by the root of the row's variance plus $e$",
+        "mean, variance = mixed.mean(-1, keepdim=True), mixed.var(-1, keepdim=True, correction=0)\n"
+        "normed = (mixed - mean) / (variance + {eps}).sqrt()",
+        "F.layer_norm(mixed, mixed.shape[-1:], eps={eps})",
+    ),
+    "column": (
+        "takes from every *column* of a mixed map its mean over the queries, and divides the column by the root of its "
+        "variance plus $e$",
+        "mean, variance = mixed.mean(-2, keepdim=True), mixed.var(-2, keepdim=True, correction=0)\n"
+        "normed = (mixed - mean) / (variance + {eps}).sqrt()",
+        "F.layer_norm(mixed.mT, mixed.shape[-2:-1], eps={eps}).mT",
+    ),
+    "map": (
+        "takes from every mixed map of every image its mean over all entries, and divides it by the root of their "
+        "variance plus $e$",
+        "mean, variance = mixed.mean((-2, -1), keepdim=True), mixed.var((-2, -1), keepdim=True, correction=0)\n"
+        "normed = (mixed - mean) / (variance + {eps}).sqrt()",
+        "F.instance_norm(mixed, eps={eps})",
+    ),
+    "deviation": (
+        "takes from every mixed map of every image its mean over all entries, and divides it by their mean absolute "
+        "deviation plus $e$",
+        "centred = mixed - mixed.mean((-2, -1), keepdim=True)\n"
+        "normed = centred / (centred.abs().mean((-2, -1), keepdim=True) + {eps})",
+        "torch.stack([(m - m.mean()) / ((m - m.mean()).abs().sum() / m.numel() + {eps}) for m in mixed.flatten(0, 1)])"
+        ".unflatten(0, mixed.shape[:2])",
+    ),
+}
+
+
+@template(4)
+def norm_of_maps(draw: Random) -> Question:
+    """Re-attention from bare tensors, with another norm than the book's."""
+    norm, eps = draw.choice(list(NORMS)), draw.choice([1e-4, 1e-3, 1e-2])
+    told, code, reference = NORMS[norm]
+    head = '''\
+def normed_re_attention(query, key, value, theta):
+    """Queries, keys, values (B, H, N, D) and a mixing (H, H) to outputs (B, H, N, D)."""
+'''
+    body = f"""\
+scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+mixed = torch.einsum("gh,bhqt->bgqt", theta, scores.softmax(dim=-1))
+{code.format(eps=eps)}
+return normed @ value
+"""
+    hidden = f"""\
+for scale in (1.0, 0.02):  # sharp maps, and flat ones, where e decides
+    query, key, value = torch.randn(3, 2, 3, 6, 4)
+    query, theta = scale * query, torch.randn(3, 3)
+    maps = [(query[:, h] @ key[:, h].mT / 2).softmax(-1) for h in range(3)]
+    mixed = torch.stack([sum(theta[g, h] * maps[h] for h in range(3)) for g in range(3)], dim=1)
+    wanted = {reference.format(eps=eps)} @ value
+    torch.testing.assert_close(normed_re_attention(query, key, value, theta), wanted, rtol=1e-3, atol=1e-4)
+"""
+    text = (
+        "Write Re-attention with another norm than BatchNorm. From queries, keys and values of all heads, and a mixing "
+        "`theta`, to the outputs of all heads: scores divided by $\\sqrt{D}$, softmax over keys, mixing, and then a "
+        f"norm that {told}, with $e = {eps}$. It has no gain and no shift."
+    )
+    shape = """\
+query, key, value = torch.randn(3, 2, 3, 5, 4)
+out = normed_re_attention(query, key, value, torch.randn(3, 3))
+assert out is not None, "return the outputs"
+assert out.shape == (2, 3, 5, 4), "the outputs have the shape of the values"
+"""
+    return Question(
+        exercise="4.1",
+        variant=f"norm of each {norm}, e = {eps}",
+        text=text,
+        stub=head + "    ...\n",
+        solution=head + indent(body, "    "),
+        tests=(
+            Test(1, shape, "assert out.isfinite().all()\n"),
+            Test(4, "# Here the outputs are compared with those of loops over heads.\n", hidden),
+        ),
+    )
+
+
+@template(4)
+def faulty_fold(draw: Random) -> Question:
+    """A fold of the norm into the mixing, with a fault that the seed chooses."""
+    lines = {
+        "slope": "slope = norm.weight * (norm.running_var + norm.eps).rsqrt()",
+        "theta": "theta = slope[:, None] * attn.mix.weight.flatten(1)",
+        "c": "c = slope * (attn.mix.bias - norm.running_mean) + norm.bias",
+    }
+    faults = [
+        ("slope", "slope = norm.weight / (norm.running_var + norm.eps)"),
+        ("slope", "slope = (norm.running_var + norm.eps).rsqrt()"),
+        ("theta", "theta = slope[None, :] * attn.mix.weight.flatten(1)"),
+        ("theta", "theta = slope[:, None] * attn.mix.weight.flatten(1).T"),
+        ("c", "c = slope * (attn.mix.bias + norm.running_mean) + norm.bias"),
+        ("c", "c = slope * (attn.mix.bias - norm.running_mean + norm.bias)"),
+    ]
+    place, wrong = draw.choice(faults)
+    head = '''\
+def folded(attn):
+    """The mixing (H, H) and shift (H,) that do in evaluation what mixing and norm do together."""
+    norm = attn.norm.batch
+'''
+
+    def written(parts: dict[str, str]) -> str:
+        return head + indent("\n".join([*parts.values(), "return theta, c\n"]), "    ")
+
+    hidden = """\
+attn = ReAttention(24, num_heads=6).eval()
+norm = attn.norm.batch
+for numbers in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+    nn.init.uniform_(numbers, 0.3, 1.8)
+maps = torch.rand(2, 6, 5, 5)
+with torch.no_grad():
+    theta, c = folded(attn)
+    found = torch.einsum("gh,bhqt->bgqt", theta, maps) + c[:, None, None]
+    torch.testing.assert_close(found, norm(attn.mix(maps)), rtol=1e-3, atol=1e-4)
+"""
+    text = (
+        "This function should fold the BatchNorm of a block with Re-attention into its mixing. It runs, and one line "
+        "of it is wrong. Mend it. In evaluation the map in use must be `theta` times the softmax maps, plus `c`."
+    )
+    shape = "theta, c = folded(ReAttention(16, num_heads=4).eval())\nassert theta.shape == (4, 4)\n"
+    return Question(
+        exercise="4.3",
+        variant=wrong,
+        text=text,
+        stub=written({**lines, place: wrong}),
+        solution=written(lines),
+        tests=(
+            Test(1, shape, "assert c.shape == (4,)\n"),
+            Test(3, "# Here folded and unfolded maps are compared, with numbers as after training.\n", hidden),
+        ),
+    )
+
+
+@template(4)
+def cost_of_mixing(draw: Random) -> Question:
+    """Count what mixing adds to a block."""
+    heads, dim = draw.choice([(8, 32), (12, 32), (12, 64), (16, 24), (16, 64)])
+    side = draw.choice([7, 8, 14, 16, 24])
+    tokens, channels = side * side + 1, heads * dim
+    mixing = heads**2 * tokens**2
+    share = mixing / (2 * tokens**2 * channels)
+    text = (
+        f"A block has {heads} heads of {dim} channels and {side} × {side} patches, with a class token in front. Count, "
+        "for one image: (a) the multiplications of the mixing, without its bias; (b) these as a share of those of "
+        "scores and values, $Q K^T$ and $A V$ together. Assign numbers, or expressions that compute them."
+    )
+    solution = f"""\
+tokens = {side} ** 2 + 1
+mixing_macs = {heads} ** 2 * tokens ** 2
+share = mixing_macs / (2 * tokens ** 2 * {channels})
+"""
+    begun = "assert isinstance({0}, (int, float)), 'put a number in the place of the dots'\n"
+    return Question(
+        exercise="4.3",
+        variant=f"{heads} heads of {dim}, {side} × {side} patches",
+        text=text,
+        stub="mixing_macs = ...\nshare = ...\n",
+        solution=solution,
+        tests=(
+            Test(2, begun.format("mixing_macs"), f"assert mixing_macs == {mixing}\n"),
+            Test(2, begun.format("share"), f"assert abs(share - {share:.6f}) < 0.005\n"),
+        ),
+        secrets=(str(mixing), f"{mixing:,}", f"{share:.4f}"),
+    )
+
+
+# What three arms gain over plain, in points, and how that is to be read.
+GAINS = {
+    (
+        1.9,
+        0.1,
+        2.0,
+    ): "The norm gives nearly all of the gain; the exchange adds nothing that stands out of its interval.",
+    (
+        0.1,
+        1.7,
+        1.8,
+    ): "The exchange gives nearly all of the gain; the norm adds nothing that stands out of its interval.",
+    (0.2, 0.1, 2.1): "Neither part alone helps, both do: an interaction, which arms of single parts alone would miss.",
+    (
+        1.2,
+        1.1,
+        1.3,
+    ): "Each part alone gives about as much as both: substitutes, as if they mended one and the same thing.",
+}
+
+
+@template(4)
+def reading_arms(draw: Random) -> Question:
+    """What a table of arms shows, in words."""
+    base, half = draw.randint(600, 800) / 10, draw.choice([0.3, 0.4, 0.6])
+    gains = draw.choice(list(GAINS))
+    reading = GAINS[gains]
+    arms = zip(("norm only", "exchange only", "both"), gains, strict=True)
+    rows = "\n".join(f"| {name} | {base + gain:.1f} | {gain:+.1f} ± {half} |" for name, gain in arms)
+    text = f"""\
+A study on made-up numbers, ten seeds an arm, paired:
+
+| arm | accuracy, % | difference to plain, points, 95 % interval |
+|---|---|---|
+| plain | {base:.1f} | – |
+{rows}
+
+Write four to six sentences. Which part of the remedy does the work here? Does the table show that similar attention
+maps were what held the plain model back? Which arm or measurement would you add first, and what would you conclude from
+each of its outcomes?"""
+    answer = (
+        f"{reading} The table says nothing about similar maps: no row measures them, and a remedy may help for another "
+        "reason. To test the cause, force the maps of a plain model to be shared, or penalise their likeness. If "
+        "accuracy does not move, likeness is a symptom; if it falls with sharing, a cause worth the name. A regime "
+        "check comes first: are neighbouring blocks alike while the heads of a block are not?"
+    )
+    rubric = (
+        "1: compares single parts with both, not with plain only",
+        "1: reads the intervals, and says so of a difference that lies within them",
+        "1: a remedy that works does not show the cause",
+        "1: names an arm or a measurement that tests the cause",
+        "1: says what each of its outcomes would mean",
+    )
+    return Question("4.5", f"{gains}, {base}, {half}", text, "", answer, points=5, rubric=rubric, secrets=(reading,))

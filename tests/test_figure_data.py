@@ -1,0 +1,88 @@
+"""The tables beside figures: every number that is drawn can be read, and pictures give none."""
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from deepvit_edu.figure_data import MOST_ROWS, folded_tables, html_table
+
+
+@pytest.fixture
+def drawn():
+    fig, ax = plt.subplots()
+    yield fig, ax
+    plt.close(fig)
+
+
+def cells(page: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_lines_over_one_axis_share_a_table(drawn) -> None:
+    fig, ax = drawn
+    ax.plot([1, 2, 3], [0.5, 0.25, 0.125], label="plain")
+    ax.plot([1, 2, 3], [1, 2, float("nan")], label="a < b")
+    ax.axhline(0.3, label="chance")
+    ax.set(xlabel="block", title="Loss")
+    assert cells(folded_tables(fig)) == [
+        ["block", "plain", "a &lt; b"], ["1", "0.5", "1"], ["2", "0.25", "2"], ["3", "0.125", "–"]
+    ]  # fmt: skip
+    assert "<caption>Loss</caption>" in folded_tables(fig)
+
+
+def test_lines_over_other_axes_have_their_own(drawn) -> None:
+    fig, ax = drawn
+    ax.plot([1, 2], [3, 4])
+    ax.plot([5, 6, 7], [8, 9, 10])
+    assert folded_tables(fig).count("<table>") == 2
+
+
+def test_long_curves_are_thinned_and_keep_their_ends(drawn) -> None:
+    fig, ax = drawn
+    ax.plot(np.arange(1000), np.arange(1000) / 7)
+    rows = cells(folded_tables(fig))[1:]
+    assert len(rows) == MOST_ROWS
+    assert rows[0][0] == "0"
+    assert rows[-1] == ["999", "143"]
+
+
+@pytest.mark.parametrize("kind", ["bar", "barh"])
+def test_bars_are_named(drawn, kind: str) -> None:
+    fig, ax = drawn
+    getattr(ax, kind)(["texture", "layout"], [31.5, 52], label="accuracy")
+    fig.canvas.draw()
+    assert cells(folded_tables(fig)) == [["", "accuracy"], ["texture", "31.5"], ["layout", "52"]]
+
+
+def test_points_are_listed(drawn) -> None:
+    fig, ax = drawn
+    ax.scatter([0.1, 0.2], [3, 4], label="uniform")
+    ax.set(xlabel="similarity", ylabel="loss")
+    assert cells(folded_tables(fig)) == [["similarity", "loss"], ["0.1", "3"], ["0.2", "4"]]
+
+
+def test_small_matrices_are_tables_and_pictures_are_not(drawn) -> None:
+    fig, ax = drawn
+    image = ax.imshow(np.array([[0.5, 1.0], [0.25, 0.125]]))
+    fig.colorbar(image)
+    assert cells(folded_tables(fig)) == [["", "0", "1"], ["0", "0.5", "1"], ["1", "0.25", "0.125"]]
+    ax.clear()
+    ax.imshow(np.zeros((8, 8, 3)))
+    ax.imshow(np.zeros((64, 64)))
+    assert folded_tables(fig) == ""
+
+
+def test_tables_can_be_scrolled_by_keyboard_and_are_folded(drawn) -> None:
+    fig, ax = drawn
+    ax.plot([1, 2])
+    page = folded_tables(fig)
+    assert page.startswith("<details")
+    assert 'tabindex="0"' in page
+    assert "aria-label" in page
+
+
+def test_words_are_escaped() -> None:
+    assert "<b>" not in html_table("<b>", ["<b>"], [["<b>", "<b>"]])

@@ -57,16 +57,20 @@ def _tables(ax: Axes, name: str) -> Iterator[str]:
 
 
 def _tables_of_lines(ax: Axes, name: str) -> Iterator[str]:
-    """One table for all lines over the same x."""
+    """One table for all lines whose x lie among those of the longest; empty cells where a line has no point."""
     curves = [line for line in ax.lines if line.get_transform() == ax.transData and len(line.get_xdata())]
-    groups: dict[tuple, list] = {}
-    for line in curves:
-        groups.setdefault(tuple(np.asarray(line.get_xdata(), dtype=float)), []).append(line)
-    for x, lines in groups.items():
+    groups: list[tuple[np.ndarray, list[tuple[str, dict[float, float]]]]] = []
+    for line in sorted(curves, key=lambda line: -len(line.get_xdata())):  # stable: the legend's order stays
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        places = next((members for base, members in groups if np.isin(x, base).all()), None)
+        if places is None:
+            groups.append((x, places := []))
+        places.append((_label(line.get_label(), ax), dict(zip(x.tolist(), y.tolist(), strict=True))))
+    for x, members in groups:
         kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_ROWS)).round().astype(int))
-        values = [np.asarray(line.get_ydata(), dtype=float) for line in lines]
-        head = (ax.get_xlabel() or "x", *(_label(line.get_label(), ax) for line in lines))
-        yield html_table(name, head, [(_shown(x[i]), *(_shown(y[i]) for y in values)) for i in kept])
+        head = (ax.get_xlabel() or "x", *(label for label, _ in members))
+        rows = [(_shown(at), *(_shown(points.get(at, np.nan)) for _, points in members)) for at in x[kept].tolist()]
+        yield html_table(name, head, rows)
 
 
 def _table_of_bars(ax: Axes, bars: BarContainer, name: str) -> str:

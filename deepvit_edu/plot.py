@@ -13,6 +13,8 @@ import torch
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .figure_data import folded_tables
@@ -31,6 +33,9 @@ STYLE = {
     "font.size": 11,
     "legend.frameon": False,
 }
+
+
+LOSSES = {"training": "-", "test": "--"}
 
 
 def show(fig: Figure, alt: str) -> None:
@@ -92,14 +97,17 @@ def plot_curves(runs: dict[str, Record]) -> Figure:
     fig, (left, right) = figure(1, 2, width=8.0, height=3.2)
     for (label, record), colour in zip(runs.items(), COLOURS, strict=False):
         curves = record["curves"]
-        left.plot(curves["epoch"], curves["train_loss"], color=colour, label=f"{label}, training")
-        left.plot(curves["epoch"], curves["test_loss"], color=colour, linestyle="--", label=f"{label}, test")
+        for (kind, style), losses in zip(LOSSES.items(), (curves["train_loss"], curves["test_loss"]), strict=True):
+            left.plot(curves["epoch"], losses, color=colour, linestyle=style, label=f"{label}, {kind}")
         accuracy = 100 * np.array(curves["test_accuracy"])
         right.plot(curves["epoch"], accuracy, color=colour, marker="o", markersize=3, label=label)
     left.set(xlabel="epoch", ylabel="cross-entropy loss")
     right.set(xlabel="epoch", ylabel="test accuracy (%)")
-    left.legend(fontsize=9)
+    kinds = [Line2D([], [], color="grey", linestyle=style, label=kind) for kind, style in LOSSES.items()]
+    left.legend(handles=kinds, fontsize=9)  # the colours are told on the right: a line a run would hide the curves
     right.legend(fontsize=9, loc="lower right")
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
 
@@ -175,6 +183,7 @@ def plot_by_block(panels: dict[str, dict[str, Sequence[float]]], ylabel: str, xl
         for (label, values), marker in zip(lines.items(), cycle("osv^D"), strict=False):
             ax.plot(np.asarray(values), marker=marker, markersize=3, label=label)
         ax.set(title=title, xlabel=xlabel)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes[0].get_ylim()[0] < 0:
         for ax in axes[: len(panels)]:
             ax.axhline(0, color="grey", linewidth=0.8)

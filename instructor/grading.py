@@ -26,7 +26,7 @@ from instructor.question import CHAPTERS
 
 NBGRADER = ROOT / ".venv-instructor" / "bin" / "nbgrader"
 KERNEL = "deepvit-graded"
-COLUMNS = ("student", "assignment", "points", "of", "words to read", "remarks")
+COLUMNS = ("student", "assignment", "points", "of", "in words", "remarks")
 
 
 class GradingError(RuntimeError):
@@ -251,8 +251,8 @@ def main() -> None:
         parser.exit(1, f"instructor.grading: {error}\n")
     print("\n".join(describe(rows)))
     print(f"Marks: {options.course / 'marks.csv'}. Feedback to hand out: {course / 'feedback'}.")
-    if any(row["words to read"] for row in rows):
-        print(f"Answers in words are not marked yet: cd {course} && {NBGRADER} formgrade, then grade again.")
+    if any(row["in words"] for row in rows):
+        print(f"Answers in words are marked by hand: cd {course} && {NBGRADER} formgrade, then grade again.")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,13 @@ def test_lines_over_other_axes_have_their_own(drawn) -> None:
     assert folded_tables(fig).count("<table>") == 2
 
 
+def test_a_shorter_line_has_gaps(drawn) -> None:
+    fig, ax = drawn
+    ax.plot([0, 1], [7, 8], label="short")
+    ax.plot([0, 1, 2], [4, 5, 6], label="long")
+    assert cells(folded_tables(fig))[1:] == [["0", "4", "7"], ["1", "5", "8"], ["2", "6", "–"]]
+
+
 def test_long_curves_are_thinned_and_keep_their_ends(drawn) -> None:
     fig, ax = drawn
     ax.plot(np.arange(1000), np.arange(1000) / 7)

@@ -21,14 +21,17 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
     found = answer(query.clone(), key.clone(), value.clone(), theta.clone(), gain.clone(), shift.clone())
     require_tensor(found, (images, heads, tokens, dim), "the output")
 
-    def wanted(theta: Tensor, over: int = -1, eps: float = 1e-5, twice: bool = False, normed: bool = True) -> Tensor:
-        maps = [(query[:, h] @ key[:, h].transpose(1, 2) / dim**0.5).softmax(over) for h in range(heads)]
+    def wanted(
+        theta: Tensor, over: int = -1, eps: float = 1e-5, twice: bool = False, normed: bool = True, affine: bool = True
+    ) -> Tensor:
+        scores = torch.stack([query[:, h] @ key[:, h].transpose(1, 2) / dim**0.5 for h in range(heads)], dim=1)
+        maps = scores.softmax(over).unbind(1)
         mixed = torch.stack([sum(theta[g, h] * maps[h] for h in range(heads)) for g in range(heads)], dim=1)
         mixed = mixed.softmax(-1) if twice else mixed
         norm = nn.BatchNorm2d(heads, eps=eps).train()
         nn.init.zeros_(norm.bias)
         out = norm(mixed) if normed else mixed
-        return (gain[:, None, None] * out + shift[:, None, None]) @ value
+        return (gain[:, None, None] * out + shift[:, None, None] if affine else out) @ value
 
     with torch.no_grad():
         require(
@@ -38,6 +41,11 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
             not alike(found, wanted(theta.T)),
             "the mixing is transposed: row g of theta belongs to the head that gets a map. The sum runs over columns.",
         )
+        require(
+            not alike(found, wanted(theta, over=1)),
+            "your softmax runs over the heads. Each query distributes its attention over the keys, the last axis.",
+        )
+        require(not alike(found, wanted(theta, affine=False)), "the gain and the shift of the norm are still missing.")
         require(
             not alike(found, wanted(theta, over=-2)),
             "your softmax runs over the queries. Each query distributes its attention over the keys, the last axis.",
@@ -110,8 +118,8 @@ def maps_in_use(answer: Callable[..., Tensor]) -> None:
         depends = not alike(found, torch.cat([answer(one[None], theta, bias, norm) for one in maps]))
         shapes = [_directions(out) for out in (found, wanted(theta, bias), wanted(theta.T, bias))]
         transposed = not alike(shapes[0], shapes[1], 1e-2) and alike(shapes[0], shapes[2], 1e-2)
-        faults = "what an image gets depends on the others in the batch, and a head gets the wrong heads' maps."
-        require(not (depends and transposed), f"it still has both of its faults: {faults}")
+        both = "it still has both of its faults. Try it on one image alone, and with a theta that has a single 1."
+        require(not (depends and transposed), both)
         message = "what an image gets depends on the others in the batch. Which variance does evaluation use?"
         require(not depends, message)
         require(not transposed, "a head gets the wrong heads' maps: which index of theta is the head that gets one?")
@@ -148,6 +156,7 @@ def fold(answer: Callable[[ReAttention], tuple[Tensor, Tensor]]) -> None:
     heads = 4
     attn = ReAttention(16, num_heads=heads)
     attn.norm.batch = _trained_norm(heads)
+    attn.norm.batch.running_var.mul_(1e-5)  # as where maps are flat: there epsilon decides
     attn.eval()
     with torch.no_grad():
         found = answer(deepcopy(attn))
@@ -163,6 +172,9 @@ def fold(answer: Callable[[ReAttention], tuple[Tensor, Tensor]]) -> None:
 
         slope = attn.norm.batch.weight * _slope(attn.norm.batch)[:, 0, 0]
         if not alike(_contrast(apply(T, c)), _contrast(wanted)):
+            slope_without = attn.norm.batch.weight * attn.norm.batch.running_var.rsqrt()
+            message = "epsilon is missing from the slope: where maps are flat, the variance is no larger than it."
+            require(not alike(T, attn.mix.weight.flatten(1) * slope_without[:, None]), message)
             message = "each column of the mixing has a slope. The slope belongs to the head that gets the map, a row."
             require(not alike(T, attn.mix.weight.flatten(1) * slope), message)
             require(False, "T is not right: it is the mixing, each row times the slope of its head's norm.")
@@ -184,6 +196,7 @@ def recalibrate(answer: Callable[..., nn.Module]) -> None:
     model = create_model("cifar_vit_4x64", num_classes=3, depth=2, embed_dim=16, num_heads=4, attention=("re",))
     for norm, block in zip(_norms(model), model.blocks, strict=True):
         nn.init.uniform_(norm.running_mean, 1, 2)
+        norm.num_batches_tracked.fill_(7)  # the plain average goes on from there, unless it is reset
         block.attn.qkv.weight.data.mul_(20)  # sharp maps, so that batches differ in their variance
     batches = (torch.randn(3, 4, 3, 32, 32) * torch.tensor([0.1, 1.0, 5.0])[:, None, None, None, None]).unbind()
     weights = [parameter.detach().clone() for parameter in model.parameters()]
@@ -196,6 +209,8 @@ def recalibrate(answer: Callable[..., nn.Module]) -> None:
     means, variances = _running(mended)
     message = "the running statistics have not moved: they do in training mode only."
     require(not torch.equal(means, _running(model)[0]), message)
+    message = "nothing has moved since the reset: statistics move in training mode only."
+    require(means.any().item(), message)
     # Rows of softmax maps sum to 1, so the mean is the same for every batch: it shows what was there before. The
     # variances show which batches were used.
     message = "what the statistics were before is still in them. Reset them first, then take the plain average."

@@ -51,7 +51,7 @@ class Result:
     def __repr__(self) -> str:
         marks = {"right": "✓", "wrong": "✗"}
         told = f"{marks.get(self.status, '·')} {self.exercise}: {self.message}"
-        lines = [line for part in told.split("\n") for line in (textwrap.wrap(part, 96) if len(part) > 96 else [part])]
+        lines = [line for part in told.split("\n") for line in (textwrap.wrap(part, 76) if len(part) > 76 else [part])]
         return "\n".join([*lines, _progress(self.exercise)])
 
 
@@ -130,6 +130,9 @@ def check(number: str, *answers: Any) -> Result:
         limit = f"your code ran for {task.seconds:g} seconds and was stopped."
         return Result(number, "wrong", f"{limit} Is there a loop that never ends?")
     except Exception as error:  # whatever a learner's code may raise
+        if isinstance(error, TypeError) and "not callable" in str(error) and not all(map(callable, answers)):
+            told = "hand over the function itself, as the stub does: its name, without quotes and without parentheses."
+            return Result(number, "wrong", told)
         return Result(number, "wrong", _told(error))
     _PASSED.add(number)
     return Result(number, "right", "right.")
@@ -162,7 +165,8 @@ def _watched(answer: Any, returns: bool) -> Any:
     name = getattr(answer, "__name__", "your function")
 
     def call(*arguments: Any, **options: Any) -> Any:
-        try:
+        arguments = tuple(part.clone() if isinstance(part, Tensor) else part for part in arguments)
+        try:  # a function may write into what it is given, and the check goes on with its own
             out = answer(*arguments, **options)
         except NotImplementedError:
             out = None
@@ -191,6 +195,8 @@ def _told(error: Exception) -> str:
     """An error as the learner's own lines tell it."""
     said = f"{type(error).__name__}: {error}".rstrip(": ")
     lines = [f"  line {number} of {name}: {text}" for number, name, text in _own_lines(error.__traceback__)]
+    if len(lines) > 6:  # a recursion without an end
+        lines = [*lines[:2], "  …", *lines[-3:]]
     if lines:
         return "\n".join([f"your code stopped with {said}", *lines])
     return f"your answer could not be tried: {said}. Are its arguments and its type those of the stub?"

@@ -21,6 +21,18 @@ def softmax_over_queries(*parts):
     return _re_attention(*parts, over=-2)
 
 
+@mutant("4.1", says="softmax runs over the heads")
+def softmax_over_heads(*parts):
+    """The softmax is taken over the heads."""
+    return _re_attention(*parts, over=1)
+
+
+@mutant("4.1", says="gain and the shift")
+def no_gain(query, key, value, theta, gain, shift):
+    """The norm's gain and shift are left out."""
+    return _re_attention(query, key, value, theta, torch.ones_like(gain), torch.zeros_like(shift))
+
+
 @mutant("4.1", says="mixing is transposed")
 def mixing_transposed(query, key, value, theta, gain, shift):
     """Θ is used transposed."""
@@ -82,9 +94,9 @@ def bias_forgotten(maps, theta, bias, norm):
     return _maps_in_use(maps, theta, torch.zeros_like(bias), norm)
 
 
-def _fold(attn, with_bias=True, scaled_shift=True, by_columns=False):
+def _fold(attn, with_bias=True, scaled_shift=True, by_columns=False, with_eps=True):
     norm, theta = attn.norm.batch, attn.mix.weight.flatten(1)
-    slope = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    slope = norm.weight * (norm.running_var + norm.eps * with_eps).rsqrt()
     c = (attn.mix.bias if with_bias else 0) - norm.running_mean
     return theta * (slope if by_columns else slope[:, None]), (slope * c if scaled_shift else c) + norm.bias
 
@@ -99,6 +111,12 @@ def fold_without_bias(attn):
 def fold_without_slope(attn):
     """The slope multiplies the mixing, not the bias and the mean."""
     return _fold(attn, scaled_shift=False)
+
+
+@mutant("4.3", says="epsilon is missing")
+def fold_without_epsilon(attn):
+    """Epsilon is left out of the slope."""
+    return _fold(attn, with_eps=False)
 
 
 @mutant("4.3", says="each column of the mixing")
@@ -126,13 +144,25 @@ def in_evaluation(model, batches):
     return _recalibrate(model, batches, None, reset=False, train=False)
 
 
+@mutant("4.4", says="since the reset")
+def reset_in_evaluation(model, batches):
+    """The statistics are reset, and the model stays in evaluation mode."""
+    return _recalibrate(model, batches, None, train=False)
+
+
+@mutant("4.4", says="what the statistics were before")
+def average_without_reset(model, batches):
+    """The plain average is taken, and the old statistics are still counted in."""
+    return _recalibrate(model, batches, None, reset=False)
+
+
 @mutant("4.4", says="last batch alone")
 def momentum_of_one(model, batches):
     """A momentum of 1 keeps the last batch only."""
     return _recalibrate(model, batches, 1.0)
 
 
-@mutant("4.4", says="what the statistics were before")
+@mutant("4.4", says="still in them")
 def usual_momentum(model, batches):
     """The usual momentum of 0.1 keeps most of what was there before."""
     return _recalibrate(model, batches, 0.1, reset=False)

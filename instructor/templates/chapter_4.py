@@ -74,7 +74,8 @@ for scale in (1.0, 0.02):  # sharp maps, and flat ones, where e decides
 """
     text = (
         "Write Re-attention with another norm than BatchNorm. From queries, keys and values of all heads, and a mixing "
-        "`theta`, to the outputs of all heads: scores divided by $\\sqrt{D}$, softmax over keys, mixing, and then a "
+        "`theta` whose row $g$ makes new head $g$, to the outputs of all heads: scores divided by $\\sqrt{D}$, softmax "
+        "over keys, mixing, and then a "
         f"norm that {told}, with $e = {eps}$. It has no gain and no shift."
     )
     shape = """\
@@ -98,56 +99,73 @@ assert out.shape == (2, 3, 5, 4), "the outputs have the shape of the values"
 
 @template(4)
 def faulty_fold(draw: Random) -> Question:
-    """A fold of the norm into the mixing, with a fault that the seed chooses."""
+    """A fold of norm, mixing and map's factor into one, with a fault that the seed chooses."""
     lines = {
-        "slope": "slope = norm.weight * (norm.running_var + norm.eps).rsqrt()",
+        "slope": "slope = attn.map_scale * norm.weight * (norm.running_var + norm.eps).rsqrt()",
         "theta": "theta = slope[:, None] * attn.mix.weight.flatten(1)",
-        "c": "c = slope * (attn.mix.bias - norm.running_mean) + norm.bias",
+        "c": "c = slope * (attn.mix.bias - norm.running_mean) + attn.map_scale * norm.bias",
     }
     faults = [
-        ("slope", "slope = norm.weight / (norm.running_var + norm.eps)"),
-        ("slope", "slope = (norm.running_var + norm.eps).rsqrt()"),
+        ("slope", "slope = attn.map_scale * norm.weight / (norm.running_var + norm.eps)"),
+        ("slope", "slope = attn.map_scale * (norm.running_var + norm.eps).rsqrt()"),
+        ("slope", "slope = attn.map_scale * norm.weight * norm.running_var.rsqrt()"),
         ("theta", "theta = slope[None, :] * attn.mix.weight.flatten(1)"),
         ("theta", "theta = slope[:, None] * attn.mix.weight.flatten(1).T"),
-        ("c", "c = slope * (attn.mix.bias + norm.running_mean) + norm.bias"),
-        ("c", "c = slope * (attn.mix.bias - norm.running_mean + norm.bias)"),
+        ("c", "c = slope * (attn.mix.bias + norm.running_mean) + attn.map_scale * norm.bias"),
+        ("c", "c = slope * (attn.mix.bias - norm.running_mean) + norm.bias"),
     ]
     place, wrong = draw.choice(faults)
-    head = '''\
-def folded(attn):
-    """The mixing (H, H) and shift (H,) that do in evaluation what mixing and norm do together."""
-    norm = attn.norm.batch
-'''
+    wanted = draw.choice(["map", "row"])
+    told, head, last, found = {
+        "map": (
+            "`theta` times the softmax maps, plus `c`, must be the map in use",
+            "The mixing (H, H) and shift (H,) that do in evaluation what mixing, norm and factor do together.",
+            "return theta, c\n",
+            "torch.einsum('gh,bhqt->bgqt', theta, maps) + c[:, None, None] - wanted",
+        ),
+        "row": (
+            "each row of a map in use of `tokens` tokens must sum to the head's number in the result",
+            "What the rows of the map in use sum to, in evaluation, for each head (H,).",
+            "return theta.sum(dim=1) + tokens * c\n",
+            "sums[:, None] - wanted.sum(dim=-1)",
+        ),
+    }[wanted]
+    call = {"map": "theta, c = folded(attn)", "row": "sums = folded(attn, 5)"}[wanted]
+    signature = {"map": "def folded(attn):", "row": "def folded(attn, tokens):"}[wanted]
+    first = f'{signature}\n    """{head}"""\n    norm = attn.norm.batch\n'
 
     def written(parts: dict[str, str]) -> str:
-        return head + indent("\n".join([*parts.values(), "return theta, c\n"]), "    ")
+        return first + indent("\n".join([*parts.values(), last]), "    ")
 
-    hidden = """\
-attn = ReAttention(24, num_heads=6).eval()
-norm = attn.norm.batch
-for numbers in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-    nn.init.uniform_(numbers, 0.3, 1.8)
-maps = torch.rand(2, 6, 5, 5)
-with torch.no_grad():
-    theta, c = folded(attn)
-    found = torch.einsum("gh,bhqt->bgqt", theta, maps) + c[:, None, None]
-    torch.testing.assert_close(found, norm(attn.mix(maps)), rtol=1e-3, atol=1e-4)
+    hidden = f"""\
+for size in (1.0, 1e-5):  # maps as sharp as after training, and as flat as before
+    attn = ReAttention(24, num_heads=6, map_scale=0.4).eval()
+    norm = attn.norm.batch
+    for numbers in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(numbers, 0.3, 1.8)
+    norm.running_var.mul_(size)
+    maps = torch.randn(2, 6, 5, 5).softmax(dim=-1)
+    with torch.no_grad():
+        {call}
+        wanted = attn.map_scale * norm(attn.mix(maps))
+        difference = {found}
+        assert difference.abs().max() < 1e-3 * wanted.abs().max()
 """
     text = (
-        "This function should fold the BatchNorm of a block with Re-attention into its mixing. It runs, and one line "
-        "of it is wrong. Mend it. In evaluation the map in use must be `theta` times the softmax maps, plus `c`."
+        "In evaluation the norm, the mixing and the factor `attn.map_scale` behind the norm are one affine function of "
+        f"the softmax maps. In this function, {told}. It runs, and one line of it is wrong. Mend it."
     )
-    shape = "theta, c = folded(ReAttention(16, num_heads=4).eval())\nassert theta.shape == (4, 4)\n"
+    shape = {
+        "map": "theta, c = folded(attn)\nassert theta.shape == (4, 4)\n",
+        "row": "assert folded(attn, 5).shape == (4,)\n",
+    }
     return Question(
         exercise="4.3",
-        variant=wrong,
+        variant=f"{wanted}: {wrong}",
         text=text,
         stub=written({**lines, place: wrong}),
         solution=written(lines),
-        tests=(
-            Test(1, shape, "assert c.shape == (4,)\n"),
-            Test(3, "# Here folded and unfolded maps are compared, with numbers as after training.\n", hidden),
-        ),
+        tests=(Test(4, f"attn = ReAttention(16, num_heads=4).eval()\n{shape[wanted]}", hidden),),
     )
 
 
@@ -169,7 +187,7 @@ tokens = {side} ** 2 + 1
 mixing_macs = {heads} ** 2 * tokens ** 2
 share = mixing_macs / (2 * tokens ** 2 * {channels})
 """
-    begun = "assert isinstance({0}, (int, float)), 'put a number in the place of the dots'\n"
+    begun = "assert isinstance({0}, (int, float)), 'assign a Python number in the place of the dots, no tensor'\n"
     return Question(
         exercise="4.3",
         variant=f"{heads} heads of {dim}, {side} × {side} patches",
@@ -184,33 +202,27 @@ share = mixing_macs / (2 * tokens ** 2 * {channels})
     )
 
 
-# What three arms gain over plain, in points, and how that is to be read.
-GAINS = {
+# What three arms gain over plain, in points: norm only, exchange only, both; and how that is to be read.
+GAINS = [
+    ((1.9, 0.1, 2.0), "The norm alone gains as much as both; the interval of the exchange alone holds zero."),
+    ((0.1, 1.7, 1.8), "The exchange alone gains as much as both; the interval of the norm alone holds zero."),
     (
-        1.9,
-        0.1,
-        2.0,
-    ): "The norm gives nearly all of the gain; the exchange adds nothing that stands out of its interval.",
+        (0.2, 0.1, 2.1),
+        "The intervals of both single parts hold zero: by themselves no gain is shown. Both together gain: an "
+        "interaction, which arms of single parts would miss.",
+    ),
     (
-        0.1,
-        1.7,
-        1.8,
-    ): "The exchange gives nearly all of the gain; the norm adds nothing that stands out of its interval.",
-    (0.2, 0.1, 2.1): "Neither part alone helps, both do: an interaction, which arms of single parts alone would miss.",
-    (
-        1.2,
-        1.1,
-        1.3,
-    ): "Each part alone gives about as much as both: substitutes, as if they mended one and the same thing.",
-}
+        (1.2, 1.1, 1.3),
+        "Each part alone gains about as much as both: substitutes, as if they mended one and the same thing.",
+    ),
+]
 
 
 @template(4)
 def reading_arms(draw: Random) -> Question:
     """What a table of arms shows, in words."""
     base, half = draw.randint(600, 800) / 10, draw.choice([0.3, 0.4, 0.6])
-    gains = draw.choice(list(GAINS))
-    reading = GAINS[gains]
+    gains, reading = draw.choice(GAINS)
     arms = zip(("norm only", "exchange only", "both"), gains, strict=True)
     rows = "\n".join(f"| {name} | {base + gain:.1f} | {gain:+.1f} ± {half} |" for name, gain in arms)
     text = f"""\
@@ -232,7 +244,7 @@ each of its outcomes?"""
     )
     rubric = (
         "1: compares single parts with both, not with plain only",
-        "1: reads the intervals, and says so of a difference that lies within them",
+        "1: says which intervals hold zero, and claims no gain there",
         "1: a remedy that works does not show the cause",
         "1: names an arm or a measurement that tests the cause",
         "1: says what each of its outcomes would mean",

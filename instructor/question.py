@@ -19,6 +19,12 @@ class Test:
     hidden: str
 
 
+def all_or_nothing(*tests: Test) -> Test:
+    """One cell of several tests, for repairs: what runs before it is mended must not earn a part of the points."""
+    hidden = "\n".join(test.hidden for test in tests)
+    return Test(sum(test.points for test in tests), "\n".join(test.visible for test in tests), hidden)
+
+
 @dataclass(frozen=True)
 class Question:
     """A graded question. One with `tests` is graded by them; one without, in words, by a person with its rubric.

@@ -3,7 +3,7 @@
 from random import Random
 from textwrap import indent
 
-from ..question import Question, Test, template
+from ..question import Question, Test, all_or_nothing, template
 
 IMPORTS = """\
 import math
@@ -166,14 +166,16 @@ torch.testing.assert_close(logits_of(model, images), wanted, rtol=1e-3, atol=1e-
         stub=write({**lines, place: wrong}),
         solution=write(lines),
         tests=(
-            Test(
-                1,
-                'model = create_model("cifar_vit_4x64", num_classes=3)\n'
-                "logits = logits_of(model, torch.randn(2, 3, 32, 32))\n"
-                "assert logits.shape == (2, 3), 'one logit for each image and class'\n",
-                "assert logits.isfinite().all()\n",
+            all_or_nothing(
+                Test(
+                    1,
+                    'model = create_model("cifar_vit_4x64", num_classes=3)\n'
+                    "logits = logits_of(model, torch.randn(2, 3, 32, 32))\n"
+                    "assert logits.shape == (2, 3), 'one logit for each image and class'\n",
+                    "assert logits.isfinite().all()\n",
+                ),
+                Test(4, "# The logits are compared here with the package's, with numbers as after training.\n", hidden),
             ),
-            Test(4, "# The logits are compared here with the package's, with numbers as after training.\n", hidden),
         ),
     )
 

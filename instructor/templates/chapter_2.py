@@ -4,7 +4,7 @@ import math
 from random import Random
 from textwrap import indent
 
-from ..question import Question, Test, template
+from ..question import Question, Test, all_or_nothing, template
 
 IMPORTS = """\
 import math
@@ -301,9 +301,13 @@ torch.testing.assert_close(found, (query @ key.T / {temperature}).exp(), rtol=0.
         stub=write({**lines, fault: wrong}),
         solution=write(lines),
         tests=(
-            Test(1, visible, at_zero),
-            Test(
-                3, "# The estimates are compared here with sums over single directions, and with the kernel.\n", hidden
+            all_or_nothing(
+                Test(1, visible, at_zero),
+                Test(
+                    3,
+                    "# The estimates are compared here with sums over single directions, and with the kernel.\n",
+                    hidden,
+                ),
             ),
         ),
     )

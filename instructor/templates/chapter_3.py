@@ -4,7 +4,7 @@ import math
 from random import Random
 from textwrap import dedent, indent
 
-from ..question import Question, Test, template
+from ..question import Question, Test, all_or_nothing, template
 
 IMPORTS = """\
 import math
@@ -174,17 +174,19 @@ with torch.no_grad(), legible_attention():
         stub=write({**lines, fault: wrong}),
         solution=write(lines),
         tests=(
-            Test(
-                2,
-                "attn = Attention(12, num_heads=3)\n"
-                "assert renumber(attn).qkv.weight.shape == (36, 12), 'the shapes stay as they were'\n",
-                prepared + "for new, old in enumerate(order):\n"
-                "    torch.testing.assert_close(new_maps[:, new], maps[:, old], rtol=1e-3, atol=1e-5)\n",
-            ),
-            Test(
-                2,
-                "# Here the copy's output is compared with the original's.\n",
-                prepared + "torch.testing.assert_close(new_out, out, rtol=1e-3, atol=1e-4)\n",
+            all_or_nothing(
+                Test(
+                    2,
+                    "attn = Attention(12, num_heads=3)\n"
+                    "assert renumber(attn).qkv.weight.shape == (36, 12), 'the shapes stay as they were'\n",
+                    prepared + "for new, old in enumerate(order):\n"
+                    "    torch.testing.assert_close(new_maps[:, new], maps[:, old], rtol=1e-3, atol=1e-5)\n",
+                ),
+                Test(
+                    2,
+                    "# Here the copy's output is compared with the original's.\n",
+                    prepared + "torch.testing.assert_close(new_out, out, rtol=1e-3, atol=1e-4)\n",
+                ),
             ),
         ),
     )

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from ..question import Question, Test, template
+from ..question import Question, Test, all_or_nothing, template
 
 IMPORTS = """\
 import math
@@ -187,13 +187,15 @@ torch.testing.assert_close(dilated_refinement(maps, expand, kernels, reduce), re
         stub=write({**lines, fault: wrong}),
         solution=write(lines),
         tests=(
-            Test(
-                1,
-                "out = dilated_refinement(torch.rand(2, 2, 7, 7), torch.rand(4, 2), torch.rand(4, 3, 3), "
-                "torch.rand(2, 4))\nassert out.shape == (2, 2, 7, 7), 'refined maps have the shape of the maps'\n",
-                "assert out.isfinite().all()\n",
+            all_or_nothing(
+                Test(
+                    1,
+                    "out = dilated_refinement(torch.rand(2, 2, 7, 7), torch.rand(4, 2), torch.rand(4, 3, 3), "
+                    "torch.rand(2, 4))\nassert out.shape == (2, 2, 7, 7), 'refined maps have the shape of the maps'\n",
+                    "assert out.isfinite().all()\n",
+                ),
+                Test(3, "# The numbers are compared here with those of loops over maps and offsets.\n", hidden),
             ),
-            Test(3, "# The numbers are compared here with those of loops over maps and offsets.\n", hidden),
         ),
     )
 

@@ -3,7 +3,7 @@
 from random import Random
 from textwrap import indent
 
-from ..question import Question, Test, template
+from ..question import Question, Test, all_or_nothing, template
 
 IMPORTS = """\
 import math
@@ -169,14 +169,16 @@ for box in boxes:
         stub=write({**lines, fault: wrong}),
         solution=write(lines),
         tests=(
-            Test(
-                1,
-                "out = mix(torch.randn(3, 16, 2), torch.randn(3, 7), (1, 1, 3, 4), nn.Linear(2, 7))\n"
-                "assert out[0].shape == (3, 16, 7) and out[1].shape == (3, 7)\n",
-                "assert out[0].isfinite().all() and out[1].isfinite().all()\n",
+            all_or_nothing(
+                Test(
+                    1,
+                    "out = mix(torch.randn(3, 16, 2), torch.randn(3, 7), (1, 1, 3, 4), nn.Linear(2, 7))\n"
+                    "assert out[0].shape == (3, 16, 7) and out[1].shape == (3, 7)\n",
+                    "assert out[0].isfinite().all() and out[1].isfinite().all()\n",
+                ),
+                # One test for both outputs: the stub has one of them right already.
+                Test(3, "# Logits and class targets are compared here with those of loops.\n", setup + hidden),
             ),
-            # One test for both outputs: the stub has one of them right already.
-            Test(3, "# Logits and class targets are compared here with those of loops.\n", setup + hidden),
         ),
     )
 

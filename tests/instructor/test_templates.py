@@ -69,6 +69,14 @@ def test_solution_passes_and_stub_does_not(found: Template) -> None:
 
 
 @in_code
+def test_an_untouched_stub_earns_nothing(found: Template) -> None:
+    for seed in SEEDS:
+        question = found.draw(seed)
+        for test in question.tests:
+            assert outcome(found, question.stub, [test.visible + "\n" + test.hidden]) != "passed", question.variant
+
+
+@in_code
 def test_anothers_solution_does_not_pass(found: Template) -> None:
     mine = found.draw("0")
     others = [found.draw(seed) for seed in SEEDS if found.draw(seed).variant != mine.variant]

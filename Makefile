@@ -26,7 +26,7 @@ test: $(INSTALLED) ## test the package and the repository (a few minutes; the bo
 
 .PHONY: colab
 colab: $(INSTALLED) ## run each learner's notebook in a fresh environment, as Colab would
-	@$(BIN)/python -m pytest tests/book/test_colab.py -m colab
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/book/test_colab.py -m colab
 
 .PHONY: notebooks
 notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters, and the instructor's list of exercises

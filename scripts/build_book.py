@@ -78,7 +78,7 @@ def run_jupyter_book(folder: Path) -> int:
     ]
     # Without progress bars: in a page they would be widgets, dead and fetched from a network.
     quiet = {"DEEPVIT_EDU_PROGRESS": "0"}
-    # The models of the `cpu` tier are too small for a second thread: waiting for it doubles the time on small machines.
+    # The models of the `cpu` tier are too small to gain by a second thread: on small machines it costs time.
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     environment = {"DEEPVIT_EDU_TIER": "cpu", **threads, **os.environ, **quiet}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

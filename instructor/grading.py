@@ -190,6 +190,8 @@ def run_nbgrader(course: Path, *arguments: str, may_fail: bool = False) -> str:
 
 def grade(course: Path, submissions: list[Submission], seconds: int) -> list[dict]:
     """Runs nbgrader's cycle; a row of marks for every submission, those that could not be run included."""
+    if not (course / "source").is_dir():
+        raise GradingError(f"{course.parent} holds no assignments; write them with make assignments SEED=some-words")
     write_configuration(course, seconds)
     collect(submissions, course)
     for name in sorted({entry.assignment for entry in submissions}):

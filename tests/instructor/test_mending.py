@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from instructor.assignment import source_notebook, student_notebook
-from instructor.grading import GradingError, find_submissions, mend
+from instructor.grading import GradingError, find_submissions, grade, mend
 
 CHAPTER, SEED = 4, "maple"
 
@@ -59,6 +59,11 @@ def test_lost_metadata_and_lost_first_line_is_told() -> None:
     mended, remarks = mend(back, source_notebook(CHAPTER, SEED))
     assert any("is missing" in remark for remark in remarks)
     assert any("# mine 1" in cell.source for cell in mended.cells), "nothing that a student wrote is lost"
+
+
+def test_no_course_is_a_clear_error(tmp_path) -> None:
+    with pytest.raises(GradingError, match="holds no assignments"):
+        grade(tmp_path / "course", [], 10)
 
 
 def test_no_submissions_is_a_clear_error(tmp_path) -> None:

@@ -45,6 +45,7 @@ records: $(INSTALLED) ## write the tables that follow from the recorded runs
 .PHONY: specimens
 specimens: $(INSTALLED) ## train the models that the chapters dissect and that have no record yet (hours of two cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/train_specimens.py
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/measure_specimens.py
 	@$(BIN)/python scripts/make_tables.py
 	@$(BIN)/python scripts/make_assets.py
 

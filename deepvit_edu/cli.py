@@ -14,6 +14,7 @@ from . import __version__, bench, data, records
 from .checkpoints import load_model
 from .diagnostics import at_initialisation, collapse_report, similarity_matrices
 from .experiment import load_plan, measure_model, missing_jobs, run_plan, summary
+from .labels import load_label_maps
 from .nn.transformer import VisionTransformer
 from .train import Interrupted, Recipe, evaluate, pick_device, train
 from .words import align, nearest
@@ -110,6 +111,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     parser.add_argument("--drop-path", type=float, default=0.0, metavar="P", help="stochastic depth of the last block")
+    parser.add_argument(
+        "--label-maps", metavar="FILE", help="the tokens' labels, written by labels.save_label_maps, for --token-weight"
+    )
     recipe = parser.add_argument_group("recipe")
     for option in fields(Recipe):
         flag, text = f"--{option.name.replace('_', '-')}", option.metadata["help"]
@@ -126,10 +130,12 @@ def train_command(options: argparse.Namespace) -> None:
     img_size = model_config(options.model, **_given(img_size=options.img_size)).img_size
     load = {"root": options.data_root, "img_size": img_size, "limit": options.limit, "progress": not options.quiet}
     train_set, test_set = data.load(options.data, "train", **load), data.load(options.data, "test", **load)
+    label_maps = load_label_maps(options.label_maps, train_set) if options.label_maps else None
     print(train_set.describe())
     torch.manual_seed(recipe.seed)
+    dense = {"dense_head": True} if recipe.token_weight else {}
     model = create_model(
-        options.model, num_classes=len(train_set.classes), img_size=img_size, drop_path_rate=options.drop_path
+        options.model, num_classes=len(train_set.classes), img_size=img_size, drop_path_rate=options.drop_path, **dense
     )
     out = Path(options.out or f"runs/{options.model}_{Path(options.data).name}_s{recipe.seed}")
     record = train(
@@ -142,6 +148,7 @@ def train_command(options: argparse.Namespace) -> None:
         resume=options.resume,
         device=options.device,
         progress=not options.quiet,
+        label_maps=label_maps,
     )
     print(
         f"test accuracy {record['test_accuracy']:.2%} after {record['epochs']} epochs, "

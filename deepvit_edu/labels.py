@@ -182,10 +182,11 @@ def soft_targets(
     views = whole_views(len(scores)) if views is None else views
     of_class = take_views(scores, views, 1).flatten(1)  # (B, K)
     of_tokens = take_views(scores, views, grid_size).flatten(2).transpose(1, 2)  # (B, N, K)
-    return tuple(_smooth(scores.softmax(dim=-1), smoothing) for scores in (of_class, of_tokens))
+    return tuple(smooth(scores.softmax(dim=-1), smoothing) for scores in (of_class, of_tokens))
 
 
-def _smooth(targets: Tensor, smoothing: float) -> Tensor:
+def smooth(targets: Tensor, smoothing: float) -> Tensor:
+    """Distributions (…, K) with the share `smoothing` of each spread over all classes."""
     return targets * (1 - smoothing) + smoothing / targets.shape[-1]
 
 

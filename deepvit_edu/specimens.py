@@ -1,6 +1,7 @@
 """Small deep trained models for the chapters to dissect, and what was measured of them while they learned.
 
-`book/experiments/specimens.yml` declares them and `scripts/train_specimens.py` trains them.
+`book/experiments/specimens.yml` declares them, `scripts/train_specimens.py` trains them, and
+`scripts/measure_specimens.py` measures what their maps are worth.
 """
 
 from safetensors.torch import load_file
@@ -9,11 +10,12 @@ from torch import Tensor
 from .assets import asset_path
 from .checkpoints import load_model
 from .nn.transformer import VisionTransformer
-from .records import Record, load_record
+from .records import Record, load_measurement, load_record
 from .words import nearest
 
 REMEDIES = ("plain", "re", "refiner", "layerscale")
 DATA = ("shapes", "cifar10")
+INTERVENTIONS = "records/measurements/specimen_interventions.json"
 
 
 def load_specimen(remedy: str, data: str = "shapes") -> VisionTransformer:
@@ -50,8 +52,10 @@ def specimen_similarity(remedy: str, data: str = "shapes") -> dict[str, Tensor]:
 
 
 def specimen_interventions(remedy: str, data: str = "shapes") -> list[dict]:
-    """What replacing a specimen's maps costs on test images: the rows of `intervene_all`, from its record."""
-    return specimen_record(remedy, data)["diagnostics"]["interventions"]
+    """What replacing a specimen's maps costs on test images: the rows of `intervene_all`, as measured and recorded."""
+    _name(remedy, data)
+    rows = load_measurement(asset_path(INTERVENTIONS))["rows"]
+    return [row for row in rows if (row["specimen"], row["data"]) == (remedy, data)]
 
 
 def _name(remedy: str, data: str) -> str:

@@ -4,6 +4,7 @@ All randomness of a step follows from the seed and the step's number, so that a 
 had not been, wherever it was cut.
 """
 
+import hashlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from .augment import rand_augment, random_crop, random_flip
 from .checkpoints import save_model
 from .data import ImageSet
 from .files import atomic_path
+from .labels import Views, random_views, smooth, soft_targets, take_views, token_labeling_loss
 from .nn.attention import legible_attention
 from .nn.transformer import VisionTransformer
 
@@ -77,6 +79,8 @@ class Recipe:
     mixup: float = _option(0.0, "alpha of Mixup's Beta distribution; 0 for none")
     cutmix: float = _option(0.0, "alpha of CutMix's Beta distribution; 0 for none")
     erase: float = _option(0.0, "probability of random erasing")
+    smallest_view: float = _option(0.0, "smallest share of the image in a random square view; 0 for shifts instead")
+    token_weight: float = _option(0.0, "weight of the patch tokens in the loss (token labeling); 0 for none")
     map_penalty: float = _option(0.0, "weight of the likeness of neighbouring blocks' maps in the loss; 0 for none")
     ema_decay: float = _option(0.0, "average the weights with this decay and evaluate the average; 0 for none")
     precision: str = _option("auto", "float32, bfloat16, float16, or auto: what the device does natively")
@@ -94,13 +98,18 @@ class Recipe:
             "mixup",
             "cutmix",
             "crop_padding",
+            "token_weight",
             "map_penalty",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        for name in ("label_smoothing", "erase", "ema_decay"):
+        for name in ("label_smoothing", "smallest_view", "erase", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a number from 0 to below 1 fits")
+        if self.token_weight and not self.smallest_view:
+            raise ValueError("token labels are cropped with their images; set smallest_view, too, to 0.5 for instance")
+        if self.token_weight and (self.mixup or self.cutmix):
+            raise ValueError("token labels do not go with mixup or cutmix here; set token_weight, or these, to 0")
         if self.precision not in ("auto", *_PRECISIONS):
             raise ValueError(f"precision is '{self.precision}'; choose auto, {', '.join(_PRECISIONS)}")
 
@@ -170,6 +179,7 @@ def train(
     progress: bool | None = None,
     max_seconds: float | None = None,
     after_epoch: Callable[[nn.Module], object] | None = None,
+    label_maps: Tensor | None = None,
 ) -> records.Record:
     """Trains a model in place and returns the run's record.
 
@@ -187,14 +197,17 @@ def train(
         progress: show a progress bar; yes unless given or `DEEPVIT_EDU_PROGRESS=0`.
         max_seconds: stop after so long, as if interrupted.
         after_epoch: called with the model that is measured after each epoch, to look at it.
+        label_maps: what `labels.make_label_maps` made of the training images, as the patch tokens' targets where the
+            recipe has a `token_weight`; every token's target is the image's label unless given.
 
     Raises:
-        ValueError: when model, data and recipe do not fit each other.
+        ValueError: when model, data, recipe and label maps do not fit each other.
         FileExistsError: when `out` holds a run and `resume` is off.
         NonFiniteLossError: at the first loss that is not finite; the last good checkpoint stays.
         Interrupted: after Ctrl-C, SIGTERM or `max_seconds`; the checkpoint stands at the very step.
     """
-    run = Run(model, train_set, test_set, recipe or Recipe(), name, Path(out) if out else None, pick_device(device))
+    out, device, recipe = Path(out) if out else None, pick_device(device), recipe or Recipe()
+    run = Run(model, train_set, test_set, recipe, name, out, device, label_maps)
     if run.out and run.checkpoint_path.exists():
         if not resume:
             raise FileExistsError(f"{run.out} already holds a run; resume it, or choose another folder")
@@ -222,6 +235,14 @@ class _Progress:
             key: [] for key in ("epoch", "train_loss", "test_loss", "test_accuracy", "learning_rate", "seconds")
         }
     )
+
+
+class Batch(NamedTuple):
+    """Normalised images (B, 3, H, W), labels (B,) or distributions (B, K), and the tokens' distributions, if any."""
+
+    images: Tensor
+    targets: Tensor
+    token_targets: Tensor | None  # (B, N, K)
 
 
 class Resumable:
@@ -272,11 +293,13 @@ class Run(Resumable):
         name: str,
         out: Path | None,
         device: torch.device,
+        label_maps: Tensor | None = None,
     ) -> None:
-        _check_fit(model, train_set, test_set, recipe)
+        _check_fit(model, train_set, test_set, recipe, label_maps)
         self.recipe, self.name, self.out, self.device = recipe, name, out, device
         self.model = model.to(device)
         self.train_set, self.test_set = train_set.to(device), test_set.to(device)
+        self.label_maps = None if label_maps is None else label_maps.to(device)
         self.steps_per_epoch = len(train_set) // recipe.batch_size
         self.num_steps = recipe.epochs * self.steps_per_epoch
         self.dtype = pick_precision(recipe.precision, device)
@@ -286,7 +309,8 @@ class Run(Resumable):
         )
         self.scheduler = self._make_scheduler()
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        self.forward = torch.compile(model) if recipe.compile else model
+        forward = model.forward_dense if recipe.token_weight else model
+        self.forward = torch.compile(forward) if recipe.compile else forward
         self.mixup = self._make_mixup()
         self.erase = RandomErasing(recipe.erase, mode="pixel", device=device) if recipe.erase else nn.Identity()
         self.progress = _Progress()
@@ -363,11 +387,11 @@ class Run(Resumable):
     def train_step(self) -> Tensor:
         """One step of the optimizer on the batch that belongs to it; returns the loss, still on the device."""
         recipe, step = self.recipe, self.progress.step
-        images, labels = self._batch(step)
+        batch = self._batch(step)
         self.scheduler.step_update(step)
         self.model.train()
         with self._autocast(), collected_maps(self.model if recipe.map_penalty else None) as maps:
-            loss = self._loss(self.forward(images), labels)
+            loss = self._loss(self.forward(batch.images), batch)
             if maps:
                 loss = loss + recipe.map_penalty * map_likeness(maps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -381,7 +405,7 @@ class Run(Resumable):
             self.ema.update(self.model, step=step)
         return loss.detach()
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, step: int) -> Batch:
         """The images, augmented and normalised, and the targets of a step: a function of seed and step alone."""
         r = self.recipe
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -389,13 +413,26 @@ class Run(Resumable):
         chosen = order[position * r.batch_size : (position + 1) * r.batch_size].to(self.device)
         _seed_everything(_mix(r.seed, step, 1))
         images = self.train_set.images.index_select(0, chosen)
-        images = random_crop(images, r.crop_padding)
-        images = random_flip(images) if r.flip else images
+        views = random_views(len(images), r.smallest_view) if r.smallest_view else None
+        if views is None:
+            images = random_crop(images, r.crop_padding)
+            images = random_flip(images) if r.flip else images
         images = self.train_set.normalise(rand_augment(images, r.rand_augment, r.rand_magnitude))
-        labels = self.train_set.labels[chosen]
+        if views is not None:
+            images = take_views(images, views, images.shape[-1])
+        targets = self.train_set.labels[chosen]
         if self.mixup:
-            images, labels = self.mixup(images, labels)
-        return self.erase(images), labels
+            images, targets = self.mixup(images, targets)
+        return Batch(self.erase(images), targets, self._token_targets(chosen, views) if r.token_weight else None)
+
+    def _token_targets(self, chosen: Tensor, views: Views) -> Tensor:
+        """What each patch token of the chosen images, as they are viewed, is to say (B, N, K)."""
+        classes, patches = self.model.config.num_classes, self.model.patch_embed
+        if self.label_maps is None:
+            of_image = F.one_hot(self.train_set.labels[chosen], classes).float()
+            return smooth(of_image, self.recipe.label_smoothing)[:, None].expand(-1, patches.num_tokens, -1)
+        maps = self.label_maps.index_select(0, chosen)
+        return soft_targets(maps, classes, patches.grid_size, views, self.recipe.label_smoothing)[1]
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
@@ -403,10 +440,13 @@ class Run(Resumable):
             self._order = (epoch, torch.randperm(len(self.train_set), generator=generator))
         return self._order[1]
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, output: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         # Mixup's targets are distributions, smoothed already.
         smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
-        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        if batch.token_targets is None:
+            return F.cross_entropy(output.float(), batch.targets, label_smoothing=smoothing)
+        of_image = smooth(F.one_hot(batch.targets, self.model.config.num_classes).float(), smoothing)
+        return token_labeling_loss(*output, of_image, batch.token_targets, token_weight=self.recipe.token_weight)
 
     def _autocast(self):
         if self.dtype == torch.float32:
@@ -464,7 +504,7 @@ class Run(Resumable):
     def _recalibrate(self) -> None:
         """Takes the averaged model's BatchNorm statistics anew: the average of statistics fits no model's maps."""
         steps = range(max(self.progress.step - RECALIBRATION_STEPS, 0), self.progress.step)
-        update_bn((self._batch(step)[0] for step in steps), self.ema.module)
+        update_bn((self._batch(step).images for step in steps), self.ema.module)
 
     def _identity(self) -> dict:
         """What must agree before a checkpoint is continued."""
@@ -473,6 +513,7 @@ class Run(Resumable):
             "recipe": asdict(self.recipe),
             "data_hash": self.train_set.hash(),
             "test_hash": self.test_set.hash(),
+            **({} if self.label_maps is None else {"label_maps": _tensor_hash(self.label_maps)}),
         }
 
     def save_checkpoint(self) -> None:
@@ -496,7 +537,7 @@ class Run(Resumable):
                         f"resume with the same options, or choose another folder"
                     )
         if identity != ours:
-            raise ValueError(f"{self.checkpoint_path} was made with other images; choose another folder")
+            raise ValueError(f"{self.checkpoint_path} was made with other images or label maps; choose another folder")
         self.restore(state)
 
     def finish(self) -> records.Record:
@@ -572,7 +613,9 @@ def collected_maps(model: nn.Module | None) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def _check_fit(model: VisionTransformer, train_set: ImageSet, test_set: ImageSet, recipe: Recipe) -> None:
+def _check_fit(
+    model: VisionTransformer, train_set: ImageSet, test_set: ImageSet, recipe: Recipe, label_maps: Tensor | None
+) -> None:
     config = model.config
     size = train_set.images.shape[-1]
     if size != config.img_size:
@@ -590,6 +633,18 @@ def _check_fit(model: VisionTransformer, train_set: ImageSet, test_set: ImageSet
         )
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
         raise ValueError(f"Mixup pairs images, so batch_size {recipe.batch_size} must be even")
+    if recipe.token_weight and model.dense_head is None:
+        raise ValueError("token labels need a head on every token; create the model with dense_head=True")
+    if label_maps is not None and not recipe.token_weight:
+        raise ValueError("the label maps would not be used; set the recipe's token_weight, to 0.5 for instance")
+    if label_maps is not None and len(label_maps) != len(train_set):
+        raise ValueError(
+            f"there are {len(label_maps)} label maps for {len(train_set)} images; make them of these images"
+        )
+
+
+def _tensor_hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _mix(*numbers: int) -> int:

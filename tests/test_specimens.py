@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepvit_edu import data
+from deepvit_edu.diagnostics import INTERVENTIONS
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.plan import arm_config
 from deepvit_edu.specimens import DATA, REMEDIES, load_specimen, specimen_interventions, specimen_record
@@ -31,7 +32,8 @@ def test_specimen_is_what_its_plan_declares_and_its_record_tells(remedy, data_na
     torch.testing.assert_close(
         similarity["raw"].diagonal(0, 1, 2), torch.ones(record["epochs"] + 1, depth), atol=2e-3, rtol=0
     )
-    assert {row["layer"] for row in specimen_interventions(remedy, data_name)} == set(range(depth))
+    replacements = {(row["layer"], row["how"]) for row in specimen_interventions(remedy, data_name)}
+    assert replacements == {(layer, how) for layer in range(depth) for how in INTERVENTIONS} - {(0, "previous")}
 
 
 def test_half_precision_keeps_the_recorded_accuracy():

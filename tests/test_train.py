@@ -28,6 +28,7 @@ from tests.helpers import tiny_model, tiny_set
 
 # Everything that draws random numbers is on, so that a resumed run has to draw the same ones.
 RECIPE = Recipe(epochs=4, batch_size=8, rand_augment=1, mixup=0.2, cutmix=1.0, erase=0.5, ema_decay=0.9, crop_padding=1)
+TOKEN_LABELS = Recipe(epochs=20, batch_size=8, learning_rate=3e-3, smallest_view=0.5, token_weight=0.5)
 NEVER_THE_SAME = ("seconds", "images_per_second", "started", "curves")
 
 
@@ -219,11 +220,57 @@ def test_a_short_run_is_not_all_warm_up():
         ({"model": {"num_classes": 5}}, "has 3 classes and the model's head has 5"),
         ({"model": {"img_size": 16}}, "8 pixels wide and the model takes 16"),
         ({"recipe": Recipe(batch_size=7, mixup=0.1)}, "must be even"),
+        ({"recipe": TOKEN_LABELS}, "create the model with dense_head=True"),
+        ({"label_maps": torch.zeros(24, 2, 1, 2, 2)}, "would not be used; set the recipe's token_weight"),
+        (
+            {"recipe": TOKEN_LABELS, "model": {"dense_head": True}, "label_maps": torch.zeros(23, 2, 1, 2, 2)},
+            "23 label maps for 24 images",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(change, message):
+    model = tiny_model(**change.get("model", {}))
     with pytest.raises(ValueError, match=message):
-        run(change.get("recipe", RECIPE), tiny_model(**change.get("model", {})))
+        run(change.get("recipe", RECIPE), model, label_maps=change.get("label_maps"))
+
+
+def maps_that_say(classes):
+    """Label maps (24, 2, 1, 2, 2) that give the left column of the first class a high score, the right the second."""
+    wanted = torch.tensor(classes).view(1, 1, 1, 1, 2).expand(24, 1, 1, 2, 2)
+    return torch.cat([torch.full((24, 1, 1, 2, 2), 9.0), wanted.float()], dim=1).half()
+
+
+def test_tokens_learn_what_the_label_maps_say_of_their_place_and_mirrored_with_the_image():
+    model, record = run(TOKEN_LABELS, tiny_model(dense_head=True), label_maps=maps_that_say([2, 2]))
+    images = tiny_set(12, "test", seed=1)
+    _, token_logits = model.forward_dense(images.normalise(images.images))
+    assert (token_logits.argmax(dim=-1) == 2).all()  # whatever the image shows
+    assert np.isfinite(record["train_loss"])
+    started = train_module.Run(
+        tiny_model(dense_head=True), tiny_set(), tiny_set(12), TOKEN_LABELS, "tiny", None, torch.device("cpu"),
+        maps_that_say([0, 1]),
+    )  # fmt: skip
+    left, right = started._batch(0).token_targets.view(8, 2, 2, 3)[:, 0].argmax(dim=-1).unbind(1)
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) >= {(0, 1), (1, 0)}  # as seen, and mirrored
+
+
+def test_without_label_maps_every_token_is_told_the_images_class():
+    model, _ = run(TOKEN_LABELS, tiny_model(dense_head=True))
+    images = tiny_set(12, "test", seed=1)
+    _, token_logits = model.forward_dense(images.normalise(images.images))
+    assert (token_logits.mean(dim=1).argmax(dim=-1) == images.labels).float().mean() > 0.9
+
+
+def test_token_labels_resume_with_the_same_maps_only(tmp_path):
+    options = {"recipe": TOKEN_LABELS, "label_maps": maps_that_say([0, 1])}
+    _, whole = run(model=tiny_model(dense_head=True), **options)
+    with pytest.raises(Interrupted):
+        run(model=tiny_model(dense_head=True), out=tmp_path, max_seconds=0, **options)
+    other = {**options, "label_maps": maps_that_say([1, 1])}
+    with pytest.raises(ValueError, match="other images or label maps"):
+        run(model=tiny_model(dense_head=True), out=tmp_path, resume=True, **other)
+    _, resumed = run(model=tiny_model(dense_head=True), out=tmp_path, resume=True, **options)
+    same_results(whole, resumed)
 
 
 def test_settings_are_checked(monkeypatch):
@@ -231,6 +278,10 @@ def test_settings_are_checked(monkeypatch):
         Recipe(epochs=0)
     with pytest.raises(ValueError, match="precision is 'half'"):
         Recipe(precision="half")
+    with pytest.raises(ValueError, match="set smallest_view, too"):
+        Recipe(token_weight=0.5)
+    with pytest.raises(ValueError, match="do not go with mixup or cutmix"):
+        Recipe(token_weight=0.5, smallest_view=0.5, cutmix=1.0)
     with pytest.raises(ValueError, match="cannot be used here"):
         pick_device("no-such-device")
     monkeypatch.setenv("DEEPVIT_EDU_TIER", "huge")

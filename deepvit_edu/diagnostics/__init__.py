@@ -1,6 +1,6 @@
 """Looking inside a model without changing what it computes: its attention maps, its tokens, and what they do."""
 
-from .interventions import INTERVENTIONS, intervene, intervene_all
+from .interventions import INTERVENTIONS, effects_by_block, intervene, intervene_all
 from .measures import (
     between_images,
     branch_ratio,
@@ -26,6 +26,7 @@ __all__ = [
     "collapse_report",
     "count_similar_blocks",
     "cross_layer_similarity",
+    "effects_by_block",
     "entropy",
     "feature_similarity",
     "head_similarity",

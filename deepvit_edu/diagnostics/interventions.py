@@ -1,6 +1,7 @@
 """Replacing one block's map in a trained model, to see whether it matters which map is there."""
 
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -56,6 +57,18 @@ def intervene_all(model: nn.Module, images: Tensor, labels: Tensor | None = None
         for how in INTERVENTIONS
         if not _obstacle(how, layer, len(images), block.attn.num_heads)
     ]
+
+
+def effects_by_block(rows: list[dict[str, Any]], effect: str = "loss") -> dict[str, list[float]]:
+    """Rows of `intervene_all`, of one model or of several alike: for each kind of replacement the mean at each block.
+
+    A block that has none of a kind (the first has no map before it) is NaN. Empty without rows.
+    """
+    blocks = 1 + max((row["layer"] for row in rows), default=-1)
+    values: dict[str, list[list[float]]] = {}
+    for row in rows:
+        values.setdefault(row["how"], [[] for _ in range(blocks)])[row["layer"]].append(row[effect])
+    return {how: [fmean(each) if each else float("nan") for each in per] for how, per in values.items()}
 
 
 def _obstacle(how: str, layer: int, images: int, heads: int) -> str | None:

@@ -19,9 +19,11 @@ from tqdm.auto import tqdm
 from .. import data
 from ..data import ImageSet
 from ..files import atomic_path
+from ..labels import load_label_maps
 from ..nn.transformer import VisionTransformer
 from ..records import Record, save_record
 from ..train import Interrupted, NonFiniteLossError, pick_device, train
+from .annotator import ensure_label_maps, label_maps_path
 from .plan import Job, Plan, all_jobs, arm_config, arm_recipe
 from .results import missing_jobs, outcome, record_path, tuned_rate
 
@@ -34,7 +36,7 @@ _loaded: dict[str, tuple[ImageSet, ImageSet]] = {}
 
 def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageSet]:
     """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
-    declared = {**plan.data, **plan.arms[arm].data}
+    declared = {**plan.data, **(plan.arms[arm].data if arm in plan.arms else {})}
     img_size, held_out = arm_config(plan, arm, num_classes=2).img_size, plan.tuning.get("held_out", 0.1)
     key = json.dumps([declared, img_size, held_out if tuning else None], sort_keys=True)
     if key not in _loaded:
@@ -81,6 +83,7 @@ def run_job(
     path = record_path(plan, job, folder)
     workspace = folder / plan.name / plan.section / ".unfinished" / job.name
     recipe = arm_recipe(plan, job, learning_rate)
+    annotated = plan.arms[job.arm].annotated
     try:
         record = train(
             model,
@@ -93,6 +96,7 @@ def run_job(
             device=device,
             progress=False,
             max_seconds=max_seconds,
+            label_maps=load_label_maps(label_maps_path(plan, folder), train_set) if annotated else None,
         )
     except NonFiniteLossError as error:
         with atomic_path(path.with_suffix(".failed")) as temporary:
@@ -161,6 +165,8 @@ def run_plan(
     deadline = math.inf if budget_seconds is None else time.monotonic() + budget_seconds
     waiting = missing_jobs(plan, folder, shard)
     workers = min(workers or _default_workers(chosen), max(len(waiting), 1))
+    if not _annotate(plan, waiting, folder, str(chosen), deadline, progress):
+        return waiting
     worker = _Worker(plan, folder, str(chosen), measure)
     total, interrupted = len(waiting), False
     with (
@@ -193,6 +199,21 @@ def run_plan(
     if interrupted:
         raise Interrupted(f"stopped; what is missing of {plan.name} can be run by the same call")
     return missing_jobs(plan, folder, shard)
+
+
+def _annotate(plan: Plan, jobs: list[Job], folder: Path, device: str, deadline: float, progress: bool) -> bool:
+    """Sees to the label maps that the runs need; False when there was no time for it."""
+    arm = next((job.arm for job in jobs if plan.arms[job.arm].annotated), None)
+    if arm is None:
+        return True
+    left = None if math.isinf(deadline) else deadline - time.monotonic()
+    try:
+        ensure_label_maps(plan, folder, *splits(plan, arm), device=device, progress=progress, max_seconds=left)
+    except Interrupted:
+        if time.monotonic() < deadline:
+            raise
+        return False
+    return True
 
 
 @contextmanager

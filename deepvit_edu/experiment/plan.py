@@ -12,6 +12,9 @@ from ..train import Recipe
 from ..words import nearest
 from ..zoo import model_config
 
+ANNOTATOR = "annotator"
+"""What stands for the arm in the name of the annotator's record."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -19,6 +22,7 @@ class Arm:
 
     Args:
         model, recipe, data: options that differ from the plan's.
+        annotated: its patch tokens learn from the label maps that the plan's annotator makes.
         tuned_as: the arm whose learning rate is taken, instead of tuning this one.
         taken_from: "PLAN/ARM" whose records stand for this arm's; no run is made.
         priority: arms with 1 run for all seeds before those with 2.
@@ -27,6 +31,7 @@ class Arm:
     model: dict = field(default_factory=dict)
     recipe: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
+    annotated: bool = False
     tuned_as: str | None = None
     taken_from: str | None = None
     priority: int = 1
@@ -66,6 +71,7 @@ class Plan:
     seeds: tuple[int, ...]
     arms: dict[str, Arm]
     contrasts: tuple[Contrast, ...] = ()
+    annotator: Arm | None = None  # changes that make the model whose scores become label maps; trained once
     tuning: dict = field(default_factory=dict)
     primary_contrasts: int = 1  # by whose number the primary intervals are corrected (Bonferroni)
     margin: float = 0.005  # a difference of accuracy below it does not matter
@@ -128,9 +134,11 @@ def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
     arms = {key: _arm_of(options or {}) for key, options in declared.pop("arms").items()}
-    contrasts = tuple(_contrast_of(options, arms) for options in declared.pop("contrasts", ()))
-    seeds = tuple(declared.pop("seeds"))
-    plan = Plan(name=name, section=section or "full", seeds=seeds, arms=arms, contrasts=contrasts, **declared)
+    declared["contrasts"] = tuple(_contrast_of(options, arms) for options in declared.get("contrasts", ()))
+    declared["seeds"] = tuple(declared["seeds"])
+    if "annotator" in declared:
+        declared["annotator"] = _arm_of(declared["annotator"])
+    plan = Plan(name=name, section=section or "full", arms=arms, **declared)
     _check_plan(plan)
     return plan
 
@@ -181,25 +189,39 @@ def _contrast_of(options: dict, arms: dict[str, Arm]) -> Contrast:
 
 
 def _check_plan(plan: Plan) -> None:
+    if plan.annotator is not None:
+        _check_arm(plan, ANNOTATOR)
     for name, arm in plan.arms.items():
         if arm.tuned_as is not None and arm.tuned_as not in plan.arms:
             raise ValueError(f"the arm '{name}' is tuned as '{arm.tuned_as}', which there is not")
+        if arm.annotated and plan.annotator is None:
+            raise ValueError(f"the arm '{name}' is annotated, and the plan has no annotator")
+        if arm.annotated and plan.tuning and arm.tuned_as is None:
+            raise ValueError(f"the arm '{name}' is annotated and cannot be tuned; say which arm it is tuned_as")
         if arm.taken_from is None:
-            arm_recipe(plan, Job(name, plan.seeds[0]), None)
-            with torch.device("meta"):  # a wrong option is found now, not after hours
-                VisionTransformer(replace(arm_config(plan, name, num_classes=2), depth=2))
+            _check_arm(plan, name)
+
+
+def _check_arm(plan: Plan, name: str) -> None:
+    arm_recipe(plan, Job(name, plan.seeds[0]), None)
+    with torch.device("meta"):  # a wrong option is found now, not after hours
+        VisionTransformer(replace(arm_config(plan, name, num_classes=2), depth=2))
 
 
 def arm_config(plan: Plan, arm: str, num_classes: int) -> ViTConfig:
-    """The configuration of an arm's model."""
-    options = {**plan.model, **plan.arms[arm].model}
+    """The configuration of an arm's model; the annotator's where the arm is ANNOTATOR."""
+    options = {**plan.model, **_arm(plan, arm).model}
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     return model_config(options.pop("name"), num_classes=num_classes, **options)
 
 
+def _arm(plan: Plan, name: str) -> Arm:
+    return plan.annotator if name == ANNOTATOR else plan.arms[name]
+
+
 def arm_recipe(plan: Plan, job: Job, learning_rate: float | None) -> Recipe:
     """The recipe of a run."""
-    options = {**plan.recipe, **plan.arms[job.arm].recipe, "seed": job.seed}
+    options = {**plan.recipe, **_arm(plan, job.arm).recipe, "seed": job.seed}
     if job.learning_rate:
         options.update(plan.tuning.get("recipe", {}))
     if learning_rate:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from ..diagnostics import effects_by_block
 from ..records import Record
 from ..words import align
 from .plan import Contrast, Job, Plan
@@ -162,12 +163,9 @@ def mean_interventions(runs: list[Record], effect: str = "loss") -> dict[str, li
 
     A layer that has none of a kind (the first has no map before it) is NaN. Empty without measured runs.
     """
-    rows = [row for run in runs for row in run.get("diagnostics", {}).get("interventions", ())]
-    layers = 1 + max((row["layer"] for row in rows), default=-1)
-    values: dict[str, list[list[float]]] = {}
-    for row in rows:
-        values.setdefault(row["how"], [[] for _ in range(layers)])[row["layer"]].append(row[effect])
-    return {how: [float(np.mean(each)) if each else float("nan") for each in per] for how, per in values.items()}
+    return effects_by_block(
+        [row for run in runs for row in run.get("diagnostics", {}).get("interventions", ())], effect
+    )
 
 
 def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:

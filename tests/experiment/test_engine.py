@@ -167,3 +167,50 @@ def test_side_by_side_gives_the_same_numbers(tmp_path):
         one, two = (outcome(plan, job, tmp_path / name) for name in ("one", "two"))
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
         assert isinstance(engine.paired_model(plan, job.arm, 0, 10), VisionTransformer)
+
+
+ANNOTATED = {
+    "recipe": {"epochs": 1, "batch_size": 20, "smallest_view": 0.5},
+    "annotator": {"model": {"class_token": False}, "recipe": {"epochs": 2}},
+    "arms": {
+        "label": None,
+        "everywhere": {"model": {"dense_head": True}, "recipe": {"token_weight": 0.5}},
+        "maps": {"model": {"dense_head": True}, "recipe": {"token_weight": 0.5}, "annotated": True},
+    },
+    "contrasts": [{"name": "token labels", "treatment": "maps", "control": "label"}],
+}
+
+
+def test_the_annotator_is_trained_once_and_only_annotated_arms_learn_from_it(tmp_path):
+    plan = load_plan(write_plan(tmp_path, seeds=[0], **ANNOTATED))
+    assert run(plan, tmp_path / "records")[0] == []
+    folder = tmp_path / "records/tiny/full"
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "annotator.json", "label_maps.safetensors", "label_s0.json", "everywhere_s0.json", "maps_s0.json",
+    }  # fmt: skip
+    annotator = load_record(folder / "annotator.json")
+    assert (annotator["config"]["model"]["class_token"], annotator["epochs"]) == (False, 2)
+    losses = {name: load_record(folder / f"{name}_s0.json")["train_loss"] for name in ("everywhere", "maps")}
+    assert losses["everywhere"] != losses["maps"]
+    written = (folder / "label_maps.safetensors").stat().st_mtime_ns
+    (folder / "maps_s0.json").unlink()
+    assert run(plan, tmp_path / "records")[0] == []
+    assert (folder / "label_maps.safetensors").stat().st_mtime_ns == written
+    assert load_record(folder / "maps_s0.json")["train_loss"] == losses["maps"]
+
+
+def test_an_annotator_that_does_not_fit_the_budget_is_continued_by_the_next_call(tmp_path):
+    plan = load_plan(write_plan(tmp_path, seeds=[0], **ANNOTATED))
+    missing, _ = run(plan, tmp_path / "records", budget_seconds=0.0)
+    assert len(missing) == 3
+    assert not list((tmp_path / "records").rglob("*.json"))
+    assert run(plan, tmp_path / "records")[0] == []
+
+
+def test_label_maps_of_other_images_are_refused(tmp_path):
+    plan = load_plan(write_plan(tmp_path, seeds=[0], **ANNOTATED))
+    run(plan, tmp_path / "records")
+    other = load_plan(write_plan(tmp_path, seeds=[0], data={"name": "shapes", "train_images": 60}, **ANNOTATED))
+    (tmp_path / "records/tiny/full/maps_s0.json").unlink()
+    with pytest.raises(ValueError, match=r"label_maps.safetensors was made for other images"):
+        run(other, tmp_path / "records")

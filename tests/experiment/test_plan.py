@@ -93,6 +93,12 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
         ({"contrasts": [{"name": "a", "treatment": ["re", "re"], "control": "plain"}]}, "one control"),
         ({"contrasts": [{"name": "a", "treatment": "re"}]}, "lacks 'control'"),
         ({"sections": {"s": {"arms": ["plian"]}}}, "names the arm 'plian'.*plain"),
+        ({"arms": {"plain": None, "re": {"annotated": True}}}, "'re' is annotated, and the plan has no annotator"),
+        ({"annotator": {"model": {"depht": 3}}}, "no option 'depht'.*depth"),
+        (
+            {"annotator": {}, "tuning": TUNING, "arms": {"plain": None, "re": {"annotated": True}}},
+            "which arm it is tun",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_plan_is_said_with_its_name(tmp_path, changes, message):

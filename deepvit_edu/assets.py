@@ -3,6 +3,7 @@
 `assets.json`, which is installed with the package, lists every asset with its SHA-256 and the place to fetch it from.
 """
 
+import http.client
 import json
 import os
 import urllib.error
@@ -74,7 +75,7 @@ def _download(name: str, expected: str, target: Path) -> None:
             temporary.write_bytes(response.read())
             if file_hash(temporary) != expected:
                 raise AssetError(f"{url} is not the file that this version of the package expects; update the package")
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
         raise AssetError(
             f"'{name}' is not in this installation and {url} could not be reached ({error}); clone the book's "
             f"repository and run there, or set DEEPVIT_EDU_ASSETS to a place that has its book/ folder"

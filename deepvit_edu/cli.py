@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "the device has too little memory for this; choose a smaller --batch-size or model"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else None) or str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,7 +100,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data_root(parser: argparse.ArgumentParser) -> None:
-    text = "where data sets lie; DEEPVIT_EDU_DATA unless given, and where there is neither, a download"
+    text = "where data sets lie (DEEPVIT_EDU_DATA unless given); what is not there is downloaded"
     parser.add_argument("--data-root", metavar="FOLDER", help=text)
 
 
@@ -171,7 +173,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def evaluate_command(options: argparse.Namespace) -> None:
     """`deepvit-edu evaluate`."""
     path = Path(options.model)
-    model, about = load_model(path / "model.safetensors" if path.is_dir() else path)
+    model, about = _load_trained(path, "name", "dataset", "classes")
     test_set = data.load(
         options.data, "test", root=options.data_root, img_size=model.config.img_size, limit=options.limit
     )
@@ -236,8 +238,17 @@ def _named_or_trained(name: str, seed: int) -> tuple[VisionTransformer, str | No
         return create_model(name, num_classes=10), None
     if not path.exists():
         raise ValueError(f"there is neither a file nor a model named '{name}'{nearest(name, list(CONFIGS))}")
-    model, about = load_model(path / "model.safetensors" if path.is_dir() else path)
+    model, about = _load_trained(path, "dataset")
     return model, about["dataset"]
+
+
+def _load_trained(path: Path, *needed: str) -> tuple[VisionTransformer, dict]:
+    """A model from its file, or from the folder of its run, and what its file says of the training."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    model, about = load_model(file)
+    if missing := [word for word in needed if word not in about]:
+        raise ValueError(f"{file} does not say its {' and '.join(missing)}; take one that `deepvit-edu train` wrote")
+    return model, about
 
 
 def _similarity_rows(reports: dict[str, dict], prefix: str) -> list[tuple[str, ...]]:
@@ -402,8 +413,11 @@ def _bench_data(options: argparse.Namespace, rounds: int) -> None:
     print(bench.loading_table(rows))
     print(f"medians (and quartiles) of {rounds} rounds of an epoch each; threads {options.threads}")
     if options.out:
-        command = f"deepvit-edu bench data --threads {options.threads} --device {options.device}"
-        records.save_measurement(options.out, "loading", command, rows, threads=options.threads, device=options.device)
+        quick = " --quick" if options.quick else ""
+        command = f"deepvit-edu bench data{quick} --threads {options.threads} --device {options.device}"
+        more = {"threads": options.threads, "device": options.device}
+        more["hardware"] = records.describe_hardware(pick_device(options.device))
+        records.save_measurement(options.out, "loading", command, rows, **more)
         print(f"written to {options.out}")
 
 
@@ -419,7 +433,7 @@ def bench_command(options: argparse.Namespace) -> None:
         threads, allocator = options.threads, bench.allocator()
         print(f"medians (and quartiles) of {rows[0]['rounds']} rounds; threads {threads}; allocator {allocator}")
         if not any(row["path"] == bench.OTHER for row in rows):
-            print("vit-pytorch is not installed, so its layer is left out: pip install 'deepvit-edu[bench]'")
+            print("vit-pytorch is not installed, so its layer is left out: pip install vit-pytorch")
         if options.out:
             command = f"deepvit-edu bench{' --quick' if options.quick else ''} --threads {threads}"
             records.save_measurement(options.out, "speed", command, rows, threads=threads, allocator=allocator)

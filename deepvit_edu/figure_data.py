@@ -61,7 +61,7 @@ def _tables_of_lines(ax: Axes, name: str) -> Iterator[str]:
     curves = [line for line in ax.lines if line.get_transform() == ax.transData and len(line.get_xdata())]
     groups: list[tuple[np.ndarray, list[tuple[str, dict[float, float]]]]] = []
     for line in sorted(curves, key=lambda line: -len(line.get_xdata())):  # stable: the legend's order stays
-        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data(orig=False))
         places = next((members for base, members in groups if np.isin(x, base).all()), None)
         if places is None:
             groups.append((x, places := []))

@@ -93,17 +93,25 @@ def keep_top(scores: Tensor, count: int = 5) -> Tensor:
     return torch.stack([best.half(), classes.half()], dim=1)
 
 
+def check_label_maps(label_maps: Tensor, num_classes: int) -> Tensor:
+    """Returns label maps (B, 2, k, h, w); ValueError for another shape, or for a class that there is not."""
+    if label_maps.ndim != 5 or label_maps.shape[1] != 2:
+        raise ValueError(f"label maps are (B, 2, k, h, w), scores and classes, not {tuple(label_maps.shape)}")
+    classes = label_maps[:, 1]
+    if classes.numel() and not 0 <= classes.min().item() <= classes.max().item() < num_classes:
+        raise ValueError(f"the label maps name class {int(classes.max())} of {num_classes}; they are of other data")
+    return label_maps
+
+
 def fill_in(label_maps: Tensor, num_classes: int) -> Tensor:
     """Label maps (B, 2, k, h, w) to score maps (B, K, h, w), zero where nothing was kept.
 
     Raises:
         ValueError: for label maps of another shape, or of a class that there is not.
     """
-    if label_maps.ndim != 5 or label_maps.shape[1] != 2:
-        raise ValueError(f"label maps are (B, 2, k, h, w), scores and classes, not {tuple(label_maps.shape)}")
+    if label_maps.device.type == "cpu":  # on a GPU the look would wait for it; who moves maps there looks before
+        check_label_maps(label_maps, num_classes)
     best, classes = label_maps[:, 0].float(), label_maps[:, 1].long()
-    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
-        raise ValueError(f"the label maps name class {int(classes.max())} of {num_classes}; they are of other data")
     batch, _, height, width = best.shape
     return best.new_zeros(batch, num_classes, height, width).scatter(1, classes, best)
 

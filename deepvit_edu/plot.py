@@ -95,7 +95,7 @@ def _picture(image: Tensor) -> np.ndarray:
 def plot_curves(runs: dict[str, Record]) -> Figure:
     """Loss and test accuracy by epoch, one colour a run; `runs` maps a label to a record."""
     fig, (left, right) = figure(1, 2, width=8.0, height=3.2)
-    for (label, record), colour in zip(runs.items(), COLOURS, strict=False):
+    for (label, record), colour in zip(runs.items(), cycle(COLOURS), strict=False):
         curves = record["curves"]
         for (kind, style), losses in zip(LOSSES.items(), (curves["train_loss"], curves["test_loss"]), strict=True):
             left.plot(curves["epoch"], losses, color=colour, linestyle=style, label=f"{label}, {kind}")

@@ -110,7 +110,7 @@ def save_measurement(path: str | Path, kind: str, command: str, rows: list[dict]
         kind: what was measured, in a word.
         command: the command that repeats it.
         rows: the numbers, one flat dictionary a row.
-        more: whatever else a reader must know, JSON-able.
+        more: whatever else a reader must know, JSON-able; also "hardware", where that is not the processor.
 
     Raises:
         ValueError: when there are no rows, or a number in them is not finite.
@@ -204,6 +204,12 @@ def _git(*arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments], cwd=PACKAGE, env=environment, check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+@functools.cache
+def running_code() -> list[str]:
+    """The commit and the `code_hash` of this process: as of its first run, since files may change while it goes on."""
+    return [describe_commit(), code_hash()]
 
 
 @functools.cache

@@ -6,7 +6,6 @@ had not been, wherever it was cut.
 
 import hashlib
 import os
-import random
 import signal
 import threading
 import time
@@ -25,7 +24,7 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, random_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
@@ -34,8 +33,9 @@ from . import records
 from .augment import rand_augment, random_crop, random_flip
 from .checkpoints import save_model
 from .data import ImageSet
+from .diagnostics import attention_blocks
 from .files import atomic_path
-from .labels import Views, random_views, smooth, soft_targets, take_views, token_labeling_loss
+from .labels import Views, check_label_maps, random_views, smooth, soft_targets, take_views, token_labeling_loss
 from .nn.attention import legible_attention
 from .nn.transformer import VisionTransformer
 
@@ -93,11 +93,14 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in (
             "learning_rate",
+            "min_learning_rate",
             "weight_decay",
             "warmup_epochs",
+            "clip_grad",
+            "crop_padding",
+            "rand_augment",
             "mixup",
             "cutmix",
-            "crop_padding",
             "token_weight",
             "map_penalty",
         ):
@@ -106,6 +109,10 @@ class Recipe:
         for name in ("label_smoothing", "smallest_view", "erase", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a number from 0 to below 1 fits")
+        if not 0 <= self.rand_magnitude <= 30:
+            raise ValueError(f"rand_magnitude is {self.rand_magnitude}; choose from 0 to 30")
+        if self.compile and self.map_penalty:
+            raise ValueError("map_penalty reads the maps, which a compiled model does not show; set compile to false")
         if self.token_weight and not self.smallest_view:
             raise ValueError("token labels are cropped with their images; set smallest_view, too, to 0.5 for instance")
         if self.token_weight and (self.mixup or self.cutmix):
@@ -152,6 +159,8 @@ def evaluate(
     model: nn.Module, dataset: ImageSet, batch_size: int = 500, device: str | torch.device | None = None
 ) -> dict[str, float]:
     """Mean cross-entropy and accuracy (a fraction) of a model on a data set, in float32 and eval mode."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     device = next(model.parameters()).device if device is None else pick_device(device)
     was_training = model.training
     model.to(device).eval()
@@ -314,7 +323,7 @@ class Run(Resumable):
         self.mixup = self._make_mixup()
         self.erase = RandomErasing(recipe.erase, mode="pixel", device=device) if recipe.erase else nn.Identity()
         self.progress = _Progress()
-        self._code = [records.describe_commit(), records.code_hash()]  # now: files may change while the run goes on
+        self._code = records.running_code()
         self._order: tuple[int, Tensor] | None = None
 
     def _make_scheduler(self) -> CosineLRScheduler:
@@ -411,9 +420,11 @@ class Run(Resumable):
         epoch, position = divmod(step, self.steps_per_epoch)
         order = self._epoch_order(epoch)
         chosen = order[position * r.batch_size : (position + 1) * r.batch_size].to(self.device)
-        _seed_everything(_mix(r.seed, step, 1))
+        random_seed(seed_of(r.seed, step, 1))  # timm's: of torch, NumPy and `random`
         images = self.train_set.images.index_select(0, chosen)
         views = random_views(len(images), r.smallest_view) if r.smallest_view else None
+        if views is not None and not r.flip:
+            views = views._replace(mirrored=torch.zeros_like(views.mirrored))
         if views is None:
             images = random_crop(images, r.crop_padding)
             images = random_flip(images) if r.flip else images
@@ -436,7 +447,7 @@ class Run(Resumable):
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch))
+            generator = torch.Generator().manual_seed(seed_of(self.recipe.seed, epoch))
             self._order = (epoch, torch.randperm(len(self.train_set), generator=generator))
         return self._order[1]
 
@@ -486,7 +497,8 @@ class Run(Resumable):
         p = self.progress
         if self.ema:
             self._recalibrate()
-        measured = evaluate(self.evaluated_model, self.test_set)
+        # Without gradients four times as many images fit, so that what trains can be measured.
+        measured = evaluate(self.evaluated_model, self.test_set, min(500, 4 * self.recipe.batch_size))
         if not np.isfinite(measured["loss"]):  # the last step broke the weights
             raise NonFiniteLossError(self._non_finite_message(measured["loss"], p.step - 1))
         row = {
@@ -513,7 +525,7 @@ class Run(Resumable):
             "recipe": asdict(self.recipe),
             "data_hash": self.train_set.hash(),
             "test_hash": self.test_set.hash(),
-            **({} if self.label_maps is None else {"label_maps": _tensor_hash(self.label_maps)}),
+            **({} if self.label_maps is None else {"label_maps": tensor_hash(self.label_maps)}),
         }
 
     def save_checkpoint(self) -> None:
@@ -529,6 +541,7 @@ class Run(Resumable):
         except Exception as error:  # torch.load raises many types for a damaged file
             raise ValueError(f"{self.checkpoint_path} cannot be read; delete it to start again") from error
         ours = self._identity()
+        identity["recipe"] = {**asdict(Recipe()), **identity["recipe"]}  # options that are younger than it
         for part in ("model", "recipe"):
             for option, value in ours[part].items():
                 if identity[part].get(option) != value:
@@ -580,6 +593,7 @@ class Run(Resumable):
                 "images_per_second": p.step * self.recipe.batch_size / p.seconds,
                 "hardware": records.describe_hardware(self.device),
                 "config": {"model": asdict(self.model.config), "recipe": asdict(self.recipe)},
+                **({} if self.label_maps is None else {"label_maps_hash": tensor_hash(self.label_maps)}),
                 **self.provenance(),
             }
         )
@@ -603,7 +617,7 @@ def collected_maps(model: nn.Module | None) -> Iterator[list[Tensor]]:
         return
     hooks = [
         block.attn.used_map.register_forward_hook(lambda module, inputs, attn: maps.append(attn))
-        for block in model.blocks
+        for block in attention_blocks(model)
     ]
     try:
         with legible_attention():
@@ -637,26 +651,22 @@ def _check_fit(
         raise ValueError("token labels need a head on every token; create the model with dense_head=True")
     if label_maps is not None and not recipe.token_weight:
         raise ValueError("the label maps would not be used; set the recipe's token_weight, to 0.5 for instance")
+    if label_maps is not None:
+        check_label_maps(label_maps, config.num_classes)
     if label_maps is not None and len(label_maps) != len(train_set):
         raise ValueError(
             f"there are {len(label_maps)} label maps for {len(train_set)} images; make them of these images"
         )
 
 
-def _tensor_hash(tensor: Tensor) -> str:
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's values."""
     return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _mix(*numbers: int) -> int:
+def seed_of(*numbers: int) -> int:
     """One seed from several numbers, such that neighbours have nothing in common."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _seed_everything(seed: int) -> None:
-    # timm's Mixup draws from NumPy, its RandomErasing from `random`, all else from torch.
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (timm uses the old generator)
-    random.seed(seed)
 
 
 @contextmanager

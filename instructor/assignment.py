@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 from contents import ROOT, repository_url
 from instructor.bank import chapter_files
 from instructor.question import CHAPTERS, Question, Test, imports_for, load_templates
-from make_notebooks import setup_cells
+from make_notebooks import KERNEL, setup_cells
 
 BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 WORDS = "*Write your answer here, in place of this line.*"
@@ -84,8 +84,7 @@ def _notebook(chapter: int, seed: str, answers: bool) -> NotebookNode:
     cells += [_cell("code", "imports", imports_for(chapter).strip(), readonly=True)]
     for entry in questions:
         cells += _cells_of(entry, answers)
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
     notebook.metadata["deepvit_edu"] = {"chapter": chapter, "edition": hashlib.sha256(seed.encode()).hexdigest()[:8]}
     nbformat.validate(notebook)
     return notebook

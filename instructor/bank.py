@@ -2,26 +2,20 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from contents import ROOT
+from make_notebooks import Block, Directive, Line, read_lines, split_blocks
+
 KINDS = ("implement", "repair", "measure", "derive", "explain", "project")
 
-_EXERCISE = re.compile(r"^````\{exercise\} (?P<title>.+?)\n:label: (?P<label>\S+)\n(?P<body>.*?)^````$", re.M | re.S)
 _FACTS = re.compile(
     r"^\*(?P<number>\d+\.\d+) · (?P<kind>\w+) · difficulty (?P<difficulty>[1-5]) of 5 · importance "
     r"(?P<importance>[1-5]) of 5 · (?P<minutes>\d+) minutes · practises (?P<practises>[^*]+)\*$"
 )
-_HINT = re.compile(r"^```\{admonition\} Hint (?P<number>\d+)\n:class: dropdown\n(?P<text>.*?)^```$", re.M | re.S)
-_CELL = re.compile(
-    r"^```\{code-cell\} ipython3\n(?::tags: \[(?P<tags>[\w, -]+)\]\n)?\n?(?P<code>.*?)^```$", re.M | re.S
-)
-_SOLUTION = re.compile(
-    r"^````\{solution-start\} (?P<label>\S+)\n.*?^````$(?P<body>.*?)^````\{solution-end\}", re.M | re.S
-)
-_CHECK = re.compile(r"check\(\"(?P<number>[\d.]+)\"(?:, (?P<answers>[^)]*))?\)")
+_CHECK = re.compile(r"check\(\"[\d.]+\"(?:, (?P<answers>[^)]*))?\)")
 
 
 @dataclass(frozen=True)
@@ -56,11 +50,12 @@ def load_chapter(chapter: int) -> list[Exercise]:
         ValueError: an exercise is not written as CONTRIBUTING.md says.
     """
     path = chapter_files()[chapter]
-    text = path.read_text(encoding="utf-8")
-    text = text[text.index("\n## Exercises") :]
-    found = list(_EXERCISE.finditer(text))
-    ends = [*(match.start() for match in found[1:]), len(text)]
-    return [_exercise(match, text[match.end() : end], path.name) for match, end in zip(found, ends, strict=True)]
+    blocks = _blocks(path)
+    starts = [i for i, block in enumerate(blocks) if isinstance(block, Directive) and block.name == "exercise"]
+    ends = [*starts[1:], len(blocks)]
+    return [
+        _exercise(blocks[start], blocks[start + 1 : end], path.name) for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def load_bank() -> list[Exercise]:
@@ -70,8 +65,8 @@ def load_bank() -> list[Exercise]:
 
 def imports_of(chapter: int) -> str:
     """The import statements of a chapter's cells, as code: what its solutions may rely on."""
-    text = chapter_files()[chapter].read_text(encoding="utf-8")
-    return "\n".join(ast.unparse(node) for code in _codes(text) for node in ast.parse(code).body if _imports(node))
+    codes = _codes(_blocks(chapter_files()[chapter]))
+    return "\n".join(ast.unparse(node) for code in codes for node in ast.parse(code).body if _imports(node))
 
 
 def definitions(code: str) -> str:
@@ -86,37 +81,56 @@ def _imports(node: ast.stmt) -> bool:
     return isinstance(node, (ast.Import, ast.ImportFrom))
 
 
-def _codes(text: str) -> Iterator[str]:
-    return (match["code"] for match in _CELL.finditer(text))
+def _blocks(path: Path) -> list[Block]:
+    return split_blocks(read_lines(path.read_text(encoding="utf-8")), path.stem)
 
 
-def _exercise(match: re.Match, rest: str, page: str) -> Exercise:
-    place = f"{page}, exercise “{match['title']}”"
-    first, _, statement = match["body"].strip().partition("*\n")
+def _text(blocks: Sequence[Block]) -> str:
+    """Blocks as they stand in the source."""
+    lines = (line for block in blocks for line in ([block] if isinstance(block, Line) else block.lines))
+    return "\n".join(line.text for line in lines).strip()
+
+
+def _codes(blocks: Sequence[Block]) -> Iterator[str]:
+    """The code of the cells among blocks."""
+    cells = (block for block in blocks if isinstance(block, Directive) and block.name == "code-cell")
+    return (_text(cell.body) for cell in cells)
+
+
+def _is_hint(block: Block) -> bool:
+    return isinstance(block, Directive) and block.name == "admonition" and block.argument.startswith("Hint ")
+
+
+def _exercise(box: Directive, rest: list[Block], page: str) -> Exercise:
+    place = f"{page}, exercise “{box.argument}”"
+    inside = split_blocks(box.body, page)
+    first, _, statement = _text([block for block in inside if not _is_hint(block)]).partition("*\n")
     facts = _FACTS.match(" ".join(first.split()) + "*")
     if not facts:
         raise ValueError(f"{place}: its first line does not have the form that CONTRIBUTING.md gives")
     if facts["kind"] not in KINDS:
         raise ValueError(f"{place}: the kind {facts['kind']} is none of {', '.join(KINDS)}")
-    solution = next((found for found in _SOLUTION.finditer(rest) if found["label"] == match["label"]), None)
-    if solution is None:
+    names = [block.name if isinstance(block, Directive) else "" for block in rest]
+    if "solution-start" not in names or "solution-end" not in names:
         raise ValueError(f"{place} has no solution")
-    stub = next(_codes(rest[: solution.start()]), "")
+    start, end = names.index("solution-start"), names.index("solution-end")
+    if rest[start].argument != box.options["label"]:
+        raise ValueError(f"{place} is followed by the solution of another, {rest[start].argument}")
+    stub, solution = next(_codes(rest[:start]), ""), rest[start + 1 : end]
     called = _CHECK.search(stub)
-    answers = tuple(name.strip() for name in called["answers"].split(",")) if called and called["answers"] else ()
     return Exercise(
         number=facts["number"],
-        label=match["label"],
-        title=match["title"],
+        label=box.options["label"],
+        title=box.argument,
         kind=facts["kind"],
         difficulty=int(facts["difficulty"]),
         importance=int(facts["importance"]),
         minutes=int(facts["minutes"]),
         practises=facts["practises"].strip(),
-        statement=statement[: hint.start()].strip() if (hint := _HINT.search(statement)) else statement.strip(),
-        hints=tuple(hint["text"].strip() for hint in _HINT.finditer(match["body"])),
-        stub=stub.strip(),
-        answers=answers,
-        solution=solution["body"].strip(),
-        solution_code=tuple(_codes(solution["body"])),
+        statement=statement.strip(),
+        hints=tuple(_text(block.body) for block in inside if _is_hint(block)),
+        stub=stub,
+        answers=tuple(name.strip() for name in (called["answers"] or "").split(",") if name) if called else (),
+        solution=_text(solution),
+        solution_code=tuple(_codes(solution)),
     )

@@ -119,14 +119,24 @@ def _plain(cell: NotebookNode) -> NotebookNode:
     return new(cell.source)
 
 
-def collect(submissions: list[Submission], course: Path) -> None:
+def read_sources(course: Path, names: set[str]) -> dict[str, NotebookNode]:
+    """The notebooks of a course's assignments, as they were made.
+
+    Raises:
+        GradingError: the course lacks one of them.
+    """
+    paths = {name: course / "source" / name / f"{name}.ipynb" for name in sorted(names)}
+    for name, path in paths.items():
+        if not path.is_file():
+            raise GradingError(f"{course} has no assignment {name}; write it with instructor.assignment")
+    return {name: nbformat.read(path, as_version=4) for name, path in paths.items()}
+
+
+def collect(submissions: list[Submission], course: Path, sources: dict[str, NotebookNode]) -> None:
     """Puts submissions, mended, where nbgrader looks for them. Those that cannot be read get a remark."""
     shutil.rmtree(course / "submitted", ignore_errors=True)
     for entry in submissions:
-        source_path = course / "source" / entry.assignment / f"{entry.assignment}.ipynb"
-        if not source_path.is_file():
-            raise GradingError(f"{course} has no assignment {entry.assignment}; write it with instructor.assignment")
-        source = nbformat.read(source_path, as_version=4)
+        source = sources[entry.assignment]
         try:
             handed_in = nbformat.read(entry.path, as_version=4)
             entry.remarks = _edition_remarks(handed_in, source)
@@ -192,9 +202,10 @@ def grade(course: Path, submissions: list[Submission], seconds: int) -> list[dic
     """Runs nbgrader's cycle; a row of marks for every submission, those that could not be run included."""
     if not (course / "source").is_dir():
         raise GradingError(f"{course.parent} holds no assignments; write them with make assignments SEED=some-words")
+    sources = read_sources(course, {entry.assignment for entry in submissions})
     write_configuration(course, seconds)
-    collect(submissions, course)
-    for name in sorted({entry.assignment for entry in submissions}):
+    collect(submissions, course, sources)
+    for name in sources:
         run_nbgrader(course, "generate_assignment", name, "--create", "--force")
         if not any(entry.is_readable for entry in submissions if entry.assignment == name):
             continue
@@ -203,18 +214,21 @@ def grade(course: Path, submissions: list[Submission], seconds: int) -> list[dic
     run_nbgrader(course, "export", "--to", "nbgrader.csv")
     with (course / "nbgrader.csv").open(encoding="utf-8", newline="") as file:
         exported = {(row["student_id"], row["assignment"]): row for row in csv.DictReader(file)}
-    return [_row(course, entry, exported.get((entry.student, entry.assignment))) for entry in submissions]
+    rows = []
+    for entry in submissions:
+        was_run = (course / "autograded" / entry.student / entry.assignment).is_dir()
+        marks = exported.get((entry.student, entry.assignment)) if was_run else None
+        rows.append(_row(entry, sources[entry.assignment], marks, was_run))
+    return rows
 
 
-def _row(course: Path, entry: Submission, exported: dict | None) -> dict:
-    source = nbformat.read(course / "source" / entry.assignment / f"{entry.assignment}.ipynb", as_version=4)
+def _row(entry: Submission, source: NotebookNode, marks: dict | None, was_run: bool) -> dict:
     graded = [cell.metadata.nbgrader for cell in source.cells if cell.metadata.nbgrader.grade]
     to_read = sum(about.points for about in graded if about.solution)
-    was_run = (course / "autograded" / entry.student / entry.assignment).is_dir()
     remarks = list(entry.remarks)
     if entry.is_readable and not was_run:
         remarks.append("it could not be run within the limits: look at it by hand")
-    points = float(exported["score"]) if exported and was_run and exported["score"] else 0.0
+    points = float(marks["score"] or 0) if marks else 0.0
     total = sum(about.points for about in graded)
     values = (entry.student, entry.assignment, f"{points:g}", total, to_read if was_run else 0, "; ".join(remarks))
     return dict(zip(COLUMNS, values, strict=True))
@@ -254,7 +268,9 @@ def main() -> None:
     print("\n".join(describe(rows)))
     print(f"Marks: {options.course / 'marks.csv'}. Feedback to hand out: {course / 'feedback'}.")
     if any(row["in words"] for row in rows):
-        print(f"Answers in words are marked by hand: cd {course} && {NBGRADER} formgrade, then grade again.")
+        lab = NBGRADER.with_name("jupyter")
+        print(f"Answers in words are marked by hand: cd {course} && {lab} lab, menu Nbgrader, Formgrader.")
+        print("Then grade again.")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,11 @@ python -m instructor.overview           write it
 python -m instructor.overview --check   only say whether it is stale
 """
 
-import argparse
-import sys
 from collections import defaultdict
 
 from contents import ROOT
-from deepvit_edu.files import atomic_path
 from deepvit_edu.words import markdown_table
+from generated import keep_current
 from instructor.bank import Exercise, chapter_files, load_chapter
 from instructor.mutants import load_mutants
 from instructor.question import load_templates
@@ -42,18 +40,5 @@ def _row(exercise: Exercise) -> tuple[str, ...]:
     return (title, exercise.kind, *numbers, exercise.practises)
 
 
-def main() -> None:
-    """Writes, or checks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the list is stale")
-    text = overview()
-    if parser.parse_args().check:
-        if not LIST.is_file() or LIST.read_text(encoding="utf-8") != text:
-            sys.exit("book/appendix/exercise_list.txt is stale: run `make notebooks` and commit it.")
-        return
-    with atomic_path(LIST) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    keep_current(LIST, overview(), "make notebooks", __doc__)

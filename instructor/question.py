@@ -5,7 +5,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-CHAPTERS = range(1, 7)
+from instructor.bank import chapter_files
+
+CHAPTERS = tuple(chapter_files())
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,12 @@ def all_or_nothing(*tests: Test) -> Test:
     """One cell of several tests, for repairs: what runs before it is mended must not earn a part of the points."""
     hidden = "\n".join(test.hidden for test in tests)
     return Test(sum(test.points for test in tests), "\n".join(test.visible for test in tests), hidden)
+
+
+def number_test(points: int, name: str, hidden: str) -> Test:
+    """A cell for an answer that is a number; what is hidden compares it."""
+    begun = f"assert isinstance({name}, (int, float)), 'assign a Python number in the place of the dots, no tensor'\n"
+    return Test(points, begun, hidden)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ BUILD = ROOT / "_build"
 HTML = BUILD / "html"
 REPORT = BUILD / "report.json"
 # A change of these is not seen by Sphinx, which compares the pages only: build anew then.
-BEYOND_PAGES = ("deepvit_edu", "book/records", "book/weights", "_config.yml", "_toc.yml", "requirements.txt", "web")
+BOOK_FILES = ("book/experiments", "book/images", "book/records", "book/weights", "book/references.bib")
+BEYOND_PAGES = ("deepvit_edu", *BOOK_FILES, "_config.yml", "_toc.yml", "requirements.txt", "web")
 
 
 def fingerprint() -> str:
@@ -46,7 +47,7 @@ def check_publishable() -> None:
     if is_placeholder(repository_url()):
         sys.exit(
             f"The book cannot be published with the placeholder {repository_url()}: set repository.url in _config.yml "
-            "and run `make notebooks`."
+            "and run `make notebooks` and `make assets`."
         )
 
 

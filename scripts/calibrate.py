@@ -1,7 +1,7 @@
 """Train a ResNet-18, whose accuracy on CIFAR-10 is well known, on the same files: what the files themselves cost.
 
 python scripts/calibrate.py                            100 epochs, as in book/experiments/e7_recipes.yml: for a GPU
-python scripts/calibrate.py --epochs 1 --limit 500     a trial of the command, in minutes
+python scripts/calibrate.py --epochs 1 --limit 500 --out runs/trial    a trial of the command, in minutes
 """
 
 from __future__ import annotations

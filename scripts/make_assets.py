@@ -6,13 +6,12 @@ python scripts/make_assets.py --check   only say whether it is stale
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 
 from contents import ROOT, load_yaml, repository_url
 from deepvit_edu.assets import INDEX
-from deepvit_edu.files import atomic_path, file_hash
+from deepvit_edu.files import file_hash
+from generated import keep_current
 
 FOLDERS = {"records": "**/*.json", "weights": "*.safetensors", "experiments": "*.yml"}
 
@@ -26,18 +25,5 @@ def index() -> dict:
     return {"url": f"{raw}/{branch}/book", "sha256": hashes}
 
 
-def main() -> None:
-    """Write, or check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the index is stale")
-    text = json.dumps(index(), indent=1, sort_keys=True) + "\n"
-    if parser.parse_args().check:
-        if not INDEX.is_file() or INDEX.read_text(encoding="utf-8") != text:
-            sys.exit("deepvit_edu/assets.json is stale: run `make assets` and commit it.")
-        return
-    with atomic_path(INDEX) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    keep_current(INDEX, json.dumps(index(), indent=1, sort_keys=True) + "\n", "make assets", __doc__)

@@ -46,6 +46,7 @@ CODE_ROLES = ("func", "class", "meth", "mod", "attr", "py:func", "py:class", "py
 ADMONITIONS = ("note", "tip", "warning", "important", "hint", "caution", "danger", "attention", "error", "seealso")
 CONTAINERS = ("grid", "tab-set", "card-carousel", "div", "container")
 LEFT_OUT = ("solution", "solution-end", "exercise-end", "contents", "tableofcontents", "index")
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 HIDDEN_TAGS = {"hide-input", "remove-input", "remove-cell", "hide-cell"}
 LEFT_OUT_TAGS = {"book-only", "solution"}
 
@@ -578,9 +579,8 @@ def make_notebook(text: str, page: str, book: Book) -> str:
         content = f"{page}\n{cell.cell_type}\n{cell.source}"
         seen[content] += 1
         cell["id"] = hashlib.sha256(f"{content}\n{seen[content]}".encode()).hexdigest()[:12]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = nbformat.v4.new_notebook(
-        cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}}
+        cells=cells, metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}}
     )
     nbformat.validate(notebook)
     return nbformat.writes(notebook).rstrip("\n") + "\n"

@@ -6,16 +6,14 @@ python scripts/make_tables.py --check   only say whether they are stale
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from contents import ROOT, load_yaml
 from deepvit_edu.experiment import load_plan, summary
 from deepvit_edu.experiment.ledger import ledger, ledger_table, load_claims
-from deepvit_edu.files import atomic_path
 from deepvit_edu.records import list_records, table
+from generated import keep_current
 
 PLANS, RECORDS = ROOT / "book" / "experiments", ROOT / "book" / "records"
 TABLES = RECORDS / "TABLES.md"
@@ -39,18 +37,5 @@ def tables() -> str:
     return "\n\n".join([*parts, f"## The ledger of claims\n\n{claims}"]) + "\n"
 
 
-def main() -> None:
-    """Write, or check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the tables are stale")
-    text = tables()
-    if parser.parse_args().check:
-        if not TABLES.is_file() or TABLES.read_text(encoding="utf-8") != text:
-            sys.exit("book/records/TABLES.md is stale: run `make records` and commit it.")
-        return
-    with atomic_path(TABLES) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    keep_current(TABLES, tables(), "make records", __doc__)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from deepvit_edu import data
+from deepvit_edu.checkpoints import save_model
 from deepvit_edu.cli import main
 from deepvit_edu.labels import save_label_maps
 from deepvit_edu.records import load_record
+from deepvit_edu.zoo import create_model
 
 FAST = ["--limit", "64", "--batch-size", "16", "--epochs", "1", "--quiet", "--device", "cpu"]
 
@@ -52,6 +54,18 @@ def test_token_labels_from_a_file(here, capsys):
     assert main(["train", *FAST, *options]) == 0
     assert load_record("run/record.json")["config"]["model"]["dense_head"] is True
     assert "made for other images" in failure(capsys, "train", *FAST, *options, "--limit", "32", "--batch-size", "8")
+
+
+def test_a_model_that_does_not_say_where_it_comes_from(here, capsys):
+    save_model(create_model("cifar_vit_4x64", num_classes=10), here / "model.safetensors")
+    said = failure(capsys, "evaluate", str(here / "model.safetensors"))
+    assert "model.safetensors does not say its name and dataset and classes" in said
+    assert "does not say" in failure(capsys, "similarity", str(here / "model.safetensors"))
+
+
+def test_an_error_of_a_file_names_it(here, capsys):
+    arguments = ["similarity", "cifar_vit_4x64", "--images", "2", "--device", "cpu", "--out", "nowhere/picture.png"]
+    assert "nowhere/picture.png: No such file or directory" in failure(capsys, *arguments)
 
 
 def test_a_second_run_into_the_folder_is_refused_and_resume_is_named(here, capsys):

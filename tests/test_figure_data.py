@@ -40,6 +40,12 @@ def test_lines_over_other_axes_have_their_own(drawn) -> None:
     assert folded_tables(fig).count("<table>") == 2
 
 
+def test_words_along_the_axis_do_no_harm(drawn) -> None:
+    fig, ax = drawn
+    ax.plot(["plain", "re"], [1.5, 2.5])
+    assert [row[1] for row in cells(folded_tables(fig))[1:]] == ["1.5", "2.5"]
+
+
 def test_a_shorter_line_has_gaps(drawn) -> None:
     fig, ax = drawn
     ax.plot([0, 1], [7, 8], label="short")

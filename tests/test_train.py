@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,23 @@ def test_resume_refuses_another_recipe_other_images_and_damage(tmp_path):
         run(out=tmp_path, resume=True)
 
 
+def test_a_checkpoint_older_than_an_option_is_continued(tmp_path):
+    _, whole = run()
+    with pytest.raises(Interrupted):
+        run(out=tmp_path, max_seconds=0)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del state["identity"]["recipe"]["token_weight"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    _, resumed = run(out=tmp_path, resume=True)
+    same_results(whole, resumed)
+
+
+def test_a_penalty_reads_the_maps_of_dense_blocks_too():
+    recipe = Recipe(epochs=1, batch_size=12, map_penalty=0.1)
+    _, record = run(recipe, tiny_model(dense_stages=(1, 1), growth=8, depth=2))
+    assert np.isfinite(record["train_loss"])
+
+
 def test_non_finite_loss_stops_with_the_step_and_keeps_the_last_good_state(tmp_path, monkeypatch):
     original = train_module.Run._loss
 
@@ -246,12 +264,22 @@ def test_tokens_learn_what_the_label_maps_say_of_their_place_and_mirrored_with_t
     _, token_logits = model.forward_dense(images.normalise(images.images))
     assert (token_logits.argmax(dim=-1) == 2).all()  # whatever the image shows
     assert np.isfinite(record["train_loss"])
-    started = train_module.Run(
-        tiny_model(dense_head=True), tiny_set(), tiny_set(12), TOKEN_LABELS, "tiny", None, torch.device("cpu"),
-        maps_that_say([0, 1]),
-    )  # fmt: skip
-    left, right = started._batch(0).token_targets.view(8, 2, 2, 3)[:, 0].argmax(dim=-1).unbind(1)
-    assert set(zip(left.tolist(), right.tolist(), strict=True)) >= {(0, 1), (1, 0)}  # as seen, and mirrored
+    assert record["label_maps_hash"] == train_module.tensor_hash(maps_that_say([2, 2]))
+    half_dark = tiny_set()
+    half_dark.images[..., :4], half_dark.images[..., 4:] = 0, 255
+    model, device = tiny_model(dense_head=True), torch.device("cpu")
+    started = train_module.Run(model, half_dark, half_dark, TOKEN_LABELS, "tiny", None, device, maps_that_say([0, 1]))
+    images, _, token_targets = started._batch(0)
+    rows = token_targets.view(8, 2, 2, 3).argmax(dim=-1)[:, 0].tolist()
+    mirrored = (images[..., :4].mean(dim=(1, 2, 3)) > images[..., 4:].mean(dim=(1, 2, 3))).tolist()
+    assert rows == [[1, 0] if seen else [0, 1] for seen in mirrored]
+    assert set(mirrored) == {True, False}
+    unflipped = train_module.Run(
+        model, half_dark, half_dark, replace(TOKEN_LABELS, flip=False), "tiny", None, device, maps_that_say([0, 1])
+    )
+    images, _, token_targets = unflipped._batch(0)
+    assert (images[..., :4].mean(dim=(1, 2, 3)) < images[..., 4:].mean(dim=(1, 2, 3))).all()
+    assert token_targets.view(8, 2, 2, 3).argmax(dim=-1)[:, 0].tolist() == [[0, 1]] * 8
 
 
 def test_without_label_maps_every_token_is_told_the_images_class():
@@ -278,6 +306,14 @@ def test_settings_are_checked(monkeypatch):
         Recipe(epochs=0)
     with pytest.raises(ValueError, match="precision is 'half'"):
         Recipe(precision="half")
+    with pytest.raises(ValueError, match="clip_grad is -1"):
+        Recipe(clip_grad=-1.0)
+    with pytest.raises(ValueError, match="rand_magnitude is 31; choose from 0 to 30"):
+        Recipe(rand_magnitude=31)
+    with pytest.raises(ValueError, match="set compile to false"):
+        Recipe(compile=True, map_penalty=0.1)
+    with pytest.raises(ValueError, match="batch_size is -1"):
+        evaluate(tiny_model(), tiny_set(), batch_size=-1)
     with pytest.raises(ValueError, match="set smallest_view, too"):
         Recipe(token_weight=0.5)
     with pytest.raises(ValueError, match="do not go with mixup or cutmix"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .engine import alike, by_hand, exercise, require, require_tensor
+from .engine import alike, by_hand, exercise, require, require_number, require_tensor
 
 
 @exercise("2.1")
@@ -20,7 +20,7 @@ def undo_a_split(answer: Callable[..., Tensor]) -> None:
         image = torch.randn(2, 3, side, side)
         tokens = F.unfold(image, kernel, padding=padding, stride=stride).transpose(1, 2)
         told = f"the image of {side} pixels (windows of {kernel}, stride {stride}, padding {padding})"
-        found = answer(tokens.clone(), side, kernel, stride, padding)
+        found = answer(tokens, side, kernel, stride, padding)
         require_tensor(found, tuple(image.shape), told)
         _require_order(found, tokens, image, case)
         summed, counts = _stacked(tokens, *case)
@@ -94,7 +94,7 @@ def _require_average(answer: Callable[..., Tensor], tokens: Tensor, case: tuple[
     kernel, stride, padding, side = case
     tokens = torch.randn_like(tokens)
     summed, counts = _stacked(tokens, *case)
-    found = answer(tokens.clone(), side, kernel, stride, padding)
+    found = answer(tokens, side, kernel, stride, padding)
     require_tensor(found, tuple(summed.shape), "the image made of random tokens")
     message = (
         "windows of one image come back right, but where windows *disagree* about a pixel you do not take the "
@@ -108,7 +108,7 @@ def _require_bare_pixels(answer: Callable[..., Tensor]) -> None:
     kernel, stride, padding, side = 3, 2, 0, 8
     image = torch.randn(2, 3, side, side)
     tokens = F.unfold(image, kernel, padding=padding, stride=stride).transpose(1, 2)
-    found = answer(tokens.clone(), side, kernel, stride, padding)
+    found = answer(tokens, side, kernel, stride, padding)
     require(
         isinstance(found, Tensor) and found.shape == image.shape, "the image should have the side that was asked for."
     )
@@ -200,7 +200,7 @@ def performer(answer: Callable[..., Tensor]) -> None:
     images, tokens, dim, features = 2, 6, 4, 5
     query, key = 0.7 * torch.randn(2, images, tokens, dim)
     value, W = torch.randn(images, tokens, dim + 2), torch.randn(features, dim)
-    found = answer(query.clone(), key.clone(), value.clone(), W.clone())
+    found = answer(query, key, value, W)
     require_tensor(found, tuple(value.shape), "the output")
     alone = torch.cat([answer(*(part[n : n + 1] for part in (query, key, value)), W) for n in range(images)])
     message = "what an image gets depends on the others in the batch: a sum runs over images instead of keys."
@@ -278,11 +278,7 @@ def relative_error(answer: Callable[..., float]) -> None:
     M, draws, squared = 32, 1000, 0.5
     query, key = _pair(squared, product=-0.8)
     wanted = math.sqrt(math.expm1(squared) / M)
-    found = answer(query.clone(), key.clone(), M, draws)
-    number = isinstance(found, (int, float)) or (isinstance(found, Tensor) and found.numel() == 1)
-    require(number, f"return one number, the relative error; what came is of type {type(found).__name__}.")
-    found = float(found)
-    require(math.isfinite(found), "the error is not finite.")
+    found = require_number(answer(query, key, M, draws), "the relative error")
     _require_opposite(answer, query, M)
     few, many = (_seeded(answer, query, key, M, draws) for draws in (2, 50))
     message = "50 draws give the same error as 2, as if all had one set of directions. Draw W anew each time."

@@ -10,18 +10,7 @@ from torch import Tensor, nn
 
 from ..diagnostics import cross_layer_similarity
 from ..nn.attention import Attention, legible_attention
-from .engine import alike, by_hand, exercise, require, require_tensor
-
-
-def _number(value: Any, what: str) -> float:
-    """A number from a float, or from a tensor of one entry; `what` names it: "the cosine"."""
-    if isinstance(value, Tensor):
-        require(value.numel() == 1, f"{what} should be one number, and is a tensor of shape {tuple(value.shape)}.")
-        value = value.item()
-    require(isinstance(value, (int, float)), f"{what} should be a number, and is of type {type(value).__name__}.")
-    require(value == value and abs(value) != float("inf"), f"{what} is infinite or no number.")
-    return float(value)
-
+from .engine import alike, by_hand, exercise, require, require_number, require_tensor
 
 # 3.1 -----------------------------------------------------------------------------------------------------------------
 
@@ -31,7 +20,7 @@ def stream_cosine(answer: Callable[[int, int, float], Any]) -> None:
     """A stream whose branches are the axes of a large space."""
     for start in (0.5, 1.0, 3.0, 1 + 4 * torch.rand(()).item()):
         for p, q in ((0, 1), (4, 5), (2, 14), (9, 40), (7, 3), (5, 5)):
-            found, wanted = _number(answer(p, q, start), "the cosine"), _cosine_on_axes(p, q, start)
+            found, wanted = require_number(answer(p, q, start), "the cosine"), _cosine_on_axes(p, q, start)
             close = abs(found - wanted) < 1e-3
             place = f"from a start of length {start:.2f}, after {p} and {q} branches"
             _explain_stream(found, wanted, p, q, start)
@@ -90,7 +79,7 @@ def _explain_stream(found: float, wanted: float, p: int, q: int, start: float) -
 def centred_likeness(answer: Callable[[Tensor, Tensor], Any]) -> None:
     """Every mistake on the same maps, and the package's measure."""
     one, other = _maps_of_unlike_images()
-    found = _number(answer(one.clone(), other.clone()), "the likeness")
+    found = require_number(answer(one, other), "the likeness")
 
     def value(centre: tuple[int, ...] = (-1,), dim: int = -2, pool: str = "cosines") -> float:
         pair = [one, other]
@@ -241,7 +230,7 @@ def chance_level(answer: Callable[[Tensor, Tensor], Any]) -> None:
     """The mean over all orders in closed form; the tolerance leaves room for shuffles."""
     one, other = _two_maps()
     tokens = one.shape[-1]
-    found = _number(answer(one.clone(), other.clone()), "the chance level")
+    found = require_number(answer(one, other), "the chance level")
     wanted = _chance(one, other)
 
     def is_like(mistake: float, tolerance: float = 0.005) -> bool:
@@ -282,7 +271,7 @@ def chance_level(answer: Callable[[Tensor, Tensor], Any]) -> None:
     message = f"in the mean over many orders the measure is {wanted:.3f} for these maps; yours is {found:.3f}."
     require(abs(found - wanted) < 0.03, message)
     one, other = one[:1], one[1:2]  # another case, for numbers that were right by luck
-    found, wanted = _number(answer(one, other), "the chance level"), _chance(one, other)
+    found, wanted = require_number(answer(one, other), "the chance level"), _chance(one, other)
     require(abs(found - wanted) < 0.05, f"for maps of one image it should be {wanted:.3f}; yours is {found:.3f}.")
 
 

@@ -18,7 +18,7 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
     images, heads, tokens, dim = 3, 4, 7, 5
     query, key, value = torch.randn(3, images, heads, tokens, dim)
     theta, gain, shift = torch.randn(heads, heads), torch.rand(heads) + 0.5, torch.randn(heads)
-    found = answer(query.clone(), key.clone(), value.clone(), theta.clone(), gain.clone(), shift.clone())
+    found = answer(query, key, value, theta, gain, shift)
     require_tensor(found, (images, heads, tokens, dim), "the output")
 
     def wanted(
@@ -107,7 +107,7 @@ def maps_in_use(answer: Callable[..., Tensor]) -> None:
     heads, tokens = 4, 6
     maps = torch.randn(3, heads, tokens, tokens).softmax(dim=-1)
     theta, bias, norm = torch.randn(heads, heads), torch.randn(heads), _trained_norm(heads).eval()
-    found = answer(maps.clone(), theta.clone(), bias.clone(), norm)
+    found = answer(maps, theta, bias, norm)
     require_tensor(found, tuple(maps.shape), "the maps in use")
 
     def wanted(theta: Tensor, bias: Tensor) -> Tensor:

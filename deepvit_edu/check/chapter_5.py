@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.attention import Attention, RefinedAttention, legible_attention
-from .engine import NoAnswer, alike, by_hand, exercise, require, require_tensor
+from .engine import NoAnswer, alike, by_hand, exercise, require, require_number, require_tensor
 
 Answer = Callable[..., Tensor]
 
@@ -121,7 +121,7 @@ def refine(answer: Answer) -> None:
     for size in (3, 5):
         maps = torch.randn(2, heads, tokens, tokens).softmax(dim=-1)
         expand, kernels, reduce = torch.randn(wide, heads), torch.randn(wide, size, size), torch.randn(heads, wide)
-        found = answer(maps.clone(), expand.clone(), kernels.clone(), reduce.clone())
+        found = answer(maps, expand, kernels, reduce)
         require_tensor(found, tuple(maps.shape), "the refined maps")
 
         expanded = [sum(expand[g, h] * maps[:, h] for h in range(heads)) for g in range(wide)]
@@ -178,19 +178,19 @@ def image_local(answer: Answer, answer_values: Answer) -> None:
     tokens = side * side + 1
     attn, kernel = torch.randn(2, heads, tokens, tokens).softmax(dim=-1), torch.randn(3, 3)
     value = torch.randn(2, heads, tokens, 5)
-    found = answer(attn.clone(), kernel.clone())
+    found = answer(attn, kernel)
     require_tensor(found, tuple(attn.shape), "the map")
     joined = _grid_matrix(kernel, side)
     wanted = attn @ joined
     _require_image_map(found, wanted, attn, kernel, side)
-    found = answer_values(value.clone(), kernel.clone())
+    found = answer_values(value, kernel)
     require_tensor(found, tuple(value.shape), "the values")
     _require_image_values(found, joined @ value, value, kernel, side)
     attn, value, kernel = torch.randn(1, 2, 26, 26).softmax(dim=-1), torch.randn(1, 2, 26, 3), torch.randn(5, 5)
     joined = _grid_matrix(kernel, 5)
     message = "right for 4 × 4 patches and a kernel of 3, wrong for 5 × 5 patches and a kernel of 5."
-    require(alike(answer(attn.clone(), kernel.clone()), attn @ joined), f"image_local is {message}")
-    require(alike(answer_values(value.clone(), kernel.clone()), joined @ value), f"values_local is {message}")
+    require(alike(answer(attn, kernel), attn @ joined), f"image_local is {message}")
+    require(alike(answer_values(value, kernel), joined @ value), f"values_local is {message}")
 
 
 def _grid_matrix(kernel: Tensor, side: int, wrap: bool = False, first: int = 1) -> Tensor:
@@ -267,7 +267,7 @@ def as_three_steps(answer: Callable, answer_count: Callable) -> None:
 
 def _require_steps(answer: Callable, heads: int, size: int) -> None:
     target = torch.randn(heads, heads, size, size)
-    found = answer(target.clone())
+    found = answer(target)
     message = "return three tensors: expansion, kernels and reduction."
     require(isinstance(found, (tuple, list)) and len(found) == 3, message)
     message = "return three tensors: expansion (G, H), kernels (G, k, k) and reduction (H, G)."
@@ -296,9 +296,7 @@ def _require_steps(answer: Callable, heads: int, size: int) -> None:
 
 
 def _require_count(answer: Callable, heads: int, ratio: int, size: int) -> None:
-    found = answer(heads, ratio, size)
-    require(not isinstance(found, Tensor) or found.numel() == 1, "the count should be a number.")
-    require(isinstance(found, (int, float, Tensor)), f"the count should be a number, and is {type(found).__name__}.")
+    found = int(require_number(answer(heads, ratio, size), "the count"))
     wide = ratio * heads
     weights = wide * (2 * heads + size * size)
     setting = f"for {heads} heads, r = {ratio} and kernels of {size} × {size}"
@@ -306,17 +304,17 @@ def _require_count(answer: Callable, heads: int, ratio: int, size: int) -> None:
         f"{setting} you count {found}: every weight. Multiply an expansion's row by 2 and a kernel by a half: "
         "what has changed? Take such freedoms off."
     )
-    require(int(found) != weights, message)
+    require(found != weights, message)
     message = f"{setting} you take off two numbers in all. Every expanded map has freedoms of its own."
-    require(int(found) != weights - 2, message)
+    require(found != weights - 2, message)
     message = f"{setting} you take off one number a map. There are more ways than one to scale up here and down there."
-    require(int(found) != weights - wide, message)
+    require(found != weights - wide, message)
     message = f"{setting} you take off three numbers a map. When two of three factors are free, is the third?"
-    require(int(found) != weights - 3 * wide, message)
+    require(found != weights - 3 * wide, message)
     message = (
         f"{setting} you count {found}. Weights of one expanded map, less the factors that cancel, times G: try it."
     )
-    require(int(found) == _free_numbers(heads, wide, size), message)
+    require(found == _free_numbers(heads, wide, size), message)
 
 
 def _free_numbers(heads: int, wide: int, size: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine import WrongAnswer, alike, by_hand, exercise, require, require_tensor
+from .engine import alike, by_hand, exercise, require, require_number, require_tensor
 
 Crop = tuple[int, int, int, int]  # left, top, right, bottom, in cells of a label map
 Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the token grid
@@ -27,9 +27,10 @@ def with_truth(answer: Callable[..., Tensor]) -> None:
     targets = (2 * torch.randn(images, classes)).softmax(dim=1)
     agrees = [b % 2 == 0 for b in range(images)]
     truth = torch.where(torch.tensor(agrees), targets.argmax(dim=1), targets.argmin(dim=1))
-    handed = targets.clone()
-    found = answer(handed, truth.clone(), same, other)
+    found = answer(targets, truth, same, other)
     require_tensor(found, (images, classes), "the mixed target")
+    handed = targets.clone()
+    answer.__wrapped__(handed, truth, same, other)
     require(torch.equal(handed, targets), "the annotator's targets have been changed in place. Work on new tensors.")
 
     def wanted(weights: list[float], of_truth: bool = True) -> Tensor:
@@ -77,9 +78,10 @@ def targets_of_crop(answer: Callable[..., Tensor]) -> None:
         top = left + 3
         crop = (left, top, left + ratio * grid, top + ratio * grid)
         scores = 3 * torch.randn(images, classes, 12, 12)
-        handed = scores.clone()
-        found = answer(handed, crop, mirrored, grid)
+        found = answer(scores, crop, mirrored, grid)
         require_tensor(found, (images, grid**2, classes), "the targets")
+        handed = scores.clone()
+        answer.__wrapped__(handed, crop, mirrored, grid)
         require(torch.equal(handed, scores), "the score maps have been changed in place. Work on new tensors.")
         _require_targets(found, scores, crop, mirrored, grid)
 
@@ -149,7 +151,7 @@ def _garbled(places: Tensor) -> Tensor:
 def expected_share(answer: Callable[[int], float]) -> None:
     """Every box that can be drawn, with its probability."""
     for grid in (4, 7, 5 + int(torch.randint(8, ()))):
-        found = _number(answer(grid))
+        found = require_number(answer(grid), "the share")
         chances = [(2 * side + 1) / grid**2 for side in range(grid)]
         lengths = [[_inside(centre - side // 2, side, grid) for centre in range(grid)] for side in range(grid)]
 
@@ -188,17 +190,9 @@ def expected_share(answer: Callable[[int], float]) -> None:
             require(not math.isclose(found, mistaken, rel_tol=1e-5), message)
         if not math.isclose(found, wanted, rel_tol=1e-5):
             message = "two calls differ: this is a mean of draws. What is asked for is exact, and needs no chance."
-            require(found == _number(answer(grid)), message)
+            require(found == require_number(answer(grid), "the share"), message)
             message = f"on a grid of {grid} the share is not right. Do a grid of 2 on paper: its sides are 0 and 1."
             require(False, message)
-
-
-def _number(value: float | Tensor) -> float:
-    """An answer as a plain number."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):  # a list, a word, a tensor of several numbers
-        raise WrongAnswer(f"return one number, not something of type {type(value).__name__}.") from None
 
 
 def _inside(start: int, side: int, grid: int) -> int:
@@ -220,7 +214,7 @@ def mixed_loss(answer: Callable[..., Tensor]) -> None:
 
     def loss(beta: float, box: Box) -> Tensor:
         logits = class_logits.clone().requires_grad_()
-        found = answer(logits, token_logits.clone(), y.clone(), token_y.clone(), box, beta)
+        found = answer(logits, token_logits, y, token_y, box, beta)
         require_tensor(found, (), "the loss")
         message = "no gradient comes back from the loss to the logits. Keep to tensors: no `.item()`, no `float()`."
         require(found.requires_grad or beta == 0, message)

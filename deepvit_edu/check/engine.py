@@ -1,7 +1,9 @@
 """What all checks share: the register of exercises, the time limit, and how a learner is told what happened."""
 
 import ctypes
+import functools
 import linecache
+import math
 import signal
 import sysconfig
 import textwrap
@@ -9,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -152,6 +155,16 @@ def require_tensor(value: Any, shape: tuple[int, ...], what: str) -> None:
     require(bool(value.isfinite().all()), f"{what} holds infinite numbers or NaN.")
 
 
+def require_number(value: Any, what: str) -> float:
+    """Requires a finite number, or a tensor of one; returns it as a float. `what` names it: "the cosine"."""
+    if isinstance(value, Tensor):
+        require(value.numel() == 1, f"{what} should be one number, and is a tensor of shape {tuple(value.shape)}.")
+        value = value.item()
+    require(isinstance(value, Real), f"{what} should be a number, and is of type {type(value).__name__}.")
+    require(math.isfinite(value), f"{what} is infinite or no number.")
+    return float(value)
+
+
 def alike(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     """Whether two tensors of one shape agree to `tolerance` of the larger one's largest entry."""
     size = max(a.abs().max().item(), b.abs().max().item(), 1e-12)
@@ -159,14 +172,18 @@ def alike(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
 
 
 def _watched(answer: Any, returns: bool) -> Any:
-    """A learner's function that says so when it is still the stub."""
+    """A learner's function that says so when it is still the stub, and that gets copies of its tensors.
+
+    It may write into them, and the check goes on with its own. `__wrapped__` is the function as it was given.
+    """
     if not callable(answer) or isinstance(answer, (type, torch.nn.Module)):
         return answer
     name = getattr(answer, "__name__", "your function")
 
+    @functools.wraps(answer)
     def call(*arguments: Any, **options: Any) -> Any:
         arguments = tuple(part.clone() if isinstance(part, Tensor) else part for part in arguments)
-        try:  # a function may write into what it is given, and the check goes on with its own
+        try:
             out = answer(*arguments, **options)
         except NotImplementedError:
             out = None

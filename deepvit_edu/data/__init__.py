@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 from ..assets import cache_folder
 from ..words import nearest
 from .catalogue import SOURCES, Source
-from .download import DamagedError, check_md5, fetch, unpack
+from .download import DamagedError, check_md5, fetch, one_process_at_a_time, unpack
 from .folders import balanced_choice, has_images_of_type, load_folder
 from .image_set import DataError, ImageSet, check_memory
 from .published import load_published
@@ -19,6 +19,9 @@ from .shapes import draw_shapes
 __all__ = ["DataError", "ImageSet", "addresses", "available", "draw_shapes", "list_datasets", "load"]
 
 SPLITS = ("train", "test", "val")
+AS_JPEG = " (JPEG)"
+"""Added to the title of a published set that was saved as JPEG, which loses a little of every image."""
+_NAMES = {title: name for name, source in SOURCES.items() for title in (source.title, source.title + AS_JPEG)}
 
 
 def load(
@@ -35,8 +38,8 @@ def load(
     """Loads a split of a data set from the first rung of the ladder that has it.
 
     Args:
-        name: one of `list_datasets()`, a folder in the root, or a path; folders hold `train/CLASS/` and `test/CLASS/`
-            (or `val/`).
+        name: one of `list_datasets()` or its title in a record, a folder in the root, or a path; folders hold
+            `train/CLASS/` and `test/CLASS/` (or `val/`).
         split: "train" or "test"; "val" means "test" where a set has no other.
         root: where your data sets lie; `DEEPVIT_EDU_DATA` unless given.
         img_size: the side in pixels; the set's own unless given.
@@ -57,7 +60,7 @@ def load(
             raise ValueError(f"{what} must be 1 or more, not {value}")
     if progress is None:
         progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
-    name, root = str(name), _root(root)
+    name, root = _NAMES.get(str(name), str(name)), _root(root)
     if name == "shapes":
         return draw_shapes("test" if split == "val" else split, count=limit, img_size=img_size, seed=seed)
     options = {"img_size": img_size, "limit": limit, "seed": seed, "progress": progress}
@@ -139,17 +142,21 @@ def _fetch_source(name: str, source: Source, root: Path | None, download: bool, 
     )
     if not download:
         raise DataError(f"{name} was {help_text}, or allow the download")
-    try:
-        archive = fetch(source.urls, _cache() / source.archive, source.md5, progress)
-    except DataError as error:
-        raise DataError(f"{error}. Before that, {name} was {help_text}") from error
-    try:
-        unpack(archive, _cache() / source.unpacked)
-    except DamagedError:
-        archive.unlink()
-        raise
-    archive.unlink()  # after a full disk, say, it stays for the next run
-    return _cache() / source.unpacked
+    unpacked = _cache() / source.unpacked
+    with one_process_at_a_time(unpacked):
+        if unpacked.is_dir():  # another process was faster
+            return unpacked
+        try:
+            archive = fetch(source.urls, _cache() / source.archive, source.md5, progress)
+        except DataError as error:
+            raise DataError(f"{error}. Before that, {name} was {help_text}") from error
+        try:
+            unpack(archive, unpacked)
+        except DamagedError:
+            archive.unlink()
+            raise
+        archive.unlink()  # after a full disk, say, it stays for the next run
+    return unpacked
 
 
 def _load_source(name: str, source: Source, found: Path, rung: str, split: str, options: dict) -> ImageSet:
@@ -163,10 +170,11 @@ def _load_source(name: str, source: Source, found: Path, rung: str, split: str, 
         images = _resized(_limited(load_published(found, name, split), options), options["img_size"])
     else:
         images = load_folder(found, split, **{**options, "img_size": options["img_size"] or source.img_size})
-        # CIFAR saved as JPEG has lost a little of every image: results are not quite comparable, so it is told apart.
+        # Results are not quite comparable, so it is told apart.
         if source.published and has_images_of_type(found, split, (".jpg", ".jpeg")):
-            title += " (JPEG)"
-    return replace(images, name=title, rung=rung, split=split, mean=source.mean, std=source.std)
+            title += AS_JPEG
+    classes = [source.class_names.get(name, name) for name in images.classes]
+    return replace(images, classes=classes, name=title, rung=rung, split=split, mean=source.mean, std=source.std)
 
 
 def _limited(images: ImageSet, options: dict) -> ImageSet:

@@ -1,6 +1,6 @@
 """The data sets that have a name: what they are called, where they come from, and how their bytes are checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .image_set import IMAGENET_MEAN, IMAGENET_STD
 
@@ -22,6 +22,7 @@ class Source:
     img_size: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    class_names: dict[str, str] = field(default_factory=dict)  # what the folders of its classes stand for
     published: bool = False  # True: unpacked to pickles in the layout of CIFAR's authors, False: to folders of images
 
 
@@ -66,5 +67,17 @@ SOURCES = {
         urls=("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz",),
         folders=("imagenette", "imagenette2-160", "imagenette2-320", "imagenette2"),
         img_size=160,
+        class_names={
+            "n01440764": "tench",
+            "n02102040": "English springer",
+            "n02979186": "cassette player",
+            "n03000684": "chain saw",
+            "n03028079": "church",
+            "n03394916": "French horn",
+            "n03417042": "garbage truck",
+            "n03425413": "gas pump",
+            "n03445777": "golf ball",
+            "n03888257": "parachute",
+        },
     ),
 }

@@ -11,10 +11,12 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ..files import file_hash
@@ -41,6 +43,25 @@ def check_md5(path: Path, expected: str) -> None:
     found = file_hash(path, "md5")
     if found != expected:
         raise DamagedError(f"{path} is damaged or another file: its MD5 is {found}, not {expected}")
+
+
+@contextmanager
+def one_process_at_a_time(target: Path) -> Iterator[None]:
+    """Within it, no other process that names the same target is within it.
+
+    Raises:
+        DataError: when the folder of the target cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise _disk_error(error, target.parent) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fetch(urls: Sequence[str], target: Path, md5: str, progress: bool = True) -> Path:

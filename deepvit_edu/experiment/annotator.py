@@ -9,9 +9,10 @@ import torch
 from ..data import ImageSet
 from ..labels import load_label_maps, make_label_maps, save_label_maps, token_scores
 from ..nn.transformer import VisionTransformer
-from ..records import save_record
-from ..train import train
+from ..records import load_record, save_record
+from ..train import tensor_hash, train
 from .plan import ANNOTATOR, Job, Plan, arm_config, arm_recipe
+from .results import check_declared
 
 
 def label_maps_path(plan: Plan, folder: Path) -> Path:
@@ -40,21 +41,33 @@ def ensure_label_maps(
 
     Raises:
         Interrupted: when stopped; the same call continues.
-        ValueError: when the label maps that are there belong to other images.
+        ValueError: when the label maps or the record that are there belong to other images, another declaration, or
+            an annotator that was trained elsewhere.
     """
-    path = label_maps_path(plan, folder)
-    if path.exists():
+    path, job = label_maps_path(plan, folder), Job(ANNOTATOR, plan.seeds[0])
+    record_path = path.with_name(f"{ANNOTATOR}.json")
+    earlier = load_record(record_path) if record_path.exists() else None
+    if earlier:
+        check_declared(plan, job, earlier, record_path)
+    if earlier and path.exists():
         load_label_maps(path, train_set)
         return
-    job = Job(ANNOTATOR, plan.seeds[0])
     workspace = path.parent / ".unfinished" / job.name
+    name = {**plan.model, **plan.annotator.model}["name"]
     torch.manual_seed(job.seed)
     model = VisionTransformer(arm_config(plan, ANNOTATOR, train_set.num_classes))
     record = train(
-        model, train_set, test_set, arm_recipe(plan, job, None), name=plan.model["name"], out=workspace, resume=True,
+        model, train_set, test_set, arm_recipe(plan, job, None), name=name, out=workspace, resume=True,
         device=device, progress=progress, max_seconds=max_seconds,
     )  # fmt: skip
-    save_label_maps(make_label_maps(partial(token_scores, model), train_set.to(torch.device(device))), path, train_set)
+    label_maps = make_label_maps(partial(token_scores, model), train_set.to(torch.device(device)))
     record["plan"] = {"name": plan.name, "section": plan.section, "arm": ANNOTATOR, "tuning": False}
-    save_record(record, path.with_name(f"{ANNOTATOR}.json"))
+    record["label_maps_hash"] = tensor_hash(label_maps)
+    if earlier and earlier["label_maps_hash"] != record["label_maps_hash"]:
+        raise ValueError(
+            f"{record_path} tells of other label maps than those made here; keep these runs in another --folder"
+        )
+    if not earlier:
+        save_record(record, record_path)
+    save_label_maps(label_maps, path, train_set)  # last: where they are, the record is
     rmtree(workspace, ignore_errors=True)

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import active_children, get_context
@@ -36,7 +36,7 @@ _loaded: dict[str, tuple[ImageSet, ImageSet]] = {}
 
 def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageSet]:
     """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
-    declared = {**plan.data, **(plan.arms[arm].data if arm in plan.arms else {})}
+    declared = {**plan.data, **plan.arms[arm].data}
     img_size, held_out = arm_config(plan, arm, num_classes=2).img_size, plan.tuning.get("held_out", 0.1)
     key = json.dumps([declared, img_size, held_out if tuning else None], sort_keys=True)
     if key not in _loaded:
@@ -77,8 +77,10 @@ def run_job(
 
     Raises:
         Interrupted: when stopped; the same call continues.
+        ValueError: when records of the plan were made of other images.
     """
     train_set, test_set = splits(plan, job.arm, tuning=job.learning_rate is not None)
+    _check_images(plan, job, folder, train_set)
     model = paired_model(plan, job.arm, job.seed, train_set.num_classes)
     path = record_path(plan, job, folder)
     workspace = folder / plan.name / plan.section / ".unfinished" / job.name
@@ -109,6 +111,20 @@ def run_job(
     save_record(record, path)
     rmtree(workspace, ignore_errors=True)
     return record
+
+
+def _check_images(plan: Plan, job: Job, folder: Path, train_set: ImageSet) -> None:
+    """ValueError where a record that this run will be compared with was made of other images than these."""
+    tuning = job.learning_rate is not None
+    others = [Job(arm, seed) for arm in plan.arms for seed in plan.seeds] if not tuning else all_jobs(plan)
+    for other in others:
+        alike = plan.arms[other.arm].data == plan.arms[job.arm].data and (other.learning_rate is not None) == tuning
+        record = outcome(plan, other, folder) if alike else None
+        if record and "failed" not in record and record["data_hash"] != train_set.hash():
+            raise ValueError(
+                f"{record_path(plan, other, folder)} was made of other images ({record['dataset']}) than these "
+                f"({train_set.name}, {train_set.rung}); keep the records of these in another folder (--folder)"
+            )
 
 
 @dataclass
@@ -160,12 +176,38 @@ def run_plan(
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM; the same call continues.
+        OSError: when a run's process was ended from outside.
+        ValueError: when records of the plan were made of other images, or of another declaration.
     """
-    folder, chosen = Path(folder), pick_device(device)
+    try:
+        return _run_missing(plan, Path(folder), budget_seconds, device, workers, shard, measure, progress, say)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped; what is missing of {plan.name} can be run by the same call") from error
+    except BrokenExecutor as error:
+        raise OSError(
+            "a run's process was ended from outside, perhaps for lack of memory; run again with fewer --workers"
+        ) from error
+
+
+def _run_missing(
+    plan: Plan,
+    folder: Path,
+    budget_seconds: float | None,
+    device: str | None,
+    workers: int | None,
+    shard: tuple[int, int],
+    measure: Measure | None,
+    progress: bool,
+    say: Callable[[str], None],
+) -> list[Job]:
+    chosen = pick_device(device)
     deadline = math.inf if budget_seconds is None else time.monotonic() + budget_seconds
     waiting = missing_jobs(plan, folder, shard)
     workers = min(workers or _default_workers(chosen), max(len(waiting), 1))
     if not _annotate(plan, waiting, folder, str(chosen), deadline, progress):
+        say("the annotator was not finished in the time that there was; the same call continues it")
         return waiting
     worker = _Worker(plan, folder, str(chosen), measure)
     total, interrupted = len(waiting), False
@@ -178,6 +220,8 @@ def run_plan(
             while waiting and pool.free:
                 job = _next_job(plan, folder, waiting)
                 if job is None:
+                    if not pool.running:
+                        say(f"{waiting[0].name} and what comes after it wait for learning rates that other runs tune")
                     break
                 left = deadline - time.monotonic()
                 estimate = estimate_seconds(plan, job, folder)
@@ -231,7 +275,9 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _default_workers(device: torch.device) -> int:
-    return len(os.sched_getaffinity(0)) if device.type == "cpu" and hasattr(os, "sched_getaffinity") else 4
+    if device.type != "cpu":
+        return 4
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _next_job(plan: Plan, folder: Path, waiting: Iterable[Job]) -> Job | None:

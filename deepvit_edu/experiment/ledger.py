@@ -109,7 +109,8 @@ def _judge(claim: Claim, plans: Path, records: Path) -> Entry:
             if name in contrasts
         ]
         seen = regime(plan, claim.regime_arm, records) if claim.regime_arm else None
-        verdict = _verdict(claim, effect, others, plan.margin, seen is None or regime_reached(seen))
+        in_regime = claim.regime_arm is None or (seen is not None and regime_reached(seen))
+        verdict = _verdict(claim, effect, others, plan.margin, in_regime)
         told = format_effect(effect, claim.measure, bool(contrasts[claim.contrast].levels))
         return Entry(claim, told, verdict, command + ("" if section == "full" else f" --section {section}"), section)
     return Entry(claim, "–", "not tested", command, "–")

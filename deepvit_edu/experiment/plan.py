@@ -1,5 +1,6 @@
 """What a plan declares, and the runs that follow from it."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ from ..zoo import model_config
 
 ANNOTATOR = "annotator"
 """What stands for the arm in the name of the annotator's record."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader to which 1e-6 is a number, too, and not only 1.0e-6."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ def load_plan(path: str | Path, section: str | None = None) -> Plan:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(f"there is no plan at {path}; plans are .yml files, as in book/experiments") from error
     try:
-        declared = yaml.safe_load(text)
+        declared = yaml.load(text, _Loader)
         return _plan_of(path.stem, declared, section)
     except KeyError as error:
         raise ValueError(f"{path} is not a plan that can be run: a part of it lacks {error}") from error
@@ -136,8 +146,8 @@ def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
     arms = {key: _arm_of(options or {}) for key, options in declared.pop("arms").items()}
     declared["contrasts"] = tuple(_contrast_of(options, arms) for options in declared.get("contrasts", ()))
     declared["seeds"] = tuple(declared["seeds"])
-    if "annotator" in declared:
-        declared["annotator"] = _arm_of(declared["annotator"])
+    if declared.get("annotator") is not None:
+        declared["annotator"] = _annotator_of(declared["annotator"])
     plan = Plan(name=name, section=section or "full", arms=arms, **declared)
     _check_plan(plan)
     return plan
@@ -177,6 +187,12 @@ def _arm_of(options: dict) -> Arm:
     return Arm(**{{"from": "taken_from"}.get(key, key): value for key, value in options.items()})
 
 
+def _annotator_of(options: dict) -> Arm:
+    if other := set(options) - {"model", "recipe"}:
+        raise ValueError(f"the annotator has '{min(other)}', which does nothing; it has a model and a recipe")
+    return _arm_of(options)
+
+
 def _contrast_of(options: dict, arms: dict[str, Arm]) -> Contrast:
     treatment, control = _names(options["treatment"]), _names(options["control"])
     for arm in (*treatment, *control):
@@ -191,9 +207,15 @@ def _contrast_of(options: dict, arms: dict[str, Arm]) -> Contrast:
 def _check_plan(plan: Plan) -> None:
     if plan.annotator is not None:
         _check_arm(plan, ANNOTATOR)
+    if ANNOTATOR in plan.arms:
+        raise ValueError(f"an arm is named '{ANNOTATOR}', as the plan's part of that name; choose another name")
     for name, arm in plan.arms.items():
         if arm.tuned_as is not None and arm.tuned_as not in plan.arms:
             raise ValueError(f"the arm '{name}' is tuned as '{arm.tuned_as}', which there is not")
+        if arm.tuned_as is not None and plan.arms[arm.tuned_as].tuned_as is not None:
+            raise ValueError(
+                f"the arm '{name}' is tuned as '{arm.tuned_as}', which is not tuned itself; name one that is"
+            )
         if arm.annotated and plan.annotator is None:
             raise ValueError(f"the arm '{name}' is annotated, and the plan has no annotator")
         if arm.annotated and plan.tuning and arm.tuned_as is None:
@@ -203,9 +225,15 @@ def _check_plan(plan: Plan) -> None:
 
 
 def _check_arm(plan: Plan, name: str) -> None:
-    arm_recipe(plan, Job(name, plan.seeds[0]), None)
+    recipe, config = arm_recipe(plan, Job(name, plan.seeds[0]), None), arm_config(plan, name, num_classes=2)
     with torch.device("meta"):  # a wrong option is found now, not after hours
-        VisionTransformer(replace(arm_config(plan, name, num_classes=2), depth=2))
+        VisionTransformer(replace(config, depth=2))
+    if recipe.token_weight and not config.dense_head:
+        raise ValueError(
+            f"the arm '{name}' has a token_weight and no head on its tokens; add dense_head: true to its model"
+        )
+    if _arm(plan, name).annotated and not recipe.token_weight:
+        raise ValueError(f"the arm '{name}' is annotated and makes nothing of it; add a token_weight to its recipe")
 
 
 def arm_config(plan: Plan, arm: str, num_classes: int) -> ViTConfig:

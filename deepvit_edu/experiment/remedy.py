@@ -1,5 +1,6 @@
 """Test your own remedy: one more arm in the plan, paired by seed with the plain model."""
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -106,4 +107,6 @@ def _forget(plan: Plan, folder: Path) -> None:
 
 @cache
 def _temporary_folder() -> Path:
-    return Path(mkdtemp(prefix="deepvit_edu_remedy_"))
+    folder = Path(mkdtemp(prefix="deepvit_edu_remedy_"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    return folder

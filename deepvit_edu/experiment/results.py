@@ -44,23 +44,36 @@ def outcome(plan: Plan, job: Job, folder: Path) -> Record | None:
     path = record_path(plan, job, folder)
     if path.exists():
         record = load_record(path)
-        _check_declared(plan, job, record, path)
+        check_declared(plan, job, record, path)
         return record
     failure = path.with_suffix(".failed")
-    return json.loads(failure.read_text(encoding="utf-8")) if failure.exists() else None
+    if not failure.exists():
+        return None
+    failed = json.loads(failure.read_text(encoding="utf-8"))
+    recipe = arm_recipe(plan, job, failed["recipe"]["learning_rate"])
+    _check_options(plan, asdict(recipe), failed["recipe"], failure)
+    return failed
 
 
-def _check_declared(plan: Plan, job: Job, record: Record, path: Path) -> None:
+def check_declared(plan: Plan, job: Job, record: Record, path: Path) -> None:
+    """ValueError where a record at `path` was made with another model, recipe or number of images than declared."""
     config = arm_config(plan, job.arm, record["config"]["model"]["num_classes"])
     recipe = arm_recipe(plan, job, record["config"]["recipe"]["learning_rate"])
-    for part, declared in (("model", asdict(config)), ("recipe", asdict(recipe))):
-        for option, value in json.loads(json.dumps(declared)).items():
-            recorded = record["config"][part].get(option, value)
-            if recorded != value:
-                raise ValueError(
-                    f"{path} was made with {option} {recorded} and the plan {plan.name} declares {value}; declare "
-                    f"another plan or section for other runs, or remove the record"
-                )
+    _check_options(plan, asdict(config), record["config"]["model"], path)
+    _check_options(plan, asdict(recipe), record["config"]["recipe"], path)
+    if job.learning_rate is None:  # tuning runs have parts of the images
+        images = {**plan.data, **(plan.arms[job.arm].data if job.arm in plan.arms else {})}
+        limits = {key: images[key] for key in ("train_images", "test_images") if key in images}
+        _check_options(plan, limits, record, path)
+
+
+def _check_options(plan: Plan, declared: dict, recorded: dict, path: Path) -> None:
+    for option, value in json.loads(json.dumps(declared)).items():
+        if recorded.get(option, value) != value:
+            raise ValueError(
+                f"{path} was made with {option} {recorded[option]} and the plan {plan.name} declares {value}; declare "
+                f"another plan or section for other runs, or remove the record"
+            )
 
 
 def missing_jobs(plan: Plan, folder: Path, shard: tuple[int, int] = (1, 1)) -> list[Job]:

@@ -27,7 +27,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import hflip, resized_crop
 
 from ..data import DataError
-from ..labels import load_official_label_map
+from ..labels import check_label_maps, load_official_label_map
+from ..train import seed_of
 from .processes import Processes
 from .recipe import ImageNetRecipe
 
@@ -35,11 +36,6 @@ SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
 ASPECTS = (3 / 4, 4 / 3)
 READ_ATTEMPTS = 10
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-
-
-def seed_of(*numbers: int) -> int:
-    """One seed from several numbers, such that neighbours have nothing in common."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 # Finding and checking the files
@@ -268,7 +264,7 @@ class Pictures(Dataset):
         path = self.label_folder / self.files.classes[self.files.labels[number]] / f"{name.stem}.pt"
         if not path.is_file():
             raise DataError(f"there is no label map {path}; fetch the label maps, or take a recipe without them")
-        return load_official_label_map(path)[0]
+        return check_label_maps(load_official_label_map(path), len(self.files.classes))[0]
 
 
 # The order of images, and loaders

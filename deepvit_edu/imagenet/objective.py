@@ -8,7 +8,7 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
-from ..labels import Views, mix_class_targets, random_box, soft_targets, token_labeling_loss
+from ..labels import Views, mix_class_targets, random_box, smooth, soft_targets, token_labeling_loss
 from ..nn.tokens import Box
 from ..nn.transformer import VisionTransformer
 from ..train import collected_maps, map_likeness
@@ -72,7 +72,7 @@ class Objective:
         if self.recipe.token_labeling:
             views = Views(targets.crops, targets.mirrored)
             return soft_targets(targets.label_maps, classes, self.grid_size, views, smoothing)
-        return F.one_hot(targets.labels, classes) * (1 - smoothing) + smoothing / classes, None
+        return smooth(F.one_hot(targets.labels, classes), smoothing), None
 
     def mix(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images mixed with the batch-flipped ones, and the share of themselves that is left."""

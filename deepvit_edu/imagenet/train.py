@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import save_model
 from ..data import DataError
-from ..train import Interrupted, NonFiniteLossError, Resumable, pick_precision
+from ..train import Interrupted, NonFiniteLossError, Resumable, pick_precision, seed_of
 from .checkpoint import Keeper, size_of
-from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, seed_of, unreadable_names
+from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, unreadable_names
 from .objective import Learner, Objective
 from .processes import Processes, started
-from .recipe import ImageNetRecipe, identity, list_recipes, load_recipe
+from .recipe import ImageNetRecipe, identity, list_recipes, load_recipe, with_defaults
 from .validate import ERRORS, measure, sentence
 
 
@@ -119,7 +119,7 @@ class Run(Resumable):
         forward = torch.compile(self.wrapped) if recipe.compile else self.wrapped
         self.objective = Objective(recipe, self.model, forward)
         self.progress, self.num_steps = _Progress(), recipe.total_epochs * self.share.steps_per_epoch
-        self._code = [records.describe_commit(), records.code_hash()]
+        self._code = records.running_code()
         self._losses: list[Tensor] = []
         self._damaged: list[Tensor] = []
         self.keeper = self._make_keeper() if processes.is_first else None
@@ -216,16 +216,19 @@ class Run(Resumable):
         self._losses.clear()
         for offset, loss in enumerate(losses.tolist()):
             if not np.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"the loss became {loss} at step {first + offset}; lower learning_rate (now "
-                    f"{self.recipe.highest_rate:g}), lengthen warmup_epochs or set precision=float32, in a new folder"
-                )
+                raise NonFiniteLossError(self._non_finite_message(loss, first + offset))
             p.epoch_losses.append(loss)
         self._count_unreadable()
         rate = self.optimizer.param_groups[0]["lr"]
         memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if self.device.type == "cuda" else ""
         speed = f", {p.step * self.recipe.total_batch / p.seconds:.0f} images/s" if p.seconds else ""
         self._say(f"step {p.step} of {self.num_steps}: loss {losses[-1]:.4f}, rate {rate:.2e}{speed}{memory}")
+
+    def _non_finite_message(self, loss: float, step: int) -> str:
+        return (
+            f"the loss became {loss} at step {step}; lower learning_rate (now {self.recipe.highest_rate:g}), lengthen "
+            f"warmup_epochs or set precision=float32, in a new folder"
+        )
 
     def _count_unreadable(self) -> None:
         found = unreadable_names(torch.cat(self._damaged), self.train_files)
@@ -248,6 +251,8 @@ class Run(Resumable):
         r = self.recipe
         how = {"img_size": r.img_size, "batch_size": r.batch_size, "workers": self.settings.workers}
         measured = measure(model, self.val_files, self.processes, precision=r.precision, **how)
+        if not np.isfinite(measured["loss"]):
+            raise NonFiniteLossError(self._non_finite_message(measured["loss"], p.step - 1))
         row = {
             "epoch": len(p.curves["epoch"]) + 1,
             "train_loss": sum(p.epoch_losses) / len(p.epoch_losses),
@@ -282,6 +287,7 @@ class Run(Resumable):
         if state is None:
             return
         ours, theirs = self._identity(), state["identity"]
+        theirs["recipe"] = with_defaults(theirs["recipe"])
         for option, value in ours["recipe"].items():
             if theirs["recipe"].get(option) != value:
                 raise ValueError(

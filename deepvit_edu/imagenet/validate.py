@@ -191,10 +191,23 @@ def validate(options: argparse.Namespace) -> bool:
     if options.out:
         row = {**measured, **expected, "unreadable": len(measured["unreadable"]), "data_hash": files.hash()}
         row |= {"weights": Path(options.weights).name, "img_size": img_size, "precision": options.precision}
-        command = f"python -m deepvit_edu.imagenet.validate --weights {row['weights']} --data FOLDER"
-        records.save_measurement(options.out, "imagenet-validation", command, [row], num_processes=processes.count)
+        row["model"] = options.model
+        hardware = records.describe_hardware(processes.device)
+        more = {"num_processes": processes.count, "hardware": hardware}
+        records.save_measurement(options.out, "imagenet-validation", _command(options, row), [row], **more)
     promised = expected.get("published_top1")
     return promised is None or abs(100 * measured["top1"] - promised) <= TOLERANCE
+
+
+def _command(options: argparse.Namespace, row: dict) -> str:
+    """The command that measures this again."""
+    of_file = ""
+    if options.model:
+        dense = " --dense-head" if options.dense_head else ""
+        of_file = f" --model {options.model} --img-size {row['img_size']} --num-classes {options.num_classes}{dense}"
+    real = " --real-labels" if options.real_labels else ""
+    how = f"--weights {row['weights']} --data FOLDER --precision {options.precision}"
+    return f"python -m deepvit_edu.imagenet.validate {how}{of_file}{real}"
 
 
 def _load(options: argparse.Namespace) -> nn.Module:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from instructor.bank import chapter_files
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -40,6 +42,6 @@ def wrong_value(number: str, *answers: Any, mistake: str, says: str) -> None:
 
 def load_mutants() -> list[Mutant]:
     """The mutants of all chapters."""
-    for chapter in range(1, 7):
+    for chapter in chapter_files():
         importlib.import_module(f"{__name__}.chapter_{chapter}")
     return list(_MUTANTS)

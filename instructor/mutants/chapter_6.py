@@ -54,6 +54,13 @@ def label_left_out(targets, classes, alike, unlike):
     return (alike * agree + unlike * (1 - agree))[:, None] * targets
 
 
+@mutant("6.1", says="targets have been changed in place")
+def written_into_the_targets(targets, classes, alike, unlike):
+    """The annotator's targets are overwritten, so that the next epoch starts from mixed ones."""
+    agree = _agree(targets, classes)
+    return targets.copy_(_with_truth(targets, classes, alike * agree + unlike * (1 - agree)))
+
+
 def _targets_of_crop(scores, crop, mirrored, grid, mirror_first=False, reshaped=False, softmax_first=False):
     left, top, right, bottom = crop
     scores = scores.softmax(dim=1) if softmax_first else scores
@@ -63,6 +70,13 @@ def _targets_of_crop(scores, crop, mirrored, grid, mirror_first=False, reshaped=
     resized = F.adaptive_avg_pool2d(cropped, grid)
     out = resized.reshape(len(scores), grid**2, -1) if reshaped else resized.flatten(2).transpose(1, 2)
     return out if softmax_first else out.softmax(dim=-1)
+
+
+@mutant("6.2", says="score maps have been changed in place")
+def written_into_the_maps(scores, crop, mirrored, grid):
+    """The stored maps are shifted to a largest score of 0 in place, which changes no share."""
+    scores -= scores.amax(dim=1, keepdim=True)
+    return _targets_of_crop(scores, crop, mirrored, grid)
 
 
 @mutant("6.2", says="labels of another part of the image")

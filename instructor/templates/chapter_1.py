@@ -3,7 +3,7 @@
 from random import Random
 from textwrap import indent
 
-from ..question import Question, Test, all_or_nothing, template
+from ..question import Question, Test, all_or_nothing, number_test, template
 
 IMPORTS = """\
 import math
@@ -220,17 +220,12 @@ def cost_of_a_model(draw: Random) -> Question:
         f"linear_macs = {depth} * n * (4 * C * C + 2 * C * M)\n"
         f"maps_macs = {depth} * 2 * n * n * C\n",
         tests=(
-            _number("num_parameters", parameters, 3),
-            _number("linear_macs", linear, 2),
-            _number("maps_macs", maps, 2),
+            number_test(3, "num_parameters", f"assert num_parameters == {parameters}\n"),
+            number_test(2, "linear_macs", f"assert linear_macs == {linear}\n"),
+            number_test(2, "maps_macs", f"assert maps_macs == {maps}\n"),
         ),
         secrets=tuple(word for count in (parameters, linear, maps) for word in (str(count), f"{count:,}")),
     )
-
-
-def _number(name: str, wanted: int, points: int) -> Test:
-    visible = f"assert isinstance({name}, (int, float)), 'put a number in the place of the dots'\n"
-    return Test(points, visible, f"assert {name} == {wanted}\n")
 
 
 @template(1)

@@ -4,7 +4,7 @@ import math
 from random import Random
 from textwrap import indent
 
-from ..question import Question, Test, all_or_nothing, template
+from ..question import Question, Test, all_or_nothing, number_test, template
 
 IMPORTS = """\
 import math
@@ -347,7 +347,6 @@ def count_two_splits(draw: Random) -> Question:
         f"exact_macs = 2 * tokens[0] ** 2 * {dim}\n"
         f"linear_macs = 4 * tokens[0] * {features} * {dim}\n"
     )
-    number = "assert isinstance({0}, (int, float)), 'put a number in the place of the dots of {0}'\n".format
     return Question(
         exercise="2.2",
         variant=f"{side} pixels, {first}, {second}, {dim} channels, {features} features",
@@ -360,10 +359,10 @@ def count_two_splits(draw: Random) -> Question:
                 "assert all(isinstance(count, int) for count in tokens), 'put two numbers in the place of the dots'\n",
                 f"assert tuple(tokens) == {tokens}\n",
             ),
-            Test(1, number("width"), f"assert width == {dim * second[0] ** 2}\n"),
-            Test(1, number("seen"), f"assert seen == {seen}\n"),
-            Test(1, number("exact_macs"), f"assert exact_macs == {exact}\n"),
-            Test(1, number("linear_macs"), f"assert linear_macs == {linear}\n"),
+            number_test(1, "width", f"assert width == {dim * second[0] ** 2}\n"),
+            number_test(1, "seen", f"assert seen == {seen}\n"),
+            number_test(1, "exact_macs", f"assert exact_macs == {exact}\n"),
+            number_test(1, "linear_macs", f"assert linear_macs == {linear}\n"),
         ),
         secrets=(str(exact), f"{exact:,}", str(linear), f"{linear:,}", str(tokens)),
     )

@@ -4,7 +4,7 @@ import math
 from random import Random
 from textwrap import dedent, indent
 
-from ..question import Question, Test, all_or_nothing, template
+from ..question import Question, Test, all_or_nothing, number_test, template
 
 IMPORTS = """\
 import math
@@ -201,7 +201,6 @@ def turns_of_the_stream(draw: Random) -> Question:
     cosine = math.sqrt((start**2 + block * gained) / (start**2 + (block + 1) * gained))
     kept = math.sqrt(start**2 / (start**2 + block * gained))
     first = next(n for n in range(1000) if math.sqrt((start**2 + n * gained) / (start**2 + (n + 1) * gained)) >= bound)
-    checked = "assert isinstance(NAME, (int, float)), 'put a number in the place of the dots'\n"
     return Question(
         exercise="3.1",
         variant=f"start {start}, branches {attention} and {mlp}, block {block}, bound {bound}",
@@ -222,9 +221,9 @@ def turns_of_the_stream(draw: Random) -> Question:
             f"first = next(n for n, value in enumerate(cosines) if value >= {bound})\n"
         ),
         tests=(
-            Test(2, checked.replace("NAME", "cosine"), f"assert abs(cosine - {cosine!r}) < 1e-3\n"),
-            Test(1, checked.replace("NAME", "kept"), f"assert abs(kept - {kept!r}) < 2e-3\n"),
-            Test(2, checked.replace("NAME", "first"), f"assert first == {first}\n"),
+            number_test(2, "cosine", f"assert abs(cosine - {cosine!r}) < 1e-3\n"),
+            number_test(1, "kept", f"assert abs(kept - {kept!r}) < 2e-3\n"),
+            number_test(2, "first", f"assert first == {first}\n"),
         ),
         secrets=(f"{cosine:.4f}", f"{kept:.4f}"),
     )

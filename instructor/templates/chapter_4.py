@@ -3,7 +3,7 @@
 from random import Random
 from textwrap import indent
 
-from ..question import Question, Test, template
+from ..question import Question, Test, number_test, template
 
 IMPORTS = """\
 import math
@@ -187,7 +187,6 @@ tokens = {side} ** 2 + 1
 mixing_macs = {heads} ** 2 * tokens ** 2
 share = mixing_macs / (2 * tokens ** 2 * {channels})
 """
-    begun = "assert isinstance({0}, (int, float)), 'assign a Python number in the place of the dots, no tensor'\n"
     return Question(
         exercise="4.3",
         variant=f"{heads} heads of {dim}, {side} × {side} patches",
@@ -195,8 +194,8 @@ share = mixing_macs / (2 * tokens ** 2 * {channels})
         stub="mixing_macs = ...\nshare = ...\n",
         solution=solution,
         tests=(
-            Test(2, begun.format("mixing_macs"), f"assert mixing_macs == {mixing}\n"),
-            Test(2, begun.format("share"), f"assert abs(share - {share:.6f}) < 0.005\n"),
+            number_test(2, "mixing_macs", f"assert mixing_macs == {mixing}\n"),
+            number_test(2, "share", f"assert abs(share - {share:.6f}) < 0.005\n"),
         ),
         secrets=(str(mixing), f"{mixing:,}", f"{share:.4f}"),
     )

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from ..question import Question, Test, all_or_nothing, template
+from ..question import Question, Test, all_or_nothing, number_test, template
 
 IMPORTS = """\
 import math
@@ -227,19 +227,19 @@ def cost_of_refinement(draw: Random) -> Question:
             f"macs = ({side} ** 2 + 1) ** 2 * weights\ntimes = macs / (2 * ({side} ** 2 + 1) ** 2 * {heads * dim})\n"
         ),
         tests=(
-            Test(
+            number_test(
                 2,
-                "assert isinstance(weights, (int, float)), 'put a number in the place of the dots'\n",
+                "weights",
                 f"assert weights == {weights}\n",
             ),
-            Test(
+            number_test(
                 1,
-                "assert isinstance(macs, (int, float)), 'put a number in the place of the dots'\n",
+                "macs",
                 f"assert macs == {macs}\n",
             ),
-            Test(
+            number_test(
                 1,
-                "assert isinstance(times, (int, float)), 'put a number in the place of the dots'\n",
+                "times",
                 f"assert abs(times - {times!r}) < 0.005\n",
             ),
         ),
@@ -286,14 +286,14 @@ attn = torch.cat([first[:, None], between, last[:, None]], dim=1)
             "inner, at_the_end = sums.sum().item(), sums[:2].sum().item()\n"
         ),
         tests=(
-            Test(
+            number_test(
                 2,
-                "assert isinstance(inner, (int, float)), 'put a number in the place of the dots'\n",
+                "inner",
                 hidden + convolved.format(rows="attn", below=0) + "assert abs(float(inner) - found) < 1e-3\n",
             ),
-            Test(
+            number_test(
                 2,
-                "assert isinstance(at_the_end, (int, float)), 'put a number in the place of the dots'\n",
+                "at_the_end",
                 hidden + convolved.format(rows="attn[:2]", below=1) + "assert abs(float(at_the_end) - found) < 1e-3\n",
             ),
         ),

@@ -3,7 +3,7 @@
 from random import Random
 from textwrap import indent
 
-from ..question import Question, Test, all_or_nothing, template
+from ..question import Question, Test, all_or_nothing, number_test, template
 
 IMPORTS = """\
 import math
@@ -213,11 +213,7 @@ cut = sum(len(rows) * len(columns) < height * width for rows, columns in pairs) 
 corner = sum(0 in rows and 0 in columns for rows, columns in pairs) / len(pairs)
 """
     tests = [
-        Test(
-            points,
-            f"assert isinstance({name}, (int, float)), 'put a number in the place of the dots'\n",
-            f"assert abs({name} - {value!r}) < 5e-4\n",
-        )
+        number_test(points, name, f"assert abs({name} - {value!r}) < 5e-4\n")
         for (name, value), points in zip(numbers.items(), (2, 1, 2), strict=True)
     ]
     return Question(

@@ -16,7 +16,7 @@ from contents import ROOT, is_notebook, notebook_pages, pages, repository_url, s
 from deepvit_edu.check import exercise_ids
 
 Reader = Callable[[str], BeautifulSoup]
-CHAPTER_SECONDS = 180  # DESIGN: a chapter takes at most three minutes on two cores in the cpu tier
+CHAPTER_SECONDS = 180  # CONTRIBUTING.md: a chapter takes at most three minutes on two cores in the cpu tier
 
 
 def test_every_page_of_the_contents_is_built(html: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -211,7 +212,7 @@ def cifar10(server, monkeypatch):
 
 def cached(tmp_path):
     folder = tmp_path / "cache" / "data"
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock") if folder.exists() else []
 
 
 def test_load_downloads_once(cifar10, tmp_path):
@@ -224,6 +225,14 @@ def test_load_downloads_once(cifar10, tmp_path):
     assert len(Handler.asked) == 2
     assert data.available("cifar10")
     assert cached(tmp_path) == [FOLDER]
+
+
+def test_several_runs_at_once_download_once(cifar10):
+    cifar10("good")
+    with ThreadPoolExecutor(4) as pool:
+        sets = list(pool.map(lambda _: data.load("cifar10", "train", progress=False), range(4)))
+    assert len({images.hash() for images in sets}) == 1
+    assert len(Handler.asked) == 1
 
 
 def test_root_without_the_set_falls_through_to_the_download(cifar10, tmp_path):

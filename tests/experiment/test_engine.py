@@ -127,6 +127,11 @@ def test_a_run_that_diverges_is_noted_and_the_others_go_on(tmp_path, monkeypatch
     assert sum("failed: the loss became" in line for line in told) == 2
     assert tuned_rate(plan, "plain", tmp_path / "records") == 0.001
     assert run(plan, tmp_path / "records") == ([], [])
+    path = record_path(plan, Job("plain", 9, 1e30), tmp_path / "records").with_suffix(".failed")
+    failure = json.loads(path.read_text())
+    path.write_text(json.dumps({**failure, "recipe": {**failure["recipe"], "warmup_epochs": 7.0}}))
+    with pytest.raises(ValueError, match=r"\.failed was made with warmup_epochs 7.0"):
+        run(plan, tmp_path / "records")
 
 
 def test_shards_share_the_arms_between_them(tmp_path):
@@ -156,6 +161,29 @@ def test_a_record_of_something_else_than_declared_is_refused(tmp_path):
     changed = load_plan(write_plan(tmp_path, model={**TINY_PLAN["model"], "mlp_ratio": 3.0}))
     with pytest.raises(ValueError, match=r"plain_s0\.json was made with mlp_ratio 2.0 and the plan tiny declares 3.0"):
         missing_jobs(changed, tmp_path)
+    fewer = load_plan(write_plan(tmp_path, data={**TINY_PLAN["data"], "train_images": 60}))
+    with pytest.raises(ValueError, match="was made with train_images 40 and the plan tiny declares 60"):
+        missing_jobs(fewer, tmp_path)
+
+
+def test_what_waits_for_the_tuning_of_another_plan_is_said(tmp_path):
+    first = load_plan(write_plan(tmp_path, "first", tuning=TUNING))
+    arms = {"plain": {"from": "first/plain"}, "re": {"tuned_as": "plain", "model": {"attention": ["re"]}}}
+    second = load_plan(write_plan(tmp_path, "second", arms=arms, tuning=TUNING))
+    missing, told = run(second, tmp_path / "records")
+    assert len(missing) == 2
+    assert told == ["re_s0 and what comes after it wait for learning rates that other runs tune"]
+    run(first, tmp_path / "records")
+    assert run(second, tmp_path / "records")[0] == []
+
+
+def test_a_process_that_dies_is_a_sentence(tmp_path, monkeypatch):
+    def dies(*arguments):
+        raise engine.BrokenExecutor("killed")
+
+    monkeypatch.setattr(engine._Pool, "finished", dies)
+    with pytest.raises(OSError, match="run again with fewer --workers"):
+        run(load_plan(write_plan(tmp_path)), tmp_path / "records")
 
 
 def test_side_by_side_gives_the_same_numbers(tmp_path):
@@ -188,7 +216,9 @@ def test_the_annotator_is_trained_once_and_only_annotated_arms_learn_from_it(tmp
     assert {path.name for path in folder.iterdir() if path.is_file()} == {
         "annotator.json", "label_maps.safetensors", "label_s0.json", "everywhere_s0.json", "maps_s0.json",
     }  # fmt: skip
-    annotator = load_record(folder / "annotator.json")
+    annotator, of_maps = (load_record(folder / name) for name in ("annotator.json", "maps_s0.json"))
+    assert annotator["label_maps_hash"] == of_maps["label_maps_hash"]
+    assert "label_maps_hash" not in load_record(folder / "everywhere_s0.json")
     assert (annotator["config"]["model"]["class_token"], annotator["epochs"]) == (False, 2)
     losses = {name: load_record(folder / f"{name}_s0.json")["train_loss"] for name in ("everywhere", "maps")}
     assert losses["everywhere"] != losses["maps"]
@@ -204,13 +234,57 @@ def test_an_annotator_that_does_not_fit_the_budget_is_continued_by_the_next_call
     missing, _ = run(plan, tmp_path / "records", budget_seconds=0.0)
     assert len(missing) == 3
     assert not list((tmp_path / "records").rglob("*.json"))
+    assert (tmp_path / "records/tiny/full/.unfinished/annotator_s0/checkpoint.pt").exists()
     assert run(plan, tmp_path / "records")[0] == []
+
+
+def test_an_annotator_declared_or_trained_otherwise_is_refused(tmp_path):
+    folder = tmp_path / "records/tiny/full"
+    plan = load_plan(write_plan(tmp_path, seeds=[0], **ANNOTATED))
+    run(plan, tmp_path / "records")
+    (folder / "maps_s0.json").unlink()
+    longer = {**ANNOTATED, "annotator": {"recipe": {"epochs": 3}}}
+    with pytest.raises(
+        ValueError, match=r"annotator.json was made with class_token False and the plan tiny declares True"
+    ):
+        run(load_plan(write_plan(tmp_path, seeds=[0], **longer)), tmp_path / "records")
+    (folder / "label_maps.safetensors").unlink()  # as in a clone: git ignores it
+    assert run(plan, tmp_path / "records")[0] == []
+    record = load_record(folder / "annotator.json")
+    (folder / "annotator.json").write_text(json.dumps({**record, "label_maps_hash": "of another machine"}))
+    (folder / "label_maps.safetensors").unlink()
+    (folder / "maps_s0.json").unlink()
+    with pytest.raises(ValueError, match="tells of other label maps than those made here"):
+        run(plan, tmp_path / "records")
+    assert not (folder / "label_maps.safetensors").exists()
+
+
+def test_records_of_other_images_are_refused(tmp_path):
+    folder = tmp_path / "records"
+    run(load_plan(write_plan(tmp_path)), folder)
+    (folder / "tiny/full/re_s1.json").unlink()
+    path = folder / "tiny/full/plain_s0.json"
+    record = load_record(path)
+    path.write_text(json.dumps({**record, "data_hash": "0" * 64, "dataset": "other pictures"}))
+    with pytest.raises(
+        ValueError, match=r"plain_s0\.json was made of other images \(other pictures\) than these \(sha"
+    ):
+        run(load_plan(write_plan(tmp_path)), folder)
+    assert not (folder / "tiny/full/re_s1.json").exists()
 
 
 def test_label_maps_of_other_images_are_refused(tmp_path):
     plan = load_plan(write_plan(tmp_path, seeds=[0], **ANNOTATED))
     run(plan, tmp_path / "records")
     other = load_plan(write_plan(tmp_path, seeds=[0], data={"name": "shapes", "train_images": 60}, **ANNOTATED))
+    for path in (tmp_path / "records/tiny/full").glob("*.json"):
+        path.unlink()
+    maps, record = (tmp_path / "records/tiny/full" / name for name in ("label_maps.safetensors", "annotator.json"))
+    kept = maps.read_bytes()
+    run(other, tmp_path / "records", budget_seconds=0.0)
+    run(other, tmp_path / "records")
+    maps.write_bytes(kept)
     (tmp_path / "records/tiny/full/maps_s0.json").unlink()
+    assert record.exists()
     with pytest.raises(ValueError, match=r"label_maps.safetensors was made for other images"):
         run(other, tmp_path / "records")

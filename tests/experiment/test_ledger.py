@@ -48,6 +48,10 @@ def test_no_verdict_outside_the_regime(tmp_path, template, heads, verdict):
     assert "+10.0" in entry.effect
 
 
+def test_a_regime_that_nobody_measured_is_not_reached(tmp_path, template):
+    assert judge(tmp_path, {"re": 0.1}, template, regime_arm="plain").verdict == "regime not reached"
+
+
 def test_diagnostics_are_compared_over_the_deep_half(tmp_path, template):
     entry = judge(tmp_path, {}, template, diagnostics={"heads": [9.0, 0.5]}, measure="heads", expects="lower")
     assert entry.effect == "+0.000 [+0.000, +0.000]"

@@ -6,6 +6,8 @@ from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe, l
 
 from .plans import TINY_PLAN, TUNING, write_plan
 
+DENSE = {"smallest_view": 0.5, "token_weight": 0.5}
+
 PLANS = sorted((ROOT / "book" / "experiments").glob("e?_*.yml"))
 
 
@@ -95,6 +97,17 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
         ({"sections": {"s": {"arms": ["plian"]}}}, "names the arm 'plian'.*plain"),
         ({"arms": {"plain": None, "re": {"annotated": True}}}, "'re' is annotated, and the plan has no annotator"),
         ({"annotator": {"model": {"depht": 3}}}, "no option 'depht'.*depth"),
+        ({"annotator": {"data": {}}}, "the annotator has 'data', which does nothing"),
+        ({"arms": {"plain": None, "re": None, "annotator": None}}, "an arm is named 'annotator'"),
+        ({"arms": {"plain": None, "re": {"recipe": DENSE}}}, "'re' has a token_weight and no head on its tokens"),
+        (
+            {"annotator": {}, "arms": {"plain": None, "re": {"annotated": True}}},
+            "'re' is annotated and makes nothing of",
+        ),
+        (
+            {"arms": {"plain": None, "re": {"tuned_as": "plain"}, "c": {"tuned_as": "re"}}},
+            "'c' is tuned as 're', which is not tuned itself",
+        ),
         (
             {"annotator": {}, "tuning": TUNING, "arms": {"plain": None, "re": {"annotated": True}}},
             "which arm it is tun",
@@ -115,3 +128,9 @@ def test_no_file_no_section_no_yaml(tmp_path):
     (tmp_path / "bad.yml").write_text("a: [")
     with pytest.raises(ValueError, match=r"bad\.yml is not a plan"):
         load_plan(tmp_path / "bad.yml")
+
+
+def test_numbers_may_be_written_as_1e_minus_6(tmp_path):
+    path = write_plan(tmp_path)
+    path.write_text(path.read_text().replace("batch_size: 20", "batch_size: 20\n  min_learning_rate: 1e-6"))
+    assert arm_recipe(load_plan(path), Job("plain", 0), None).min_learning_rate == 1e-6

@@ -118,6 +118,22 @@ def stopped(root, out):
             run(root, out, "batch_size=2")
 
 
+def stopped_after_four(root, out):
+    with pytest.raises(Interrupted, match="stopped after step 4 of 9"):
+        run(root, out, "batch_size=2", name="t2t_vit_14", stop_after=4)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(root, tmp_path, before, after):
+    together(before, stopped_after_four, root, tmp_path / "cut")
+    together(after, partial(run, name="t2t_vit_14", resume=True), root, tmp_path / "cut", "batch_size=2")
+    run(root, tmp_path / "whole", "batch_size=2", name="t2t_vit_14")
+    cut, whole = (curves(tmp_path / folder) for folder in ("cut", "whole"))
+    assert cut["train_loss"] == pytest.approx(whole["train_loss"], rel=1e-5)
+    assert cut["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-4)
+    assert load_record(tmp_path / "cut" / "record.json")["num_processes"] == after
+
+
 def test_sigterm_ends_cleanly_after_a_checkpoint(root, tmp_path, monkeypatch, capsys):
     at_step(monkeypatch, 2, partial(os.kill, os.getpid(), signal.SIGTERM))
     options = ["--recipe", "deepvit_32b", "--data", str(root), "--out", str(tmp_path), "--workers", "0"]

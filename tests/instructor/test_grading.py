@@ -15,9 +15,10 @@ SEED, CHAPTER = "tests-maple", 4
 QUESTIONS = asked(CHAPTER, SEED)
 IN_CODE = sum(test.points for entry in QUESTIONS for test in entry.question.tests)
 
-pytestmark = pytest.mark.skipif(
-    not grading.NBGRADER.is_file(), reason="nbgrader is not installed: make assignments-smoke"
-)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not grading.NBGRADER.is_file(), reason="nbgrader is not installed: make assignments-smoke"),
+]
 
 
 def answer_cell(notebook: NotebookNode, number: int) -> NotebookNode:
@@ -104,57 +105,48 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.timeout(900)
 def test_right_answers_get_every_point_that_a_program_gives(graded: dict[str, dict]) -> None:
     assert float(graded["right"]["points"]) == IN_CODE
     assert graded["right"]["remarks"] == ""
     assert int(graded["right"]["in words"]) == sum(entry.question.points for entry in QUESTIONS)
 
 
-@pytest.mark.timeout(900)
 def test_partly_right_gets_its_part(graded: dict[str, dict]) -> None:
     of_second = sum(test.points for test in QUESTIONS[1].question.tests)
     assert of_second <= float(graded["partly_right"]["points"]) < IN_CODE
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("student", ["endless", "greedy"])
 def test_runaway_answers_cost_themselves_only(graded: dict[str, dict], student: str) -> None:
     of_second = sum(test.points for test in QUESTIONS[1].question.tests)
     assert of_second <= float(graded[student]["points"]) < IN_CODE
 
 
-@pytest.mark.timeout(900)
 def test_deleted_cells_are_told_and_tests_come_back(graded: dict[str, dict]) -> None:
     first = sum(test.points for test in QUESTIONS[0].question.tests)
     assert float(graded["without_cells"]["points"]) == IN_CODE - first
     assert "is missing" in graded["without_cells"]["remarks"]
 
 
-@pytest.mark.timeout(900)
 def test_lost_metadata_is_told_and_mended(graded: dict[str, dict]) -> None:
     assert float(graded["without_metadata"]["points"]) == IN_CODE
     assert "lost its metadata" in graded["without_metadata"]["remarks"]
 
 
-@pytest.mark.timeout(900)
 def test_changed_tests_do_not_count(graded: dict[str, dict]) -> None:
     assert float(graded["meddled_with"]["points"]) == 0
 
 
-@pytest.mark.timeout(900)
 def test_a_torn_file_is_told_and_stops_nobody(graded: dict[str, dict]) -> None:
     assert graded["torn"]["points"] == "0"
     assert "no notebook" in graded["torn"]["remarks"]
 
 
-@pytest.mark.timeout(900)
 def test_feedback_is_written_for_those_who_were_run(graded: dict[str, dict]) -> None:
     folder = Path(graded["right"]["folder"]) / "feedback"
     assert {path.name for path in folder.iterdir()} == {make.__name__ for make in STUDENTS}
 
 
-@pytest.mark.timeout(900)
 def test_release_of_nbgrader_is_what_we_hand_out(graded: dict[str, dict]) -> None:
     name = f"chapter_{CHAPTER}"
     release = nbformat.read(Path(graded["right"]["folder"]) / "release" / name / f"{name}.ipynb", as_version=4)

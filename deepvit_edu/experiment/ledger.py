@@ -131,13 +131,13 @@ def _verdict(claim: Claim, effect: Effect, others: list[Effect], margin: float, 
 
 def ledger_table(entries: list[Entry]) -> str:
     """The ledger as a Markdown table."""
-    rows = [("claim", "source (how we know it)", "effect here, 95 % interval", "plan, section", "verdict")]
+    rows = [("claim", "verdict", "effect here, 95 % interval", "source (how we know it)", "plan, section")]
     for entry in entries:
         claim = entry.claim
         runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
         of = f" ({LIKENESS[claim.measure]})" if claim.measure in LIKENESS and entry.effect != "–" else ""
-        rows.append((claim.claim, source, f"{entry.effect}{of}", runs, f"**{entry.verdict}**"))
+        rows.append((claim.claim, f"**{entry.verdict}**", f"{entry.effect}{of}", source, runs))
     return markdown_table(rows)
 
 

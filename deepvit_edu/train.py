@@ -440,10 +440,13 @@ class Run(Resumable):
         """What each patch token of the chosen images, as they are viewed, is to say (B, N, K)."""
         classes, patches = self.model.config.num_classes, self.model.patch_embed
         if self.label_maps is None:
-            of_image = F.one_hot(self.train_set.labels[chosen], classes).float()
-            return smooth(of_image, self.recipe.label_smoothing)[:, None].expand(-1, patches.num_tokens, -1)
+            return self._distributions(self.train_set.labels[chosen])[:, None].expand(-1, patches.num_tokens, -1)
         maps = self.label_maps.index_select(0, chosen)
         return soft_targets(maps, classes, patches.grid_size, views, self.recipe.label_smoothing)[1]
+
+    def _distributions(self, labels: Tensor) -> Tensor:
+        """Labels (B,) as smoothed distributions (B, K)."""
+        return smooth(F.one_hot(labels, self.model.config.num_classes).float(), self.recipe.label_smoothing)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
@@ -452,12 +455,12 @@ class Run(Resumable):
         return self._order[1]
 
     def _loss(self, output: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        if batch.token_targets is not None:
+            of_image, weight = self._distributions(batch.targets), self.recipe.token_weight
+            return token_labeling_loss(*output, of_image, batch.token_targets, token_weight=weight)
         # Mixup's targets are distributions, smoothed already.
         smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
-        if batch.token_targets is None:
-            return F.cross_entropy(output.float(), batch.targets, label_smoothing=smoothing)
-        of_image = smooth(F.one_hot(batch.targets, self.model.config.num_classes).float(), smoothing)
-        return token_labeling_loss(*output, of_image, batch.token_targets, token_weight=self.recipe.token_weight)
+        return F.cross_entropy(output.float(), batch.targets, label_smoothing=smoothing)
 
     def _autocast(self):
         if self.dtype == torch.float32:
@@ -651,9 +654,7 @@ def _check_fit(
         raise ValueError("token labels need a head on every token; create the model with dense_head=True")
     if label_maps is not None and not recipe.token_weight:
         raise ValueError("the label maps would not be used; set the recipe's token_weight, to 0.5 for instance")
-    if label_maps is not None:
-        check_label_maps(label_maps, config.num_classes)
-    if label_maps is not None and len(label_maps) != len(train_set):
+    if label_maps is not None and len(check_label_maps(label_maps, config.num_classes)) != len(train_set):
         raise ValueError(
             f"there are {len(label_maps)} label maps for {len(train_set)} images; make them of these images"
         )

@@ -11,7 +11,7 @@ from ..labels import load_label_maps, make_label_maps, save_label_maps, token_sc
 from ..nn.transformer import VisionTransformer
 from ..records import load_record, save_record
 from ..train import tensor_hash, train
-from .plan import ANNOTATOR, Job, Plan, arm_config, arm_recipe
+from .plan import ANNOTATOR, Job, Plan, arm_config, arm_model, arm_recipe
 from .results import check_declared
 
 
@@ -53,7 +53,7 @@ def ensure_label_maps(
         load_label_maps(path, train_set)
         return
     workspace = path.parent / ".unfinished" / job.name
-    name = {**plan.model, **plan.annotator.model}["name"]
+    name = arm_model(plan, ANNOTATOR)["name"]
     torch.manual_seed(job.seed)
     model = VisionTransformer(arm_config(plan, ANNOTATOR, train_set.num_classes))
     record = train(

@@ -24,7 +24,7 @@ from ..nn.transformer import VisionTransformer
 from ..records import Record, save_record
 from ..train import Interrupted, NonFiniteLossError, pick_device, train
 from .annotator import ensure_label_maps, label_maps_path
-from .plan import Job, Plan, all_jobs, arm_config, arm_recipe
+from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe
 from .results import missing_jobs, outcome, record_path, tuned_rate
 
 Measure = Callable[[VisionTransformer, ImageSet], dict]
@@ -36,7 +36,7 @@ _loaded: dict[str, tuple[ImageSet, ImageSet]] = {}
 
 def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageSet]:
     """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
-    declared = {**plan.data, **plan.arms[arm].data}
+    declared = arm_data(plan, arm)
     img_size, held_out = arm_config(plan, arm, num_classes=2).img_size, plan.tuning.get("held_out", 0.1)
     key = json.dumps([declared, img_size, held_out if tuning else None], sort_keys=True)
     if key not in _loaded:
@@ -92,7 +92,7 @@ def run_job(
             train_set,
             test_set,
             recipe,
-            name={**plan.model, **plan.arms[job.arm].model}["name"],
+            name=arm_model(plan, job.arm)["name"],
             out=workspace,
             resume=True,
             device=device,
@@ -118,7 +118,7 @@ def _check_images(plan: Plan, job: Job, folder: Path, train_set: ImageSet) -> No
     tuning = job.learning_rate is not None
     others = [Job(arm, seed) for arm in plan.arms for seed in plan.seeds] if not tuning else all_jobs(plan)
     for other in others:
-        alike = plan.arms[other.arm].data == plan.arms[job.arm].data and (other.learning_rate is not None) == tuning
+        alike = arm_data(plan, other.arm) == arm_data(plan, job.arm) and (other.learning_rate is not None) == tuning
         record = outcome(plan, other, folder) if alike else None
         if record and "failed" not in record and record["data_hash"] != train_set.hash():
             raise ValueError(
@@ -179,30 +179,7 @@ def run_plan(
         OSError: when a run's process was ended from outside.
         ValueError: when records of the plan were made of other images, or of another declaration.
     """
-    try:
-        return _run_missing(plan, Path(folder), budget_seconds, device, workers, shard, measure, progress, say)
-    except Interrupted:
-        raise
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"stopped; what is missing of {plan.name} can be run by the same call") from error
-    except BrokenExecutor as error:
-        raise OSError(
-            "a run's process was ended from outside, perhaps for lack of memory; run again with fewer --workers"
-        ) from error
-
-
-def _run_missing(
-    plan: Plan,
-    folder: Path,
-    budget_seconds: float | None,
-    device: str | None,
-    workers: int | None,
-    shard: tuple[int, int],
-    measure: Measure | None,
-    progress: bool,
-    say: Callable[[str], None],
-) -> list[Job]:
-    chosen = pick_device(device)
+    folder, chosen = Path(folder), pick_device(device)
     deadline = math.inf if budget_seconds is None else time.monotonic() + budget_seconds
     waiting = missing_jobs(plan, folder, shard)
     workers = min(workers or _default_workers(chosen), max(len(waiting), 1))
@@ -212,6 +189,7 @@ def _run_missing(
     worker = _Worker(plan, folder, str(chosen), measure)
     total, interrupted = len(waiting), False
     with (
+        _ends_are_told(plan),
         _sigterm_interrupts(),
         _Pool(workers) as pool,
         tqdm(total=total, unit="run", disable=not progress, desc=plan.name) as bar,
@@ -241,7 +219,7 @@ def _run_missing(
                     waiting = []
                     interrupted = interrupted or time.monotonic() < deadline
     if interrupted:
-        raise Interrupted(f"stopped; what is missing of {plan.name} can be run by the same call")
+        raise _stopped(plan)
     return missing_jobs(plan, folder, shard)
 
 
@@ -258,6 +236,23 @@ def _annotate(plan: Plan, jobs: list[Job], folder: Path, device: str, deadline: 
             raise
         return False
     return True
+
+
+def _stopped(plan: Plan) -> Interrupted:
+    return Interrupted(f"stopped; what is missing of {plan.name} can be run by the same call")
+
+
+@contextmanager
+def _ends_are_told(plan: Plan) -> Iterator[None]:
+    """Within it, a stop and the death of a process become errors that say what to do."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _stopped(plan) from error
+    except BrokenExecutor as error:
+        raise OSError(
+            "a run's process was ended from outside, perhaps for lack of memory; run again with fewer --workers"
+        ) from error
 
 
 @contextmanager

@@ -238,9 +238,18 @@ def _check_arm(plan: Plan, name: str) -> None:
 
 def arm_config(plan: Plan, arm: str, num_classes: int) -> ViTConfig:
     """The configuration of an arm's model; the annotator's where the arm is ANNOTATOR."""
-    options = {**plan.model, **_arm(plan, arm).model}
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in arm_model(plan, arm).items()}
     return model_config(options.pop("name"), num_classes=num_classes, **options)
+
+
+def arm_model(plan: Plan, arm: str) -> dict:
+    """What an arm declares of its model: the name, and the options that differ from the named one's."""
+    return {**plan.model, **_arm(plan, arm).model}
+
+
+def arm_data(plan: Plan, arm: str) -> dict:
+    """What an arm declares of its images."""
+    return {**plan.data, **_arm(plan, arm).data}
 
 
 def _arm(plan: Plan, name: str) -> Arm:

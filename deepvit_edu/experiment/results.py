@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..records import Record, load_record
 from ..train import Recipe
-from .plan import Job, Plan, all_jobs, arm_config, arm_recipe
+from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_recipe
 
 
 def tuned_rate(plan: Plan, arm: str, folder: Path) -> float | None:
@@ -62,7 +62,7 @@ def check_declared(plan: Plan, job: Job, record: Record, path: Path) -> None:
     _check_options(plan, asdict(config), record["config"]["model"], path)
     _check_options(plan, asdict(recipe), record["config"]["recipe"], path)
     if job.learning_rate is None:  # tuning runs have parts of the images
-        images = {**plan.data, **(plan.arms[job.arm].data if job.arm in plan.arms else {})}
+        images = arm_data(plan, job.arm)
         limits = {key: images[key] for key in ("train_images", "test_images") if key in images}
         _check_options(plan, limits, record, path)
 

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..train import pick_device
 
+_left: list[dist.ProcessGroup] = []
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -99,4 +101,6 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
+        # DDP may outlive this block and end the group while it holds Python's lock, for which gloo's threads may wait.
+        _left.append(dist.group.WORLD)
         dist.destroy_process_group()

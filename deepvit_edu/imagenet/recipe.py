@@ -1,7 +1,7 @@
 """Recipes: how a model is trained on ImageNet, one file each in `recipes/`, every value with its source."""
 
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +237,3 @@ def _number_or_word(text: str) -> Any:
 def identity(recipe: ImageNetRecipe) -> dict:
     """What of a recipe must agree before a run is continued."""
     return {name: value for name, value in asdict(recipe).items() if name not in EXECUTION}
-
-
-def with_defaults(earlier: dict) -> dict:
-    """An earlier `identity` with the options that are younger than it."""
-    known = {option.name: option.default for option in fields(ImageNetRecipe) if option.default is not MISSING}
-    return {**{name: value for name, value in known.items() if name not in EXECUTION}, **earlier}

@@ -30,7 +30,7 @@ from .checkpoint import Keeper, size_of
 from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, unreadable_names
 from .objective import Learner, Objective
 from .processes import Processes, started
-from .recipe import ImageNetRecipe, identity, list_recipes, load_recipe, with_defaults
+from .recipe import ImageNetRecipe, identity, list_recipes, load_recipe
 from .validate import ERRORS, measure, sentence
 
 
@@ -287,7 +287,8 @@ class Run(Resumable):
         if state is None:
             return
         ours, theirs = self._identity(), state["identity"]
-        theirs["recipe"] = with_defaults(theirs["recipe"])
+        defaults = identity(ImageNetRecipe(theirs["recipe"]["model"]))
+        theirs["recipe"] = {**defaults, **theirs["recipe"]}  # options that are younger than the checkpoint
         for option, value in ours["recipe"].items():
             if theirs["recipe"].get(option) != value:
                 raise ValueError(

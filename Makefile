@@ -77,9 +77,10 @@ exactness: $(INSTALLED) ## compare every model with its authors' numbers, and pr
 	@$(BIN)/python scripts/exactness.py
 
 .PHONY: bench
-bench: $(INSTALLED) ## time attentions and data loading on an otherwise idle machine (minutes)
+bench: $(INSTALLED) ## time attentions, data loading and several models at once on an otherwise idle machine (minutes)
 	@$(BIN)/deepvit-edu bench
 	@$(BIN)/deepvit-edu bench data
+	@$(BIN)/deepvit-edu bench models
 
 .PHONY: lint
 lint: $(INSTALLED) ## check the style of code, workflows and metadata

@@ -401,10 +401,12 @@ def records_command(options: argparse.Namespace) -> None:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=("layers", "data"), default="layers", help="what to time")
+    what = "what to time: attention layers, the loading of images, or ways to train several small models at once"
+    parser.add_argument("what", nargs="?", choices=("layers", "data", "models"), default="layers", help=what)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15: a look, not a measurement")
-    parser.add_argument("--device", default="cpu", help="where batches of images are made")
+    parser.add_argument("--device", default="cpu", help="where batches of images are made, or models trained")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the processor")
+    parser.add_argument("--models", type=int, default=2, metavar="N", help="how many at once, a thread each")
     parser.add_argument("--out", metavar="PATH", help="write the numbers to this .json file")
 
 
@@ -412,18 +414,32 @@ def _bench_data(options: argparse.Namespace, rounds: int) -> None:
     rows = bench.time_loading(rounds=rounds, device=str(pick_device(options.device)))
     print(bench.loading_table(rows))
     print(f"medians (and quartiles) of {rounds} rounds of an epoch each; threads {options.threads}")
+    _save_bench(options, "loading", f"data --threads {options.threads}", rows, threads=options.threads)
+
+
+def _bench_models(options: argparse.Namespace, rounds: int) -> None:
+    device = pick_device(options.device)
+    rows = bench.time_models(options.models, str(device), rounds)
+    print(bench.models_table(rows))
+    print(f"medians (and quartiles) of {rounds} rounds; {records.describe_hardware(device)}")
+    _save_bench(options, "models", f"models --models {options.models}", rows)
+
+
+def _save_bench(options: argparse.Namespace, kind: str, arguments: str, rows: list[dict], **more: object) -> None:
     if options.out:
         quick = " --quick" if options.quick else ""
-        command = f"deepvit-edu bench data{quick} --threads {options.threads} --device {options.device}"
-        more = {"threads": options.threads, "device": options.device}
-        more["hardware"] = records.describe_hardware(pick_device(options.device))
-        records.save_measurement(options.out, "loading", command, rows, **more)
+        command = f"deepvit-edu bench {arguments}{quick} --device {options.device}"
+        more |= {"device": options.device, "hardware": records.describe_hardware(pick_device(options.device))}
+        records.save_measurement(options.out, kind, command, rows, **more)
         print(f"written to {options.out}")
 
 
 def bench_command(options: argparse.Namespace) -> None:
     """`deepvit-edu bench`."""
     rounds = 3 if options.quick else 15
+    if options.what == "models":
+        _bench_models(options, rounds)
+        return
     with bench.threads(options.threads):
         if options.what == "data":
             _bench_data(options, rounds)
@@ -432,7 +448,7 @@ def bench_command(options: argparse.Namespace) -> None:
         print(bench.benchmark_table(rows))
         threads, allocator = options.threads, bench.allocator()
         print(f"medians (and quartiles) of {rows[0]['rounds']} rounds; threads {threads}; allocator {allocator}")
-        if not any(row["path"] == bench.OTHER for row in rows):
+        if not any(row["path"] == bench.layers.OTHER for row in rows):
             print("vit-pytorch is not installed, so its layer is left out: pip install vit-pytorch")
         if options.out:
             command = f"deepvit-edu bench{' --quick' if options.quick else ''} --threads {threads}"

@@ -1,12 +1,14 @@
 import functools
 import math
+import multiprocessing
 import sys
 
 import pytest
 import torch
 
 from deepvit_edu import bench
-from deepvit_edu.bench import FAST, LEGIBLE, OTHER, PLAIN, Shape, build_arms, run_benchmark, saved_bytes
+from deepvit_edu.bench import Shape, layers, loading, models, run_benchmark
+from deepvit_edu.bench.layers import FAST, LEGIBLE, OTHER, PLAIN, build_arms, rows_of, saved_bytes
 from deepvit_edu.cli import main
 from deepvit_edu.data import draw_shapes
 from deepvit_edu.records import load_measurement
@@ -32,7 +34,7 @@ def test_every_layer_is_timed_at_every_shape_in_both_modes():
 def test_a_speed_up_is_a_ratio_inside_a_round():
     arms = [arm for arm in build_arms(TINY, training=False) if arm.layer.__class__.__name__ == "ReAttention"]
     seconds = {LEGIBLE: [2.0, 20.0, 6.0], FAST: [1.0, 5.0, 2.0]}
-    rows = list(bench.rows_of(TINY, "eval", arms, [seconds[arm.path] for arm in arms]))
+    rows = list(rows_of(TINY, "eval", arms, [seconds[arm.path] for arm in arms]))
     fast = next(row for row in rows if row["path"] == FAST)
     assert fast["speedup"] == 3  # the median of 2, 4 and 3, and not the ratio of the medians, 6 / 2
     assert fast["milliseconds"] == 2000
@@ -48,7 +50,7 @@ def test_memory_kept_counts_maps_but_no_weights():
 
 def test_the_other_library_is_left_out_where_it_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "vit_pytorch.deepvit", None)
-    monkeypatch.setattr(bench, "SHAPES", (TINY,))
+    monkeypatch.setattr(layers, "SHAPES", (TINY,))
     assert main(["bench", "--quick"]) == 0
     printed = capsys.readouterr().out
     assert "vit-pytorch is not installed, so its layer is left out" in printed
@@ -57,7 +59,7 @@ def test_the_other_library_is_left_out_where_it_is_missing(monkeypatch, capsys):
 
 def test_the_command_prints_a_table_and_writes_a_measurement(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1000")
-    monkeypatch.setattr(bench, "SHAPES", (TINY,))
+    monkeypatch.setattr(layers, "SHAPES", (TINY,))
     path, before = tmp_path / "speed.json", torch.get_num_threads()
     assert main(["bench", "--quick", "--threads", "1", "--out", str(path)]) == 0
     assert torch.get_num_threads() == before
@@ -79,8 +81,8 @@ def test_too_few_threads_are_refused(threads, capsys):
 
 def test_both_ways_to_batches_give_the_same_normalised_images():
     images = draw_shapes("train", count=8, img_size=32)
-    ours = torch.cat(list(bench.our_batches(images, batch_size=3, padding=0)))
-    theirs = torch.stack([image for image, _ in bench._AsTorchvision(images, padding=0)])
+    ours = torch.cat(list(loading.our_batches(images, batch_size=3, padding=0)))
+    theirs = torch.stack([image for image, _ in loading._AsTorchvision(images, padding=0)])
     both = torch.cat([theirs, theirs.flip(-1)])  # each image may be mirrored
     assert len(ours) == 8
     for image in ours:
@@ -96,3 +98,40 @@ def test_loading_is_timed_in_turns_and_recorded(tmp_path, capsys, monkeypatch):
     assert slow["speedup"] == 1
     assert quick["speedup"] > 1
     assert "torchvision DataLoader, 0 workers" in capsys.readouterr().out
+
+
+TINY_LOAD = models.Load(depth=2, embed_dim=16, patch_size=8, batch_size=4, steps=2)
+
+
+def test_stacked_models_learn_what_each_would_alone():
+    torch.manual_seed(0)
+    singles = [models.Single(TINY_LOAD.model("cpu")) for _ in range(3)]
+    stack = models.Stack([single.model for single in singles])
+    batch = TINY_LOAD.batch("cpu")
+    for trained in (*singles, stack):
+        for _ in range(2):
+            trained.step(*batch)
+    for index, single in enumerate(singles):
+        for name, weight in single.model.named_parameters():
+            torch.testing.assert_close(stack.weights[name][index], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_ways_to_train_several_models_are_timed_in_turns_and_recorded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(models, "ON_CPU", TINY_LOAD)
+    path = tmp_path / "models.json"
+    assert main(["bench", "models", "--quick", "--models", "1", "--out", str(path)]) == 0
+    assert [row["way"] for row in load_measurement(path)["rows"]] == [models.IN_TURN, models.STACKED, models.BESIDE]
+    assert all(row["images_per_second_q1"] > 0 for row in load_measurement(path)["rows"])
+    assert "processes side by side" in capsys.readouterr().out
+
+
+def test_a_process_that_died_is_told():
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()
+    with pytest.raises(OSError, match="a process ended before its steps did"):
+        models._tell_all([ours])
+
+
+def test_no_models_are_refused(capsys):
+    assert main(["bench", "models", "--models", "0"]) == 1
+    assert "give at least 1" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats has it too, and takes seconds to import
 
 from ..diagnostics import effects_by_block
 from ..records import Record
@@ -42,7 +42,7 @@ def effect_of(differences: list[float], level: float = 0.95) -> Effect:
     mean = float(np.mean(differences)) if count else float("nan")
     if count < 2:
         return Effect(mean, float("-inf"), float("inf"), count, level)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1) * stats.sem(differences))
+    half = float(stdtrit(count - 1, (1 + level) / 2) * np.std(differences, ddof=1) / np.sqrt(count))
     return Effect(mean, mean - half, mean + half, count, level)
 
 

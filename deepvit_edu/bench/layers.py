@@ -2,29 +2,21 @@
 
 Ours on the legible path is the authors' plain arithmetic: the map is formed, mixed by a 1×1 convolution, normed by
 BatchNorm and multiplied. Plain attention, by `scaled_dot_product_attention`, is the limit of what an attention can do.
-
-`time_loading` does the same for batches of images: ours beside those of torchvision's loader.
 """
 
-import os
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 from tqdm.auto import tqdm
 
-from .augment import random_crop, random_flip
-from .data import ImageSet, draw_shapes
-from .nn.attention import Attention, ReAttention, RefinedAttention, ReusedAttention, legible_attention
-from .words import align
+from ..nn.attention import Attention, ReAttention, RefinedAttention, ReusedAttention, legible_attention
+from ..words import align
+from .rounds import quartiles
 
 PLAIN, LEGIBLE, FAST, OTHER = "plain attention (the limit)", "plain arithmetic", "fast", "vit-pytorch"
 MODES = ("eval", "train")
@@ -130,14 +122,6 @@ def time_rounds(arms: list[Arm], training: bool, rounds: int, step: Callable[[],
     return seconds
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper quartile."""
-    if len(values) == 1:
-        return (values[0],) * 3
-    lower, middle, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return lower, middle, upper
-
-
 def rows_of(shape: Shape, mode: str, arms: list[Arm], seconds: list[list[float]]) -> Iterator[dict]:
     """One flat row an arm: milliseconds, the speed-up over its family's plain arithmetic, the memory kept."""
     base = {arm.family: times for arm, times in zip(arms, seconds, strict=True) if arm.path == LEGIBLE}
@@ -151,19 +135,6 @@ def rows_of(shape: Shape, mode: str, arms: list[Arm], seconds: list[list[float]]
             **{"speedup": ratio, "speedup_q1": slow, "speedup_q3": quick, "rounds": len(times)},
             "saved_mib": saved_bytes(arm) / 2**20 if mode == "train" else None,
         }
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Within it torch computes on so many threads; ValueError below 1."""
-    if count < 1:
-        raise ValueError(f"threads is {count}; it must be at least 1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run_benchmark(shapes: tuple[Shape, ...] | None = None, rounds: int = 15, progress: bool = True) -> list[dict]:
@@ -187,12 +158,6 @@ def run_benchmark(shapes: tuple[Shape, ...] | None = None, rounds: int = 15, pro
     return rows
 
 
-def allocator() -> str:
-    """The environment variables that steer the C library's allocator: on a CPU much of the time may be its own."""
-    settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("MALLOC_", "LD_PRELOAD"))}
-    return " ".join(f"{name}={value}" for name, value in settings.items()) or "default"
-
-
 def benchmark_table(rows: list[dict]) -> str:
     """The rows as text: medians, and in brackets the quartiles."""
     lines = [("shape", "mode", "layer", "path", "ms", "speed-up over plain arithmetic", "kept, MiB")]
@@ -202,92 +167,4 @@ def benchmark_table(rows: list[dict]) -> str:
         ratio = f"{row['speedup']:.2f} ({row['speedup_q1']:.2f}-{row['speedup_q3']:.2f})"
         kept = "" if row["saved_mib"] is None else f"{row['saved_mib']:.1f}"
         lines.append((str(shape), row["mode"], row["layer"], row["path"], time_text, ratio, kept))
-    return align(lines)
-
-
-class _AsTorchvision(Dataset):
-    """Images one by one through torchvision's transforms, as `torchvision.datasets.CIFAR10` gives them."""
-
-    def __init__(self, images: ImageSet, padding: int) -> None:
-        self.images, self.labels = images.images.permute(0, 2, 3, 1).numpy(), images.labels.tolist()
-        steps = [transforms.RandomCrop(images.img_size, padding), transforms.RandomHorizontalFlip()]
-        self.transform = transforms.Compose(
-            [*steps, transforms.ToTensor(), transforms.Normalize(images.mean, images.std)]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
-
-
-def our_batches(images: ImageSet, batch_size: int, padding: int) -> Iterator[Tensor]:
-    """One epoch of augmented, normalised batches, made on the images' device."""
-    order = torch.randperm(len(images), device=images.images.device)
-    for chosen in order.split(batch_size):
-        yield images.normalise(random_flip(random_crop(images.images.index_select(0, chosen), padding)))
-
-
-def time_loading(
-    count: int = 10_000, batch_size: int = 256, workers: int = 2, rounds: int = 5, device: str = "cpu"
-) -> list[dict]:
-    """Images per second of our batches and of a torchvision DataLoader's: same crop, flip and normalisation.
-
-    The two take turns, an epoch each. The DataLoader's processes are started before the clock.
-
-    Args:
-        count: images of 32 pixels in an epoch.
-        batch_size: images a batch.
-        workers: processes of the DataLoader.
-        rounds: how often each is timed, after one round to warm up.
-        device: where our batches are made; those of the DataLoader are moved there.
-
-    Returns:
-        one flat row an arm: medians and quartiles, "speedup" over the DataLoader within a round.
-    """
-    images = draw_shapes("train", count=count, img_size=32)
-    loader = DataLoader(
-        _AsTorchvision(images, 4), batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
-    )
-    here = images.to(device)
-    arms = {
-        f"torchvision DataLoader, {workers} workers": lambda: (batch.to(device) for batch, _ in loader),
-        f"whole set on the {torch.device(device).type}, batched": lambda: our_batches(here, batch_size, 4),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(rounds + 1):
-        for name, batches in arms.items():
-            rate = _images_per_second(batches(), count)
-            if number:  # the first round warms up, and starts the loader's processes
-                rates[name].append(rate)
-    slow = next(iter(rates.values()))
-    return [_loading_row(name, values, slow) for name, values in rates.items()]
-
-
-def _images_per_second(batches: Iterator[Tensor], count: int) -> float:
-    start = time.perf_counter()
-    for batch in batches:
-        last = batch
-    if last.is_cuda:
-        torch.cuda.synchronize()
-    return count / (time.perf_counter() - start)
-
-
-def _loading_row(name: str, rates: list[float], slow: list[float]) -> dict:
-    lower, middle, upper = quartiles(rates)
-    low, ratio, high = quartiles([own / other for own, other in zip(rates, slow, strict=True)])
-    return {
-        **{"path": name, "images_per_second": middle, "images_per_second_q1": lower, "images_per_second_q3": upper},
-        **{"speedup": ratio, "speedup_q1": low, "speedup_q3": high, "rounds": len(rates)},
-    }
-
-
-def loading_table(rows: list[dict]) -> str:
-    """The rows of `time_loading` as text: medians, and in brackets the quartiles."""
-    lines = [("batches from", "images/s", "times as fast")]
-    for row in rows:
-        rate = f"{row['images_per_second']:.0f} ({row['images_per_second_q1']:.0f}-{row['images_per_second_q3']:.0f})"
-        ratio = f"{row['speedup']:.1f} ({row['speedup_q1']:.1f}-{row['speedup_q3']:.1f})"
-        lines.append((row["path"], rate, ratio))
     return align(lines)

@@ -117,11 +117,16 @@ class Recipe:
             raise ValueError("token labels are cropped with their images; set smallest_view, too, to 0.5 for instance")
         if self.token_weight and (self.mixup or self.cutmix):
             raise ValueError("token labels do not go with mixup or cutmix here; set token_weight, or these, to 0")
-        if self.precision not in ("auto", *_PRECISIONS):
-            raise ValueError(f"precision is '{self.precision}'; choose auto, {', '.join(_PRECISIONS)}")
+        check_precision(self.precision)
 
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_precision(precision: str) -> None:
+    """ValueError for a number format that there is not."""
+    if precision not in ("auto", *_PRECISIONS):
+        raise ValueError(f"precision is '{precision}'; choose auto, {', '.join(_PRECISIONS)}")
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -147,6 +152,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     """The number format to compute in; "auto" takes bfloat16 where the GPU has it natively, float32 on a CPU."""
+    check_precision(precision)
     if precision != "auto":
         return _PRECISIONS[precision]
     if device.type != "cuda":
@@ -159,6 +165,8 @@ def evaluate(
     model: nn.Module, dataset: ImageSet, batch_size: int = 500, device: str | torch.device | None = None
 ) -> dict[str, float]:
     """Mean cross-entropy and accuracy (a fraction) of a model on a data set, in float32 and eval mode."""
+    if not len(dataset):
+        raise ValueError(f"{dataset.name} has no images to evaluate on; choose more")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     device = next(model.parameters()).device if device is None else pick_device(device)
@@ -238,6 +246,7 @@ class _Progress:
     total_seconds: float = 0.0  # with evaluation
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     code: list[list[str]] = field(default_factory=list)  # [commit, hash of the package] for each code that took part
+    precisions: list[str] = field(default_factory=list)  # number formats that took part
     epoch_losses: list[float] = field(default_factory=list)  # of the steps of the epoch under way
     curves: dict[str, list[float]] = field(
         default_factory=lambda: {
@@ -258,7 +267,7 @@ class Resumable:
     """What training on small sets and on full ImageNet share: a checkpoint's parts, and where the numbers come from.
 
     A run has `model`, `optimizer`, `scaler`, `ema` (or None), `dtype`, and `progress`, a dataclass that knows the codes
-    that took part (`code`) and when it was `started`.
+    and number formats that took part (`code`, `precisions`) and when it was `started`.
     """
 
     def state(self) -> dict[str, Any]:
@@ -272,17 +281,27 @@ class Resumable:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` gave."""
+        """Puts back what `state` gave; on a device with another "auto" precision the run goes on in that one."""
         self.progress = type(self.progress)(**state["progress"])
-        for part in ("model", "optimizer", "scaler"):
-            getattr(self, part).load_state_dict(state[part])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty where it had nothing to scale
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
+
+    def note_computing(self) -> None:
+        """Adds the code and the number format that compute from here on to those of earlier starts."""
+        progress, code, precision = self.progress, records.running_code(), str(self.dtype).removeprefix("torch.")
+        if code not in progress.code:
+            progress.code.append(code)
+        if precision not in progress.precisions:
+            progress.precisions.append(precision)
 
     def provenance(self) -> dict[str, Any]:
         """The entries of a record that say what computed it."""
         return {
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": ", then ".join(self.progress.precisions),
             "versions": records.describe_versions(),
             "commit": ", then ".join(commit for commit, _ in self.progress.code),
             "code_hash": ", then ".join(code for _, code in self.progress.code),
@@ -323,7 +342,6 @@ class Run(Resumable):
         self.mixup = self._make_mixup()
         self.erase = RandomErasing(recipe.erase, mode="pixel", device=device) if recipe.erase else nn.Identity()
         self.progress = _Progress()
-        self._code = records.running_code()
         self._order: tuple[int, Tensor] | None = None
 
     def _make_scheduler(self) -> CosineLRScheduler:
@@ -363,8 +381,7 @@ class Run(Resumable):
     ) -> None:
         """From where the run stands to its end, or to a request to stop."""
         p = self.progress
-        if self._code not in p.code:
-            p.code.append(self._code)
+        self.note_computing()
         bar = tqdm(total=self.num_steps, initial=p.step, disable=not show, unit="step", desc=self.name)
         # A look at the loss waits for the device, so a GPU is asked less often.
         look_every = 1 if self.device.type == "cpu" else 20
@@ -539,7 +556,8 @@ class Run(Resumable):
     def load_checkpoint(self) -> None:
         """Continues from the folder's checkpoint; ValueError when it is damaged or belongs to another run."""
         try:
-            state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+            # Moved from the CPU by what takes it: an optimizer leaves its counters where they are read to.
+            state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
             identity = state["identity"]
         except Exception as error:  # torch.load raises many types for a damaged file
             raise ValueError(f"{self.checkpoint_path} cannot be read; delete it to start again") from error
@@ -644,6 +662,8 @@ def _check_fit(
         )
     if list(train_set.classes) != list(test_set.classes):
         raise ValueError("the training and the test images have different classes; use two splits of one data set")
+    if not len(test_set):
+        raise ValueError("there are no test images; choose more of them")
     if recipe.batch_size > len(train_set):
         raise ValueError(
             f"a batch of {recipe.batch_size} is more than the {len(train_set)} training images; choose a smaller batch"

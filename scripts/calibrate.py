@@ -72,8 +72,8 @@ def main() -> None:
         record = train(model, train_set, test_set, recipe, name="resnet18", out=workspace, resume=True)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"calibrate: {error}")
-    rmtree(workspace)
     print(f"{save_record(record, out / f'{name}.json')}: accuracy {record['test_accuracy']:.2%}")
+    rmtree(workspace)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ first_machine=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a machine do not meet
 
 # One torchrun a machine; it starts a process for each GPU, and starts them again when one dies.
-srun --kill-on-bad-exit=1 "${PYTHON:-python}" -m torch.distributed.run \
+# Since Slurm 22.05 srun does not take over the script's --cpus-per-task by itself.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="$SLURM_NNODES" --nproc-per-node="$SLURM_GPUS_ON_NODE" --max-restarts=3 \
     --rdzv-id="$SLURM_JOB_ID" --rdzv-backend=c10d --rdzv-endpoint="$first_machine:$port" \
     -m deepvit_edu.imagenet.train --recipe "$recipe" --data "$data" --out "$out" --resume "$@" &

@@ -21,6 +21,7 @@ from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.engine import paired_model, splits
 from deepvit_edu.experiment.measure import measure_model
 from deepvit_edu.experiment.plan import Job, arm_recipe
+from deepvit_edu.files import atomic_path
 from deepvit_edu.records import save_record
 from deepvit_edu.specimens import DATA, REMEDIES
 from deepvit_edu.train import train
@@ -45,7 +46,8 @@ class SimilarityTrace:
             layers, others = similarity_matrices(model, self.images, centre=centre, which="used")
             self._append(key, layers)
             self._append(f"images_{key}", others)
-        save_file(self.matrices, self.path)
+        with atomic_path(self.path) as temporary:
+            save_file(self.matrices, temporary)
         model.train(was_training)
 
     def _append(self, key: str, matrix: torch.Tensor) -> None:
@@ -60,7 +62,7 @@ def train_specimen(data_name: str, remedy: str) -> str:
     record_path = ROOT / "book" / "records" / "specimens" / data_name / f"{job.name}.json"
     if record_path.exists():
         return f"{data_name} {remedy}: has a record"
-    workspace = ROOT / "_build" / "specimens" / f"{remedy}_{data_name}"
+    workspace = ROOT / "runs" / "specimens" / f"{remedy}_{data_name}"
     workspace.mkdir(parents=True, exist_ok=True)
     train_set, test_set = splits(plan, remedy)
     model = paired_model(plan, remedy, SEED, train_set.num_classes)

@@ -45,7 +45,7 @@ def test_options_of_timm():
     assert (model.num_classes, model.num_features, model.config.drop_rate) == (0, 48, 0.1)
     assert model.blocks[-1].drop_path.drop_prob == 0.2
     model.reset_classifier(7)
-    assert model.num_classes == 7
+    assert model.num_classes == model.config.num_classes == 7
 
 
 def test_what_timm_cannot_have_is_told():

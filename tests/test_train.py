@@ -153,6 +153,19 @@ def test_a_checkpoint_older_than_an_option_is_continued(tmp_path):
     same_results(whole, resumed)
 
 
+def test_a_run_goes_on_where_auto_means_another_precision(tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        run(out=tmp_path, max_seconds=0)
+    monkeypatch.setattr(train_module, "pick_precision", lambda *_: torch.float16)  # which scales, where float32 did not
+    _, record = run(out=tmp_path, resume=True)
+    assert record["precision"] == "float32, then float16"
+
+
+def test_no_test_images_are_refused():
+    with pytest.raises(ValueError, match="there are no test images"):
+        train(tiny_model(), tiny_set(), tiny_set(12, "test").subset(torch.tensor([], dtype=torch.long)), RECIPE)
+
+
 def test_a_penalty_reads_the_maps_of_dense_blocks_too():
     recipe = Recipe(epochs=1, batch_size=12, map_penalty=0.1)
     _, record = run(recipe, tiny_model(dense_stages=(1, 1), growth=8, depth=2))

@@ -12,7 +12,7 @@ from torchvision import transforms
 from ..augment import random_crop, random_flip
 from ..data import ImageSet, draw_shapes
 from ..words import align
-from .rounds import quartiles
+from .rounds import quartiles, wait_for
 
 
 class _AsTorchvision(Dataset):
@@ -79,8 +79,7 @@ def _images_per_second(batches: Iterator[Tensor], count: int) -> float:
     start = time.perf_counter()
     for batch in batches:
         last = batch
-    if last.is_cuda:
-        torch.cuda.synchronize()
+    wait_for(last.device)
     return count / (time.perf_counter() - start)
 
 

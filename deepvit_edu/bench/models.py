@@ -22,7 +22,7 @@ from ..nn.attention import legible_attention
 from ..train import pick_precision
 from ..words import align
 from ..zoo import create_model
-from .rounds import quartiles, threads
+from .rounds import quartiles, threads, wait_for
 
 IN_TURN, STACKED, BESIDE = "one after another", "stacked in one process", "processes side by side"
 
@@ -149,8 +149,7 @@ def _autocast(images: Tensor) -> torch.autocast:
 def _steps(trained: Single | Stack, batch: tuple[Tensor, Tensor], count: int) -> None:
     for _ in range(count):
         trained.step(*batch)
-    if batch[0].is_cuda:
-        torch.cuda.synchronize()
+    wait_for(batch[0].device)
 
 
 def _seconds(run: Callable[[], object]) -> float:

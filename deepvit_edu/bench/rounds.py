@@ -33,3 +33,9 @@ def allocator() -> str:
     """The environment variables that steer the C library's allocator: on a CPU much of the time may be its own."""
     settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("MALLOC_", "LD_PRELOAD"))}
     return " ".join(f"{name}={value}" for name, value in settings.items()) or "default"
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was asked to; a processor has done so at once."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()

@@ -162,9 +162,10 @@ def _fetch_source(name: str, source: Source, root: Path | None, download: bool, 
 def _load_source(name: str, source: Source, found: Path, rung: str, split: str, options: dict) -> ImageSet:
     if found.is_file():  # an archive in the reader's root, which may be read-only
         archive, found = found, _cache() / source.unpacked
-        if not found.is_dir():
-            check_md5(archive, source.md5)
-            unpack(archive, found)
+        with one_process_at_a_time(found):
+            if not found.is_dir():
+                check_md5(archive, source.md5)
+                unpack(archive, found)
     title = source.title
     if source.published and found.name == source.unpacked:
         images = _resized(_limited(load_published(found, name, split), options), options["img_size"])

@@ -13,11 +13,11 @@ NUM_IMAGES = 128
 
 
 def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any]:
-    """The collapse report of a model on test images, the same before training, and what its maps are worth.
+    """The collapse report of a model on test images, the same without training, and what its maps are worth.
 
     Returns:
-        what `collapse_report` gives; under "initial" the same of new weights; under "interventions" the rows of
-        `intervene_all`. Numbers are rounded to five digits.
+        what `collapse_report` gives; under "initial" the same of new weights (those of seed 0 always); under
+        "interventions" the rows of `intervene_all`. Numbers are rounded to five digits.
     """
     images, labels = (each.to(next(model.parameters()).device) for each in measured_images(test_set))
     report = collapse_report(model, images)

@@ -101,8 +101,8 @@ def _registered(attention: type[nn.Module] | dict) -> Iterator[dict]:
 def _forget(plan: Plan, folder: Path) -> None:
     """Removes what an earlier remedy left: its code may have changed under the same name."""
     home = folder / plan.name / plan.section
-    for path in (*home.glob(f"{YOURS}_*"), *(home / ".unfinished").glob(f"{YOURS}_*")):
-        rmtree(path) if path.is_dir() else path.unlink()
+    for path in list(home.rglob(f"{YOURS}_*")):  # tuning runs, too
+        rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @cache

@@ -3,10 +3,15 @@
 Everything random about an image or a batch follows from the seed and its number, never from the process that reads it.
 """
 
+import atexit
+import errno
 import hashlib
+import pickle
 import signal
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import active_children
 from pathlib import Path, PurePosixPath
 from random import choice, random
 from typing import Any, NamedTuple
@@ -35,6 +40,7 @@ from .recipe import ImageNetRecipe
 SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
 ASPECTS = (3 / 4, 4 / 3)
 READ_ATTEMPTS = 10
+OPEN_TARS = 64  # so many are kept open; a system has a limit, and every reader opens its own
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -94,21 +100,37 @@ def _split_path(root: Path, split: str) -> Path:
 
 def _open_split(path: Path, processes: Processes) -> Files:
     if path.suffix == ".tar" or any(path.glob("*.tar")):
-        with processes.first_alone():  # the first writes an index beside the tar files
-            reader = ReaderImageInTar(str(path), cache_tarinfo=True)
+        reader = _open_tars(path, processes)
         names = [entry[0].path for entry in reader.samples]
-        labels, known = [int(label) for label in reader.targets], reader.class_name_to_idx
+        classes = sorted(reader.class_name_to_idx)  # as folders are; timm sorts the numbers in names by their size
+        place = {label: classes.index(name) for name, label in reader.class_name_to_idx.items()}
+        labels = [place[int(label)] for label in reader.targets]
     else:
-        folders = _class_folders(path)
-        known = {name: label for label, name in enumerate(folders)}
-        reader = ReaderImageFolder(str(path), class_map=known)
+        classes = _class_folders(path)
+        reader = ReaderImageFolder(str(path), class_map={name: label for label, name in enumerate(classes)})
         names = [Path(name).relative_to(path).as_posix() for name, _ in reader.samples]
         labels = [label for _, label in reader.samples]
     present = set(labels)
-    for name, label in known.items():
+    for label, name in enumerate(classes):
         if label not in present:
             raise DataError(f"the class {name} in {path} holds no image; unpack it again")
-    return Files(reader, names, labels, list(known))
+    return Files(reader, names, labels, classes)
+
+
+def _open_tars(path: Path, processes: Processes) -> ReaderImageInTar:
+    folder, tars = (path.parent, [path]) if path.is_file() else (path, list(path.glob("*.tar")))
+    index = folder / f"_{path.stem}_tarinfos.pickle"
+    with processes.first_alone():  # the first writes the index
+        changed = max(entry.stat().st_mtime for entry in (folder, *tars))
+        if processes.is_first and index.is_file() and index.stat().st_mtime < changed:
+            index.unlink()
+        try:
+            return ReaderImageInTar(str(path), cache_tarinfo=True, cache_tarfiles=len(tars) <= OPEN_TARS)
+        except (AssertionError, ValueError, EOFError, pickle.UnpicklingError, tarfile.TarError) as error:
+            raise DataError(
+                f"the tar files of {path}, or their index, cannot be read ({error}); delete {index} where it is "
+                "there, and fetch again what is damaged"
+            ) from error
 
 
 def _class_folders(path: Path) -> list[str]:
@@ -253,8 +275,11 @@ class Pictures(Dataset):
             number = (first + attempt) % len(self.files)
             try:
                 return number, Image.open(self.files.reader[number][0]).convert("RGB")
-            except UNREADABLE:
-                continue
+            except UNREADABLE as error:
+                if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                    raise DataError(
+                        "too many files are open; raise the limit (ulimit -n), or use fewer workers"
+                    ) from error
         raise DataError(f"{READ_ATTEMPTS} images from {self.files.names[first]} on cannot be read; is the disk there?")
 
     def _label_map(self, number: int) -> Tensor:
@@ -350,7 +375,16 @@ def load(pictures: Pictures, sampler: Sampler, config: dict, device: torch.devic
         pin_memory=device.type == "cuda",
         worker_init_fn=_ignore_requests_to_stop,
     )
+    atexit.unregister(_end_readers)
+    atexit.register(_end_readers)
     return PrefetchLoader(loader, mean=config["mean"], std=config["std"], device=device)
+
+
+def _end_readers() -> None:
+    # After an error that nobody caught, Python would wait for ever for readers that ignore requests to stop.
+    for process in active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _ignore_requests_to_stop(worker: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ..nn.transformer import VisionTransformer
+from ..train import check_precision
 from ..words import nearest
 from ..zoo import create_model, model_config
 
@@ -78,6 +79,7 @@ class ImageNetRecipe:
             _check(self, name, at_least=0)
         for name in ("ema_decay", "drop_path", "label_smoothing", "erase"):
             _check(self, name, at_least=0, below=1)
+        check_precision(self.precision)
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than the {self.epochs} epochs; set fewer")
         if (self.mixup or self.cutmix or self.mix_token) and self.batch_size % 2:

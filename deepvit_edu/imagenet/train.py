@@ -62,6 +62,11 @@ class Settings:
     look_every: int = 20
     stop_after: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("save_minutes", 0), ("keep", 1), ("max_unreadable", 0), ("look_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
 
 @dataclass
 class _Progress:
@@ -71,6 +76,7 @@ class _Progress:
     seconds: float = 0.0
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     code: list[list[str]] = field(default_factory=list)
+    precisions: list[str] = field(default_factory=list)
     epoch_losses: list[float] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     curves: dict[str, list[float]] = field(
@@ -119,7 +125,6 @@ class Run(Resumable):
         forward = torch.compile(self.wrapped) if recipe.compile else self.wrapped
         self.objective = Objective(recipe, self.model, forward)
         self.progress, self.num_steps = _Progress(), recipe.total_epochs * self.share.steps_per_epoch
-        self._code = records.running_code()
         self._losses: list[Tensor] = []
         self._damaged: list[Tensor] = []
         self.keeper = self._make_keeper() if processes.is_first else None
@@ -181,8 +186,7 @@ class Run(Resumable):
             NonFiniteLossError: at a loss that is not finite; the last good checkpoint stays.
         """
         p, settings, per_epoch = self.progress, self.settings, self.share.steps_per_epoch
-        if self._code not in p.code:
-            p.code.append(self._code)
+        self.note_computing()
         view = TrainView(self.recipe, self.model.default_cfg["mean"])
         pictures = Pictures(self.train_files, view, settings.label_maps if self.recipe.token_labeling else None)
         sampler = Batches(self.share, p.step)

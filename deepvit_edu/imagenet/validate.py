@@ -213,6 +213,10 @@ def _command(options: argparse.Namespace, row: dict) -> str:
 def _load(options: argparse.Namespace) -> nn.Module:
     if options.weights.endswith(".safetensors"):
         model, about = load_model(options.weights)
+        if options.img_size not in (None, model.config.img_size):
+            raise ValueError(
+                f"{options.weights} is of a model for {model.config.img_size} pixels; leave out --img-size"
+            )
         fallback = create_model(about["name"], img_size=model.config.img_size) if "name" in about else None
         model.default_cfg = {**(fallback.default_cfg if fallback else {}), **_given(about, "mean", "std")}
         return model

@@ -10,6 +10,7 @@ and BatchNorm amplifies what is left of it some 300-fold, rounding errors includ
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -174,6 +175,21 @@ def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Ten
     momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
     norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+
+
+@contextmanager
+def frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Within it the running statistics of a block's BatchNorms stay as they are, in training too."""
+    norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 def refined_values(maps: Tensor, value: Tensor, refine: nn.Sequential, norm: nn.BatchNorm2d, scale: float) -> Tensor:

@@ -192,7 +192,8 @@ class TransformerLayer(nn.Module):
         """Tokens (B, N, dim) to tokens (B, N, out_dim)."""
         query, key, value = self.qkv(self.norm1(x)).chunk(3, dim=-1)
         if fast_path_allowed():
-            out = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+            heads = (part[:, None] for part in (query, key, value))  # without a dimension of heads it is not fused
+            out = F.scaled_dot_product_attention(*heads, scale=self.scale)[:, 0]
         else:
             out = (query @ key.transpose(1, 2) * self.scale).softmax(dim=-1) @ value
         x = value + self.proj(out)

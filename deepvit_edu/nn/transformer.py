@@ -1,7 +1,8 @@
 """The Vision Transformer: MLP, block, configuration and model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from timm.layers import DropPath
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
+from . import fast
 from .attention import AccumulatedAttention, Attention, ReAttention, RefinedAttention, ReusedAttention
 from .controls import HandedAttention, HandingAttention, SharpenedAttention
 from .features import IntermediateFeatures
@@ -255,7 +257,9 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
     def step(self, block: nn.Module, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """One block, as its `forward_chain`; where checkpointing is on, what it made is made anew going back."""
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block.forward_chain, x, handed, use_reentrant=False)
+            # A compiler makes the second pass itself, without what the first one did to statistics.
+            contexts = {} if fast.traced() else {"context_fn": lambda: (nullcontext(), fast.frozen_statistics(block))}
+            return checkpoint(block.forward_chain, x, handed, use_reentrant=False, **contexts)
         return block.forward_chain(x, handed)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -302,6 +306,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """A new, untrained head for `num_classes` classes (and a dense one where there was one); 0 takes it off."""
         self.num_classes = num_classes
+        self.config = replace(self.config, num_classes=num_classes)
         self.head = self._new_head(num_classes)
         self.dense_head = self._new_head(num_classes) if self.config.dense_head and num_classes else None
 

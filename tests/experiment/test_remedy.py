@@ -4,7 +4,7 @@ from torch import nn
 from contents import ROOT
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment import test_remedy as weigh_remedy
-from deepvit_edu.experiment.remedy import YOURS
+from deepvit_edu.experiment.remedy import YOURS, _forget
 from deepvit_edu.nn.attention import Attention
 from deepvit_edu.nn.transformer import ATTENTIONS
 from deepvit_edu.train import TIERS
@@ -47,6 +47,18 @@ def test_errors_of_the_readers_own_code_come_through_and_leave_nothing_behind(tm
         weigh_remedy(nn.Linear(2, 2), plan, folder=tmp_path)
     with pytest.raises(ValueError, match="no arm 'plain'"):
         weigh_remedy(Blind, write_plan(tmp_path, arms={"re": None}, contrasts=None), folder=tmp_path)
+
+
+def test_an_earlier_remedys_tuning_is_forgotten_too(tmp_path):
+    plan = load_plan(write_plan(tmp_path, arms={"plain": None}, contrasts=None))
+    home = tmp_path / plan.name / plan.section
+    left = [home / f"{place}/tuning/yours_lr0.1_s1{end}" for place, end in ((".", ".json"), (".unfinished", "/a.pt"))]
+    for path in (*left, home / "plain_s0.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    _forget(plan, tmp_path)
+    assert not any(path.exists() for path in left)
+    assert (home / "plain_s0.json").exists()
 
 
 def test_the_books_own_plan_fits_every_tier():

@@ -52,6 +52,34 @@ def test_page_has_commands_for_training_and_evaluation():
         assert word in named
 
 
+def test_an_error_that_nobody_expected_ends_the_process(tmp_path):
+    root = make_imagenet(tmp_path / "imagenet")
+    script = f"""
+from deepvit_edu.imagenet import train
+from tests.imagenet.helpers import settings, small_recipe
+from pathlib import Path
+def fail(self, batches):
+    next(batches)
+    raise RuntimeError("as the network might")
+train.Run.step = fail
+train.train(small_recipe(), settings(Path({str(root)!r}), Path({str(tmp_path / "out")!r}), workers=1), device="cpu")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "as the network might" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [(["--look-every", "0"], "look_every is 0"), (["--set", "precision=bf16"], "precision is 'bf16'; choose auto")],
+)
+def test_options_out_of_range_are_told(tmp_path, capsys, changes, message):
+    root = make_imagenet(tmp_path / "imagenet")
+    command = ["--recipe", "t2t_vit_14", "--data", str(root), "--out", str(tmp_path / "out"), *changes]
+    assert train.main(command) == 1
+    assert message in capsys.readouterr().err
+
+
 @pytest.fixture
 def small_world(tmp_path, monkeypatch):
     """The folders that the page names, small, below the folder in which its commands then run."""
@@ -108,6 +136,7 @@ def run_script(tmp_path: Path, srun: str) -> tuple[subprocess.Popen, Path]:
         (programs / name).write_text(f"#!/bin/bash\n{record}{rest}\n")
         (programs / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "machine[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    slurm["SLURM_CPUS_PER_TASK"] = "64"
     environment = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}"}
     command = ["bash", str(SCRIPT), "deepvit_32b", "/data/imagenet", str(tmp_path / "out"), "--keep", "5"]
     return subprocess.Popen(command, env=environment, start_new_session=True), log

@@ -1,5 +1,7 @@
+import os
 import shutil
 import tarfile
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from PIL import Image
 
 from deepvit_edu.data import DataError
+from deepvit_edu.imagenet import data as data_module
 from deepvit_edu.imagenet.data import Batches, EveryNth, Pictures, Share, TestView, TrainView, find_files, load
 from deepvit_edu.imagenet.processes import Processes
 from deepvit_edu.labels import Views, take_views
@@ -50,6 +53,33 @@ def test_tar_files_hold_the_same_images(root, per_class):
     pictures = Pictures(found, TestView(CONFIG, 32))
     assert (found.labels, found.classes) == (expected.labels, expected.classes)
     assert all(torch.equal(pictures[number, 0][0], pixels[number]) for number in range(24))
+
+
+def test_tars_and_folders_number_the_classes_alike(tmp_path, monkeypatch):
+    root = make_imagenet(tmp_path / "imagenet", classes=("1", "2", "10"))
+    monkeypatch.setattr("tests.imagenet.test_data.CLASSES", ("1", "2", "10"))
+    monkeypatch.setattr(data_module, "OPEN_TARS", 1)  # then a tar is opened for each image
+    tar_up(root, "train", per_class=True)
+    train, val = find_files(root, 3, ALONE)
+    assert train.classes == val.classes == ["1", "10", "2"]
+    of_second = [name for name, label in zip(train.names, train.labels, strict=True) if label == 1]
+    assert {PurePosixPath(name).name.split("_")[0] for name in of_second} == {"10"}
+    assert Pictures(train, TestView(CONFIG, 32))[5, 0][0].shape == (3, 32, 32)
+
+
+def test_the_index_of_tars_follows_them(root):
+    tar_up(root, "train", per_class=True)
+    missing = root / "train" / f"{CLASSES[1]}.tar"
+    missing.rename(root / "elsewhere.tar")
+    with pytest.raises(DataError):
+        find_files(root, 3, ALONE)
+    os.utime(next((root / "train").glob("_*")), (1, 1))  # long ago
+    (root / "elsewhere.tar").rename(missing)
+    assert len(find_files(root, 3, ALONE)[0]) == 24
+    index = next((root / "train").glob("_*"))
+    index.write_bytes(index.read_bytes()[:50])
+    with pytest.raises(DataError, match=f"delete {index}"):
+        find_files(root, 3, ALONE)
 
 
 def remove_class(root):

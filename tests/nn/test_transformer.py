@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import timm
 import torch
@@ -65,17 +67,21 @@ def test_drop_path_grows_linearly_and_only_acts_in_training():
 
 
 @pytest.mark.parametrize("name", ["deepvit_16b", "refiner_vit_s", "t2t_vit_dense"])
-def test_gradient_checkpointing_changes_no_gradient(name):
+def test_gradient_checkpointing_changes_no_gradient_and_no_statistics(name):
     model = create_model(name, img_size=32, depth=2, embed_dim=64, num_heads=2).double()
+    start = copy.deepcopy(model.state_dict())
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
 
     def gradients():
         torch.manual_seed(1)  # the Performer drops
         return torch.autograd.grad(model(images).square().sum(), [p for p in model.parameters() if p.requires_grad])
 
-    plain = gradients()
+    plain, statistics = gradients(), dict(model.named_buffers())
+    statistics = {key: value.clone() for key, value in statistics.items()}
+    model.load_state_dict(start)
     model.set_grad_checkpointing()
     torch.testing.assert_close(gradients(), plain)
+    torch.testing.assert_close(dict(model.named_buffers()), statistics)
 
 
 @pytest.fixture

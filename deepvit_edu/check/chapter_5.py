@@ -261,7 +261,7 @@ def as_three_steps(answer: Callable, answer_count: Callable) -> None:
     """The steps' kernel summed map by map; the count of free numbers from the rank of a derivative."""
     for heads, size in ((3, 3), (5, 1), (12, 3)):
         _require_steps(answer, heads, size)
-    for heads, ratio, size in ((3, 2, 3), (2, 3, 3), (4, 1, 1), (5, 2, 5)):
+    for heads, ratio, size in ((5, 2, 5), (8, 1, 3), (8, 3, 3)):  # where there are no freedoms but these
         _require_count(answer_count, heads, ratio, size)
 
 

@@ -124,6 +124,9 @@ def _verdict(claim: Claim, effect: Effect, others: list[Effect], margin: float, 
     if said == "inconclusive":
         return "inconclusive"
     if said != claim.expects:
+        beyond = effect.low > margin or effect.high < -margin
+        if claim.expects.startswith("no difference") and not beyond:
+            return "inconclusive"  # off zero, and yet perhaps within the margin
         return "not at this scale"
     agree = all(other.verdict(margin) == claim.expects for other in others if other.count > 1)
     return "reproduced" if agree else "conditional"

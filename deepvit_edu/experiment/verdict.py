@@ -140,11 +140,11 @@ def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
 def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
     """One row a measured arm: how alike softmax maps are in the deep half, mean over runs, with a header.
 
-    Neighbouring blocks' maps stand beside what explains them: the same before training, maps of different images, and
+    Neighbouring blocks' maps stand beside what explains them: the same with new weights, maps of different images, and
     different heads of one block. The last column is centred: each row's mean is taken off first.
     """
     rows = [
-        ("arm", "neighbouring blocks", "before training", "different images", "heads of a block", "neighbours, centred")
+        ("arm", "neighbouring blocks", "new weights", "different images", "heads of a block", "neighbours, centred")
     ]
     for arm, runs in results_of(plan, folder).items():
         found = [run for run in runs.values() if has(run, "adjacent")]

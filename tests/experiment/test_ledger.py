@@ -3,7 +3,17 @@ import yaml
 
 from contents import ROOT
 from deepvit_edu.experiment import load_plan
-from deepvit_edu.experiment.ledger import VERDICTS, Claim, Entry, answer_sentence, ledger, ledger_table, load_claims
+from deepvit_edu.experiment.ledger import (
+    VERDICTS,
+    Claim,
+    Entry,
+    _verdict,
+    answer_sentence,
+    ledger,
+    ledger_table,
+    load_claims,
+)
+from deepvit_edu.experiment.verdict import Effect
 
 from .plans import fill, write_plan
 
@@ -30,6 +40,7 @@ def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), **
         ({"re": 0.1}, {"expects": "lower"}, "not at this scale"),
         ({"re": 0.0}, {}, "not at this scale"),
         ({"re": 0.0}, {"expects": "no difference that matters"}, "reproduced"),
+        ({"re": 0.1}, {"expects": "no difference that matters"}, "not at this scale"),
         ({"re": 0.1, "other-re": 0.1}, {"conditions": ("second",)}, "reproduced"),
         ({"re": 0.1, "other-re": -0.1}, {"conditions": ("second",)}, "conditional"),
     ],
@@ -76,6 +87,12 @@ def test_the_books_claims_name_contrasts_that_their_plans_have():
     table = ledger_table(ledger(claims, PLANS, ROOT / "book" / "records"))
     assert len(table.splitlines()) == len(claims) + 2
     assert all(any(f"**{verdict}**" in line for verdict in VERDICTS) for line in table.splitlines()[2:])
+
+
+def test_no_difference_is_refuted_beyond_the_margin_only():
+    claim = Claim("a", "b", "c", expects="no difference that matters")
+    verdicts = [_verdict(claim, Effect(0.02, low, 0.04, 3), [], 0.005, True) for low in (0.001, 0.006)]
+    assert verdicts == ["inconclusive", "not at this scale"]
 
 
 def test_a_claim_that_is_not_well_formed(tmp_path):

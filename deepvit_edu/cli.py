@@ -411,25 +411,27 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench_data(options: argparse.Namespace, rounds: int) -> None:
-    rows = bench.time_loading(rounds=rounds, device=str(pick_device(options.device)))
+    device = pick_device(options.device)
+    rows = bench.time_loading(rounds=rounds, device=str(device))
     print(bench.loading_table(rows))
     print(f"medians (and quartiles) of {rounds} rounds of an epoch each; threads {options.threads}")
-    _save_bench(options, "loading", f"data --threads {options.threads}", rows, threads=options.threads)
+    more = {"device": options.device, "hardware": records.describe_hardware(device), "threads": options.threads}
+    _save_bench(options, "loading", f"--threads {options.threads} --device {options.device}", rows, **more)
 
 
 def _bench_models(options: argparse.Namespace, rounds: int) -> None:
     device = pick_device(options.device)
     rows = bench.time_models(options.models, str(device), rounds)
     print(bench.models_table(rows))
-    print(f"medians (and quartiles) of {rounds} rounds; {records.describe_hardware(device)}")
-    _save_bench(options, "models", f"models --models {options.models}", rows)
+    more = {"device": options.device, "hardware": records.describe_hardware(device)}
+    print(f"medians (and quartiles) of {rounds} rounds; {more['hardware']}")
+    _save_bench(options, "models", f"--models {options.models} --device {options.device}", rows, **more)
 
 
 def _save_bench(options: argparse.Namespace, kind: str, arguments: str, rows: list[dict], **more: object) -> None:
     if options.out:
-        quick = " --quick" if options.quick else ""
-        command = f"deepvit-edu bench {arguments}{quick} --device {options.device}"
-        more |= {"device": options.device, "hardware": records.describe_hardware(pick_device(options.device))}
+        what = "" if options.what == "layers" else f" {options.what}"
+        command = f"deepvit-edu bench{what}{' --quick' if options.quick else ''} {arguments}"
         records.save_measurement(options.out, kind, command, rows, **more)
         print(f"written to {options.out}")
 
@@ -450,7 +452,4 @@ def bench_command(options: argparse.Namespace) -> None:
         print(f"medians (and quartiles) of {rows[0]['rounds']} rounds; threads {threads}; allocator {allocator}")
         if not any(row["path"] == bench.layers.OTHER for row in rows):
             print("vit-pytorch is not installed, so its layer is left out: pip install vit-pytorch")
-        if options.out:
-            command = f"deepvit-edu bench{' --quick' if options.quick else ''} --threads {threads}"
-            records.save_measurement(options.out, "speed", command, rows, threads=threads, allocator=allocator)
-            print(f"written to {options.out}")
+        _save_bench(options, "speed", f"--threads {threads}", rows, threads=threads, allocator=allocator)

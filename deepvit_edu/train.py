@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from itertools import pairwise
@@ -158,6 +158,11 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Within it the forward pass computes in a narrow type where that is safe; with float32 nothing changes."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 @torch.no_grad()
@@ -416,7 +421,7 @@ class Run(Resumable):
         batch = self._batch(step)
         self.scheduler.step_update(step)
         self.model.train()
-        with self._autocast(), collected_maps(self.model if recipe.map_penalty else None) as maps:
+        with autocast(self.device, self.dtype), collected_maps(self.model if recipe.map_penalty else None) as maps:
             loss = self._loss(self.forward(batch.images), batch)
             if maps:
                 loss = loss + recipe.map_penalty * map_likeness(maps)
@@ -478,11 +483,6 @@ class Run(Resumable):
         # Mixup's targets are distributions, smoothed already.
         smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
         return F.cross_entropy(output.float(), batch.targets, label_smoothing=smoothing)
-
-    def _autocast(self):
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
 
     def _take_losses(self, pending: list[Tensor]) -> None:
         losses = torch.stack(pending).tolist()

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..nn.attention import Attention, ReAttention, RefinedAttention, ReusedAttention, legible_attention
 from ..words import align
-from .rounds import quartiles
+from .rounds import spread_text, with_quartiles
 
 PLAIN, LEGIBLE, FAST, OTHER = "plain attention (the limit)", "plain arithmetic", "fast", "vit-pytorch"
 MODES = ("eval", "train")
@@ -126,13 +126,13 @@ def rows_of(shape: Shape, mode: str, arms: list[Arm], seconds: list[list[float]]
     """One flat row an arm: milliseconds, the speed-up over its family's plain arithmetic, the memory kept."""
     base = {arm.family: times for arm, times in zip(arms, seconds, strict=True) if arm.path == LEGIBLE}
     for arm, times in zip(arms, seconds, strict=True):
-        lower, middle, upper = quartiles([1000 * second for second in times])
-        slow, ratio, quick = quartiles([plain / own for plain, own in zip(base[arm.family], times, strict=True)])
+        ratios = [plain / own for plain, own in zip(base[arm.family], times, strict=True)]
         yield {
             **{"images": shape.images, "tokens": shape.tokens, "channels": shape.channels, "heads": shape.heads},
             **{"mode": mode, "layer": arm.family, "path": arm.path},
-            **{"milliseconds": middle, "milliseconds_q1": lower, "milliseconds_q3": upper},
-            **{"speedup": ratio, "speedup_q1": slow, "speedup_q3": quick, "rounds": len(times)},
+            **with_quartiles("milliseconds", [1000 * second for second in times]),
+            **with_quartiles("speedup", ratios),
+            "rounds": len(times),
             "saved_mib": saved_bytes(arm) / 2**20 if mode == "train" else None,
         }
 
@@ -163,8 +163,7 @@ def benchmark_table(rows: list[dict]) -> str:
     lines = [("shape", "mode", "layer", "path", "ms", "speed-up over plain arithmetic", "kept, MiB")]
     for row in rows:
         shape = Shape(*(row[name] for name in ("images", "tokens", "channels", "heads")))
-        time_text = f"{row['milliseconds']:.1f} ({row['milliseconds_q1']:.1f}-{row['milliseconds_q3']:.1f})"
-        ratio = f"{row['speedup']:.2f} ({row['speedup_q1']:.2f}-{row['speedup_q3']:.2f})"
+        time_text, ratio = spread_text(row, "milliseconds", 1), spread_text(row, "speedup", 2)
         kept = "" if row["saved_mib"] is None else f"{row['saved_mib']:.1f}"
         lines.append((str(shape), row["mode"], row["layer"], row["path"], time_text, ratio, kept))
     return align(lines)

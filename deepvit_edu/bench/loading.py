@@ -12,7 +12,7 @@ from torchvision import transforms
 from ..augment import random_crop, random_flip
 from ..data import ImageSet, draw_shapes
 from ..words import align
-from .rounds import quartiles, wait_for
+from .rounds import rate_row, spread_text, wait_for
 
 
 class _AsTorchvision(Dataset):
@@ -72,7 +72,7 @@ def time_loading(
             if number:  # the first round warms up, and starts the loader's processes
                 rates[name].append(rate)
     slow = next(iter(rates.values()))
-    return [_loading_row(name, values, slow) for name, values in rates.items()]
+    return [{"path": name, **rate_row(values, slow)} for name, values in rates.items()]
 
 
 def _images_per_second(batches: Iterator[Tensor], count: int) -> float:
@@ -83,20 +83,9 @@ def _images_per_second(batches: Iterator[Tensor], count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _loading_row(name: str, rates: list[float], slow: list[float]) -> dict:
-    lower, middle, upper = quartiles(rates)
-    low, ratio, high = quartiles([own / other for own, other in zip(rates, slow, strict=True)])
-    return {
-        **{"path": name, "images_per_second": middle, "images_per_second_q1": lower, "images_per_second_q3": upper},
-        **{"speedup": ratio, "speedup_q1": low, "speedup_q3": high, "rounds": len(rates)},
-    }
-
-
 def loading_table(rows: list[dict]) -> str:
     """The rows of `time_loading` as text: medians, and in brackets the quartiles."""
     lines = [("batches from", "images/s", "times as fast")]
     for row in rows:
-        rate = f"{row['images_per_second']:.0f} ({row['images_per_second_q1']:.0f}-{row['images_per_second_q3']:.0f})"
-        ratio = f"{row['speedup']:.1f} ({row['speedup_q1']:.1f}-{row['speedup_q3']:.1f})"
-        lines.append((row["path"], rate, ratio))
+        lines.append((row["path"], spread_text(row, "images_per_second", 0), spread_text(row, "speedup", 1)))
     return align(lines)

@@ -19,10 +19,10 @@ from torch.func import functional_call, stack_module_state, vmap
 from tqdm.auto import tqdm
 
 from ..nn.attention import legible_attention
-from ..train import pick_precision
+from ..train import autocast, pick_precision
 from ..words import align
 from ..zoo import create_model
-from .rounds import quartiles, threads, wait_for
+from .rounds import rate_row, spread_text, threads, wait_for
 
 IN_TURN, STACKED, BESIDE = "one after another", "stacked in one process", "processes side by side"
 
@@ -66,7 +66,7 @@ class Single:
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """One step on a batch."""
-        with _autocast(images):
+        with autocast(images.device, pick_precision("auto", images.device)):
             logits = self.model(images)
         F.cross_entropy(logits.float(), labels).backward()
         self.optimizer.step()
@@ -88,7 +88,8 @@ class Stack:
             return functional_call(self.form, (weights, buffers), (images,))
 
         # Stacked, the CPU's fast attention falls back to a loop over the models; a GPU's does not.
-        with _autocast(images), nullcontext() if images.is_cuda else legible_attention():
+        legible = nullcontext() if images.is_cuda else legible_attention()
+        with autocast(images.device, pick_precision("auto", images.device)), legible:
             logits = vmap(logits_of, randomness="different")(self.weights, self.buffers)  # (models, B, K)
         # The sum over models: each model's gradient is that of its own mean loss.
         everyone = labels.expand(len(logits), -1).flatten()
@@ -138,12 +139,8 @@ def time_models(
                 seconds = _seconds(run)
                 if number:  # the first round warms up
                     rates[way].append(count * load.steps * load.batch_size / seconds)
-    return [_row(way, count, load, rates) for way in rates]
-
-
-def _autocast(images: Tensor) -> torch.autocast:
-    dtype = pick_precision("auto", images.device)
-    return torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
+    what = {"models": count, **asdict(load)}
+    return [{"way": way, **what, **rate_row(values, rates[IN_TURN])} for way, values in rates.items()]
 
 
 def _steps(trained: Single | Stack, batch: tuple[Tensor, Tensor], count: int) -> None:
@@ -199,22 +196,10 @@ def _train_when_told(end: Connection, load: Load, device: str) -> None:
         sys.exit(str(error))
 
 
-def _row(way: str, count: int, load: Load, rates: dict[str, list[float]]) -> dict:
-    lower, middle, upper = quartiles(rates[way])
-    ratios = [own / base for own, base in zip(rates[way], rates[IN_TURN], strict=True)]
-    low, ratio, high = quartiles(ratios)
-    return {
-        **{"way": way, "models": count, "rounds": len(ratios), **asdict(load)},
-        **{"images_per_second": middle, "images_per_second_q1": lower, "images_per_second_q3": upper},
-        **{"speedup": ratio, "speedup_q1": low, "speedup_q3": high},
-    }
-
-
 def models_table(rows: list[dict]) -> str:
     """The rows of `time_models` as text: medians, and in brackets the quartiles."""
     lines = [("models", "way", "images/s", "times as fast as one after another")]
     for row in rows:
-        rate = f"{row['images_per_second']:.0f} ({row['images_per_second_q1']:.0f}-{row['images_per_second_q3']:.0f})"
-        ratio = f"{row['speedup']:.2f} ({row['speedup_q1']:.2f}-{row['speedup_q3']:.2f})"
+        rate, ratio = spread_text(row, "images_per_second", 0), spread_text(row, "speedup", 2)
         lines.append((str(row["models"]), row["way"], rate, ratio))
     return align(lines)

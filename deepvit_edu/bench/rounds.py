@@ -16,6 +16,24 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return lower, middle, upper
 
 
+def with_quartiles(name: str, values: list[float]) -> dict[str, float]:
+    """The median under a name, and the quartiles under NAME_q1 and NAME_q3: entries of a flat row."""
+    lower, middle, upper = quartiles(values)
+    return {name: middle, f"{name}_q1": lower, f"{name}_q3": upper}
+
+
+def spread_text(row: dict, name: str, digits: int) -> str:
+    """What `with_quartiles` gave, as text: the median, and in brackets the quartiles."""
+    middle, lower, upper = (f"{row[key]:.{digits}f}" for key in (name, f"{name}_q1", f"{name}_q3"))
+    return f"{middle} ({lower}-{upper})"
+
+
+def rate_row(rates: list[float], base: list[float]) -> dict[str, float]:
+    """Entries of a flat row: images per second over the rounds, and the "speedup" over `base` within a round."""
+    ratios = [own / other for own, other in zip(rates, base, strict=True)]
+    return {**with_quartiles("images_per_second", rates), **with_quartiles("speedup", ratios), "rounds": len(rates)}
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Within it torch computes on so many threads; ValueError below 1."""

@@ -103,7 +103,7 @@ def _open_split(path: Path, processes: Processes) -> Files:
         reader = _open_tars(path, processes)
         names = [entry[0].path for entry in reader.samples]
         classes = sorted(reader.class_name_to_idx)  # as folders are; timm sorts the numbers in names by their size
-        place = {label: classes.index(name) for name, label in reader.class_name_to_idx.items()}
+        place = {reader.class_name_to_idx[name]: label for label, name in enumerate(classes)}
         labels = [place[int(label)] for label in reader.targets]
     else:
         classes = _class_folders(path)

@@ -72,13 +72,13 @@ class ImageNetRecipe:
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "img_size", "epochs", "total_batch", "batch_size", "rate_for_batch"):
-            _check(self, name, at_least=1)
+            check_range(self, name, at_least=1)
         for name in ("cooldown_epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay"):
-            _check(self, name, at_least=0)
+            check_range(self, name, at_least=0)
         for name in ("clip_grad", "map_penalty", "mixup", "cutmix", "token_weight", "color_jitter"):
-            _check(self, name, at_least=0)
+            check_range(self, name, at_least=0)
         for name in ("ema_decay", "drop_path", "label_smoothing", "erase"):
-            _check(self, name, at_least=0, below=1)
+            check_range(self, name, at_least=0, below=1)
         check_precision(self.precision)
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than the {self.epochs} epochs; set fewer")
@@ -144,8 +144,9 @@ class ImageNetRecipe:
         )
 
 
-def _check(recipe: ImageNetRecipe, name: str, at_least: float, below: float = float("inf")) -> None:
-    value = getattr(recipe, name)
+def check_range(options: Any, name: str, at_least: float, below: float = float("inf")) -> None:
+    """ValueError where the option of that name is out of its range."""
+    value = getattr(options, name)
     if not at_least <= value < below:
         limit = f"from {at_least} to below {below}" if below < float("inf") else f"at least {at_least}"
         raise ValueError(f"{name} is {value}; it must be {limit}")

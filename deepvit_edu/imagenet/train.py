@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import save_model
 from ..data import DataError
-from ..train import Interrupted, NonFiniteLossError, Resumable, pick_precision, seed_of
+from ..train import Interrupted, NonFiniteLossError, Resumable, autocast, pick_precision, seed_of
 from .checkpoint import Keeper, size_of
 from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, unreadable_names
 from .objective import Learner, Objective
 from .processes import Processes, started
-from .recipe import ImageNetRecipe, identity, list_recipes, load_recipe
+from .recipe import ImageNetRecipe, check_range, identity, list_recipes, load_recipe
 from .validate import ERRORS, measure, sentence
 
 
@@ -63,9 +63,8 @@ class Settings:
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("save_minutes", 0), ("keep", 1), ("max_unreadable", 0), ("look_every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, least in (("workers", 0), ("save_minutes", 0), ("max_unreadable", 0), ("look_every", 1)):
+            check_range(self, name, at_least=least)
 
 
 @dataclass
@@ -162,7 +161,7 @@ class Run(Resumable):
             random_seed(seed_of(recipe.seed, step, batch))  # after the batch was read, which draws numbers too
             last = batch == self.share.batches[-1]
             with nullcontext() if last or self.processes.count == 1 else self.wrapped.no_sync():
-                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+                with autocast(self.device, self.dtype):
                     part = self.objective(images, targets) / len(self.share.batches)
                 self.scaler.scale(part).backward()
             loss += part.detach()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import load_model, load_official
 from ..data import DataError
-from ..train import pick_precision
+from ..train import autocast, pick_precision
 from ..zoo import create_model, list_models
 from .data import EveryNth, Files, Pictures, TestView, find_validation, load, unreadable_names
 from .processes import Processes, started
@@ -64,7 +64,7 @@ def measure(
     model.eval()
     start, numbers = time.perf_counter(), iter(sampler)
     for images, targets in loader:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             logits = model(images).float()
         readable = targets.damaged < 0
         unreadable |= unreadable_names(targets.damaged, files)

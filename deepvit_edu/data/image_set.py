@@ -67,6 +67,11 @@ class ImageSet:
             indices = indices if indices.dtype == torch.bool else indices.long()
         return replace(self, images=self.images[indices], labels=self.labels[indices], _hash=None)
 
+    def joined(self, other: ImageSet) -> ImageSet:
+        """These images, then the other set's, which are of the same classes and size."""
+        images, labels = torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
+        return replace(self, images=images, labels=labels, _hash=None)
+
     def hash(self) -> str:
         """SHA-256 of shape, pixels and labels, in hexadecimal; computed once. Do not change the tensors in place."""
         if self._hash is None:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .. import data
 from ..data import ImageSet
+from ..data.folders import balanced_choice
 from ..files import atomic_path
 from ..labels import load_label_maps
 from ..nn.transformer import VisionTransformer
@@ -41,14 +42,22 @@ def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageS
     key = json.dumps([declared, img_size, held_out if tuning else None], sort_keys=True)
     if key not in _loaded:
         whole = data.load(declared["name"], "train", limit=declared.get("train_images"), img_size=img_size)
+        whole, moved = _moved(whole, declared.get("moved_to_test", 0))
         if tuning:
             order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
             count = round(len(whole) * held_out)
             _loaded[key] = whole.subset(order[count:]), whole.subset(order[:count])
         else:
-            test_images = declared.get("test_images")
-            _loaded[key] = whole, data.load(declared["name"], "test", limit=test_images, img_size=img_size)
+            test = data.load(declared["name"], "test", limit=declared.get("test_images"), img_size=img_size)
+            _loaded[key] = whole, test.joined(moved)
     return _loaded[key]
+
+
+def _moved(whole: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
+    """The training images that stay such, and the share of each class, always the same, that are test images."""
+    moved = torch.zeros(len(whole), dtype=torch.bool)
+    moved[torch.from_numpy(balanced_choice(whole.labels.numpy(), round(len(whole) * share), seed=0))] = True
+    return whole.subset(~moved), whole.subset(moved)
 
 
 def paired_model(plan: Plan, arm: str, seed: int, num_classes: int) -> VisionTransformer:

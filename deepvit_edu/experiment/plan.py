@@ -15,6 +15,8 @@ from ..zoo import model_config
 
 ANNOTATOR = "annotator"
 """What stands for the arm in the name of the annotator's record."""
+DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test")
+"""What a plan may say of its images: the set, limits, and the share of the training images that become test images."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -207,6 +209,11 @@ def _contrast_of(options: dict, arms: dict[str, Arm]) -> Contrast:
 def _check_plan(plan: Plan) -> None:
     if plan.annotator is not None:
         _check_arm(plan, ANNOTATOR)
+    for options in (plan.data, *(arm.data for arm in plan.arms.values())):
+        if unknown := sorted(set(options) - set(DATA_OPTIONS)):
+            raise ValueError(f"data has no option '{unknown[0]}'{nearest(unknown[0], list(DATA_OPTIONS))}")
+        if not 0 <= options.get("moved_to_test", 0) < 1:
+            raise ValueError(f"moved_to_test is {options['moved_to_test']}; it is a share, from 0 to below 1")
     if ANNOTATOR in plan.arms:
         raise ValueError(f"an arm is named '{ANNOTATOR}', as the plan's part of that name; choose another name")
     for name, arm in plan.arms.items():

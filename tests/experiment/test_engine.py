@@ -20,6 +20,10 @@ def run(plan, folder, **options):
     return missing, told
 
 
+def pixels_of(*sets):
+    return {image.numpy().tobytes() for part in sets for image in part.images}
+
+
 def count_blocks(model, images):
     return {"blocks": len(model.blocks), "images": len(images)}
 
@@ -56,8 +60,7 @@ def test_tuning_never_sees_the_test_images_and_its_choice_is_used(tmp_path):
     train_set, held_out = engine.splits(plan, "plain", tuning=True)
     whole, _ = engine.splits(plan, "plain")
     assert len(train_set) == len(held_out) == 20
-    pixels = {image.numpy().tobytes() for image in whole.images}
-    assert {image.numpy().tobytes() for part in (train_set, held_out) for image in part.images} == pixels
+    assert pixels_of(train_set, held_out) == pixels_of(whole)
     folder = tmp_path / "records"
     assert tuned_rate(plan, "re", folder) is None
     missing, _ = run(plan, folder)
@@ -69,6 +72,22 @@ def test_tuning_never_sees_the_test_images_and_its_choice_is_used(tmp_path):
     best = max(accuracy, key=accuracy.get)
     assert tuned_rate(plan, "re", folder) == best
     assert load_record(folder / "tiny/full/re_s0.json")["config"]["recipe"]["learning_rate"] == best
+
+
+def test_a_share_of_each_classs_training_images_becomes_test_images(tmp_path):
+    before, test_before = engine.splits(load_plan(write_plan(tmp_path)), "plain")
+    data = {**TINY_PLAN["data"], "moved_to_test": 0.25}
+    plan = load_plan(write_plan(tmp_path, data=data, tuning=TUNING))
+    whole, test = engine.splits(plan, "plain")
+    assert (len(whole), len(test)) == (30, 30)
+    moved = test.subset(slice(20, None))
+    assert pixels_of(test.subset(slice(20))) == pixels_of(test_before)
+    assert pixels_of(whole, moved) == pixels_of(before)
+    assert not pixels_of(whole) & pixels_of(moved)
+    count, of = (part.labels.bincount(minlength=10) for part in (moved, before))
+    assert (count - of / 4).abs().max() < 1
+    tuned = engine.splits(plan, "plain", tuning=True)
+    assert not pixels_of(*tuned) & pixels_of(test)  # nor does tuning see those
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_numbers(tmp_path, monkeypatch):

@@ -97,6 +97,8 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
         ({"sections": {"s": {"arms": ["plian"]}}}, "names the arm 'plian'.*plain"),
         ({"arms": {"plain": None, "re": {"annotated": True}}}, "'re' is annotated, and the plan has no annotator"),
         ({"annotator": {"model": {"depht": 3}}}, "no option 'depht'.*depth"),
+        ({"data": {"name": "shapes", "train_image": 40}}, "no option 'train_image'.*train_images"),
+        ({"data": {"name": "shapes", "moved_to_test": 1.5}}, "moved_to_test is 1.5"),
         ({"annotator": {"data": {}}}, "the annotator has 'data', which does nothing"),
         ({"arms": {"plain": None, "re": None, "annotator": None}}, "an arm is named 'annotator'"),
         ({"arms": {"plain": None, "re": {"recipe": DENSE}}}, "'re' has a token_weight and no head on its tokens"),

@@ -300,30 +300,57 @@ class AccumulatedAttention(Attention):
         return self.forward_chain(x, None)[0]
 
 
-class ReusedAttention(nn.Module):
-    """Attention that refines the map of the block before it (the odd blocks of Refiner's released code).
-
-    It has no queries and keys. The refinement: 1×1 convolution to `expansion` times the heads, depth-wise 3×3, 1×1
-    back, each with BatchNorm, the first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5.
+class HandedAttention(nn.Module):
+    """Attention with the map of the block before it, and no queries or keys of its own: as it is, collapse by force.
 
     Args:
         dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`; no map is dropped here.
-        expansion: maps after the expansion, as a multiple of the heads.
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        expansion: int = 3,
+        self, dim: int, num_heads: int = 8, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
     ) -> None:
         super().__init__()
-        wide = expansion * num_heads
-        self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
+        self.num_heads = num_heads
         self.value = nn.Linear(dim, dim, bias=qkv_bias)
+        self.softmax_map, self.used_map = nn.Identity(), nn.Identity()
+        self.proj, self.proj_drop = nn.Linear(dim, dim), nn.Dropout(proj_drop)
+
+    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) and the map (B, H, N, N) of the block before, to (tokens (B, N, C), the same map).
+
+        Raises:
+            ValueError: when the block before handed no map on.
+        """
+        if handed is None:
+            raise ValueError(
+                "a 'handed' or 'reused' block takes the map of the block before it, and that one hands none on; put a "
+                "'handing' or 'accumulated' block before it"
+            )
+        value = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
+        out = self.handed_values(handed, value)  # (B, H, N, D)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), handed
+
+    def handed_values(self, handed: Tensor, value: Tensor) -> Tensor:
+        """The map (B, H, N, N) times values (B, H, N, D)."""
+        return self.used_map(self.softmax_map(handed)) @ value
+
+
+class ReusedAttention(HandedAttention):
+    """Attention that refines the map of the block before it (the odd blocks of Refiner's released code).
+
+    The refinement: 1×1 convolution to `expansion` times the heads, depth-wise 3×3, 1×1 back, each with BatchNorm, the
+    first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5. The map is handed on as it came.
+
+    Args:
+        dim, num_heads, options: as of `HandedAttention`.
+        expansion: maps after the expansion, as a multiple of the heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int = 8, *options: Any, expansion: int = 3, **more: Any) -> None:
+        super().__init__(dim, num_heads, *options, **more)
+        wide = expansion * num_heads
+        self.scale = (dim // num_heads) ** -0.5
         self.refine = nn.Sequential(
             OrderedDict(
                 expand=nn.Conv2d(num_heads, wide, 1, bias=False),
@@ -337,19 +364,9 @@ class ReusedAttention(nn.Module):
             )
         )
         self.norm = nn.BatchNorm2d(num_heads)
-        self.softmax_map = nn.Identity()
-        self.used_map = nn.Identity()
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward_chain(self, x: Tensor, handed: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) and the last map (B, H, N, N) to (tokens (B, N, C), that map, unrefined)."""
-        value = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
-        out = self.refined_values(handed, value)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), handed
-
-    def refined_values(self, handed: Tensor, value: Tensor) -> Tensor:
-        """A map (B, H, N, N), refined, times values (B, H, N, D)."""
+    def handed_values(self, handed: Tensor, value: Tensor) -> Tensor:
+        """The map (B, H, N, N), refined, times values (B, H, N, D)."""
         quick = _nothing_watches(self.softmax_map, self.used_map)
         if quick and not (torch.is_grad_enabled() or any(part.training for part in self.modules())):
             return fast.refined_values(handed, value, self.refine, self.norm, self.scale)

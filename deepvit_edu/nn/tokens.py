@@ -240,7 +240,7 @@ class TokensToToken(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, N, C)."""
         check_images(images, self.in_chans, self.img_size)
-        for split, layer in zip(self.splits, self.layers, strict=False):
+        for split, layer in zip(self.splits[:-1], self.layers, strict=True):
             tokens = layer(split(images).transpose(1, 2))  # (B, h·w, D)
             side = math.isqrt(tokens.shape[1])
             images = tokens.transpose(1, 2).unflatten(2, (side, side))  # re-structurisation: (B, D, h, w)

@@ -11,8 +11,15 @@ from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
 from . import fast
-from .attention import AccumulatedAttention, Attention, ReAttention, RefinedAttention, ReusedAttention
-from .controls import HandedAttention, HandingAttention, SharpenedAttention
+from .attention import (
+    AccumulatedAttention,
+    Attention,
+    HandedAttention,
+    ReAttention,
+    RefinedAttention,
+    ReusedAttention,
+)
+from .controls import HandingAttention, SharpenedAttention
 from .features import IntermediateFeatures
 from .ideas import DenseBlock, GhostAttention, GhostMlp, SqueezeExciteAttention, Transition
 from .tokens import Box, ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer, swap_within

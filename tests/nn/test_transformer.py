@@ -142,3 +142,10 @@ def test_weights_start_at_the_spread_asked_for():
     model = VisionTransformer(ViTConfig(embed_dim=192, depth=1, init_std=0.05))
     assert model.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.05, rel=0.02)
     assert model.blocks[0].mlp.fc1.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["handed", "reused"])
+def test_a_block_without_a_map_to_take_says_so(kind):
+    model = create_model("cifar_vit_4x64", depth=2, attention=("plain", kind))
+    with pytest.raises(ValueError, match="takes the map of the block before it, and that one hands none on"):
+        model(torch.randn(1, 3, 32, 32))

@@ -182,7 +182,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
             f"this model knows the {len(about['classes'])} classes of {about['dataset']}, not the "
             f"{len(test_set.classes)} of {test_set.name}; name the data set that it was trained on with --data"
         )
-    measured = evaluate(model, test_set, options.batch_size, options.device)
+    measured = evaluate(model, test_set, options.batch_size, pick_device(options.device))
     print(test_set.describe())
     print(f"{about['name']}: accuracy {measured['accuracy']:.2%}, loss {measured['loss']:.4f}")
 
@@ -404,7 +404,9 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     what = "what to time: attention layers, the loading of images, or ways to train several small models at once"
     parser.add_argument("what", nargs="?", choices=("layers", "data", "models"), default="layers", help=what)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15: a look, not a measurement")
-    parser.add_argument("--device", default="cpu", help="where batches of images are made, or models trained")
+    parser.add_argument(
+        "--device", default="cpu", help="where batches of images are made, or models trained; layers: cpu"
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the processor")
     parser.add_argument("--models", type=int, default=2, metavar="N", help="how many at once, a thread each")
     parser.add_argument("--out", metavar="PATH", help="write the numbers to this .json file")
@@ -442,6 +444,8 @@ def bench_command(options: argparse.Namespace) -> None:
     if options.what == "models":
         _bench_models(options, rounds)
         return
+    if options.what == "layers" and options.device != "cpu":
+        raise ValueError("layers are timed on the CPU; --device is for bench data and bench models")
     with bench.threads(options.threads):
         if options.what == "data":
             _bench_data(options, rounds)

@@ -333,6 +333,7 @@ class Run(Resumable):
         self.model = model.to(device)
         self.train_set, self.test_set = train_set.to(device), test_set.to(device)
         self.label_maps = None if label_maps is None else label_maps.to(device)
+        self.label_maps_hash = None if label_maps is None else tensor_hash(label_maps)
         self.steps_per_epoch = len(train_set) // recipe.batch_size
         self.num_steps = recipe.epochs * self.steps_per_epoch
         self.dtype = pick_precision(recipe.precision, device)
@@ -545,7 +546,7 @@ class Run(Resumable):
             "recipe": asdict(self.recipe),
             "data_hash": self.train_set.hash(),
             "test_hash": self.test_set.hash(),
-            **({} if self.label_maps is None else {"label_maps": tensor_hash(self.label_maps)}),
+            **({} if self.label_maps is None else {"label_maps": self.label_maps_hash}),
         }
 
     def save_checkpoint(self) -> None:
@@ -614,7 +615,7 @@ class Run(Resumable):
                 "images_per_second": p.step * self.recipe.batch_size / p.seconds,
                 "hardware": records.describe_hardware(self.device),
                 "config": {"model": asdict(self.model.config), "recipe": asdict(self.recipe)},
-                **({} if self.label_maps is None else {"label_maps_hash": tensor_hash(self.label_maps)}),
+                **({} if self.label_maps is None else {"label_maps_hash": self.label_maps_hash}),
                 **self.provenance(),
             }
         )

@@ -79,6 +79,11 @@ def test_too_few_threads_are_refused(threads, capsys):
     assert f"threads is {threads}; it must be at least 1" in capsys.readouterr().err
 
 
+def test_layers_are_not_timed_elsewhere_than_asked_for(capsys):
+    assert main(["bench", "--quick", "--device", "cuda"]) == 1
+    assert "layers are timed on the CPU" in capsys.readouterr().err
+
+
 def test_both_ways_to_batches_give_the_same_normalised_images():
     images = draw_shapes("train", count=8, img_size=32)
     ours = torch.cat(list(loading.our_batches(images, batch_size=3, padding=0)))

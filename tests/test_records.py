@@ -98,6 +98,8 @@ def test_commit_marks_changes_of_the_package(tmp_path, monkeypatch):
     package.mkdir()
     monkeypatch.setattr(records, "PACKAGE", package)
     assert records.describe_commit() == "unknown"
+    monkeypatch.setenv("DEEPVIT_EDU_COMMIT", "abc")  # of a copy without its history
+    assert records.describe_commit() == "abc"
     (package / "a.py").write_text("1")
     for command in ("init -q", "add .", "-c user.name=n -c user.email=e commit -qm m"):
         subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)

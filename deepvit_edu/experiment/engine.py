@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from shutil import rmtree
@@ -41,16 +42,21 @@ def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageS
     img_size, held_out = arm_config(plan, arm, num_classes=2).img_size, plan.tuning.get("held_out", 0.1)
     key = json.dumps([declared, img_size, held_out if tuning else None], sort_keys=True)
     if key not in _loaded:
-        whole = data.load(declared["name"], "train", limit=declared.get("train_images"), img_size=img_size)
+        whole = _load(declared["name"], "train", declared.get("train_images"), img_size)
         whole, moved = _moved(whole, declared.get("moved_to_test", 0))
         if tuning:
             order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
             count = round(len(whole) * held_out)
             _loaded[key] = whole.subset(order[count:]), whole.subset(order[:count])
         else:
-            test = data.load(declared["name"], "test", limit=declared.get("test_images"), img_size=img_size)
+            test = _load(declared["name"], "test", declared.get("test_images"), img_size)
             _loaded[key] = whole, test.joined(moved)
     return _loaded[key]
+
+
+@cache
+def _load(name: str, split: str, limit: int | None, img_size: int) -> ImageSet:
+    return data.load(name, split, limit=limit, img_size=img_size)  # once: to read images takes its time
 
 
 def _moved(whole: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
@@ -92,7 +98,7 @@ def run_job(
     _check_images(plan, job, folder, train_set)
     model = paired_model(plan, job.arm, job.seed, train_set.num_classes)
     path = record_path(plan, job, folder)
-    workspace = folder / plan.name / plan.section / ".unfinished" / job.name
+    workspace = _workspace(plan, job, folder)
     recipe = arm_recipe(plan, job, learning_rate)
     annotated = plan.arms[job.arm].annotated
     try:
@@ -145,8 +151,10 @@ class _Worker:
     device: str
     measure: Measure | None
 
-    def __call__(self, job: Job, learning_rate: float, max_seconds: float | None) -> tuple[Job, str]:
+    def __call__(self, job: Job, learning_rate: float, deadline: float) -> tuple[Job, str]:
         started = time.monotonic()
+        splits(self.plan, job.arm, tuning=job.learning_rate is not None)  # what loading takes is not there to train
+        max_seconds = None if math.isinf(deadline) else deadline - time.monotonic()
         try:
             record = run_job(self.plan, job, self.folder, self.device, learning_rate, max_seconds, self.measure)
         except NonFiniteLossError as error:
@@ -174,7 +182,8 @@ def run_plan(
     Args:
         plan: what to run.
         folder: where records are kept; a run's stands in `PLAN/SECTION/ARM_sSEED.json` below it.
-        budget_seconds: stop after so long; a run that would not fit is not begun.
+        budget_seconds: stop after so long; a run that would not fit is not begun, unless it is longer than the whole
+            budget: it takes several calls, each of which continues it.
         device: where to train; the best there is unless given.
         workers: runs at once, each in its own process with one CPU thread; the cores of a CPU, 4 on a GPU, unless
             given.
@@ -211,14 +220,13 @@ def run_plan(
                         say(f"{waiting[0].name} and what comes after it wait for learning rates that other runs tune")
                     break
                 left = deadline - time.monotonic()
-                estimate = estimate_seconds(plan, job, folder)
-                if left <= 0 or (estimate is not None and estimate > left):
+                if left <= 0 or not _fits(plan, job, folder, left, budget_seconds):
                     say(f"{job.name} would not fit into the time that is left")
                     waiting = []
                     break
                 waiting.remove(job)
                 rate = job.learning_rate or tuned_rate(plan, job.arm, folder)
-                pool.start(worker, job, rate, None if math.isinf(left) else left)
+                pool.start(worker, job, rate, deadline)
             if not pool.running:
                 break
             for job, told in pool.finished():
@@ -331,15 +339,31 @@ class _Pool:
         return [future.result() for future in done]
 
 
+def _workspace(plan: Plan, job: Job, folder: Path) -> Path:
+    """Where a run that is not finished keeps its state."""
+    return folder / plan.name / plan.section / ".unfinished" / job.name
+
+
+def _fits(plan: Plan, job: Job, folder: Path, left: float, budget: float | None) -> bool:
+    """Whether to start a run now; one that is under way, or longer than any call's budget, would never fit."""
+    estimate = estimate_seconds(plan, job, folder)
+    if estimate is None or estimate <= left:
+        return True
+    return _workspace(plan, job, folder).exists() or (budget is not None and estimate > budget)
+
+
 def estimate_seconds(plan: Plan, job: Job, folder: Path) -> float | None:
     """How long a run will take, from the runs of its arm, else from the slowest there is; None while there is none."""
-    seconds: dict[str, list[float]] = {}
+    pace: dict[str, list[float]] = {}  # seconds an image
+    sizes = []
     for other in all_jobs(plan):
         result = outcome(plan, other, folder)
         if result and "failed" not in result:
+            pace.setdefault(other.arm, []).append(result["seconds"] / result["epochs"] / result["train_images"])
             share = 1 - plan.tuning.get("held_out", 0.1) if other.learning_rate else 1  # tuning leaves images out
-            seconds.setdefault(other.arm, []).append(result["seconds"] / result["epochs"] / share)
-    if not seconds:
+            sizes.append(result["train_images"] / share)
+    if not pace:
         return None
-    slowest = max(seconds.get(job.arm) or [max(values) for values in seconds.values()])
-    return slowest * arm_recipe(plan, job, None).epochs
+    slowest = max(pace.get(job.arm) or [max(values) for values in pace.values()])
+    images = min(arm_data(plan, job.arm).get("train_images", math.inf), max(sizes))
+    return slowest * images * arm_recipe(plan, job, None).epochs

@@ -13,7 +13,7 @@ from timm.utils import world_info_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..train import pick_device
+from ..train import Interrupted, pick_device
 
 _left: list[dist.ProcessGroup] = []
 
@@ -93,14 +93,25 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
         yield Processes(0, 1, chosen)
         return
     local_rank, _, _ = world_info_from_env()
-    backend = "gloo"
+    backend, ends_alike = "gloo", False
     if chosen.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"there are more processes than GPUs on this machine; start {torch.cuda.device_count()} with "
+                "--nproc-per-node"
+            )
         chosen, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(chosen)
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+        ends_alike = True
+    except Interrupted:  # all stop at the same step
+        ends_alike = True
+        raise
     finally:
         # DDP may outlive this block and end the group while it holds Python's lock, for which gloo's threads may wait.
         _left.append(dist.group.WORLD)
-        dist.destroy_process_group()
+        # After an error NCCL would wait here for processes that go on, and the error would be told too late.
+        if ends_alike or chosen.type != "cuda":
+            dist.destroy_process_group()

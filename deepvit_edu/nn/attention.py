@@ -219,7 +219,9 @@ class ReAttention(Attention):
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to the mixed and normed map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
-        return self.used_map(self.norm(self.mix(attn)) * self.map_scale)
+        with fast.without_autocast(attn):  # 16 bits beside the bias would round away what the norm shall amplify
+            attn = self.norm(self.mix(attn.to(self.mix.weight.dtype))) * self.map_scale
+        return self.used_map(attn)
 
     def takes_fast_path(self) -> bool:
         """False, too, where no fast path is known: for LayerNorm, dropped entries, parts in different modes.

@@ -25,6 +25,11 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """A context in which operations on a tensor's device keep the types that their inputs have."""
+    return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)  # meta knows no autocast
+
+
 def images_at_once(value: Tensor, num_maps: int) -> int:
     """How many images to work on together, of values (B, H, N, D): as fit a cache, or all on a GPU or for autograd."""
     if value.device.type != "cpu" or torch.is_grad_enabled() or traced():
@@ -89,7 +94,7 @@ class CentredMap(torch.autograd.Function):
         covariance = query.new_zeros(heads, heads, dtype=torch.promote_types(query.dtype, torch.float32))
         count = images_at_once(query, heads)
         # Sums are taken in the types that the tensors have, whatever autocast would choose.
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query):
             for q, k, maps in pieces(count, query, key, centred):
                 torch.sub(softmax_of(q, k, scale), 1 / tokens, out=maps)
                 covariance += head_products(maps, maps)
@@ -122,7 +127,7 @@ class MixedValues(torch.autograd.Function):
         """Called by `apply`."""
         ctx.save_for_backward(maps, value, mixing)
         count = images_at_once(value, value.shape[1])
-        with torch.autocast(value.device.type, enabled=False):
+        with without_autocast(value):
             mixing = mixing.to(maps.dtype)
             return in_pieces(lambda maps, value: mix_heads(mixing, maps) @ value, count, maps, value)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import fast_path_allowed
+from .fast import without_autocast
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the grid of tokens; the last two are outside
 
@@ -150,8 +151,7 @@ class PerformerLayer(nn.Module):
     def linear_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Three (B, N, D) to (B, N, D): φ(q) (φ(k)ᵀ v), normalised, without ever forming an N × N map."""
         dtype = value.dtype
-        device = "cpu" if value.is_meta else value.device.type  # the meta device knows no autocast
-        with torch.autocast(device, enabled=False):  # exp and its sums overflow and underflow in 16 bits
+        with without_autocast(value):  # exp and its sums overflow and underflow in 16 bits
             full = torch.promote_types(dtype, torch.float32)
             query, key, value = self.features(query.to(full)), self.features(key.to(full)), value.to(full)
             total = query @ key.sum(dim=1).unsqueeze(-1)  # (B, N, 1)

@@ -1,5 +1,6 @@
 import json
 import signal
+import time
 
 import pytest
 import torch
@@ -115,9 +116,43 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
 def test_a_budget_ends_before_the_run_that_would_not_fit(tmp_path, monkeypatch):
     plan = load_plan(write_plan(tmp_path))
     monkeypatch.setattr(engine, "estimate_seconds", lambda plan, job, folder: 1e6 if job.arm == "re" else 0.0)
+    missing, told = run(plan, tmp_path / "records", budget_seconds=1e6)
+    assert [job.name for job in missing] == ["re_s0", "plain_s1", "re_s1"]
+    assert told[-1] == "re_s0 would not fit into the time that is left"
+
+
+def test_a_run_that_no_budget_holds_is_begun_all_the_same(tmp_path, monkeypatch):
+    plan = load_plan(write_plan(tmp_path))
+    monkeypatch.setattr(engine, "estimate_seconds", lambda plan, job, folder: 1e6)
+    assert run(plan, tmp_path / "records", budget_seconds=1000)[0] == []
+
+
+def test_a_run_under_way_is_continued_though_a_new_one_would_not_fit(tmp_path, monkeypatch):
+    plan = load_plan(write_plan(tmp_path))
+    monkeypatch.setattr(engine, "estimate_seconds", lambda plan, job, folder: 999.999)
+    (tmp_path / "records/tiny/full/.unfinished/plain_s0").mkdir(parents=True)
     missing, told = run(plan, tmp_path / "records", budget_seconds=1000)
     assert [job.name for job in missing] == ["re_s0", "plain_s1", "re_s1"]
     assert told[-1] == "re_s0 would not fit into the time that is left"
+
+
+def test_the_time_to_load_images_is_not_there_to_train(tmp_path, monkeypatch):
+    plan = load_plan(write_plan(tmp_path, recipe={"epochs": 5000, "batch_size": 20}))
+    slow, given = engine.splits, []
+
+    def splits(*arguments, **options):
+        time.sleep(0.5)
+        return slow(*arguments, **options)
+
+    def run_job(plan, job, folder, device, rate, max_seconds, measure):
+        given.append(max_seconds)
+        raise Interrupted("enough")
+
+    monkeypatch.setattr(engine, "splits", splits)
+    monkeypatch.setattr(engine, "run_job", run_job)
+    with pytest.raises(Interrupted):
+        run(plan, tmp_path / "records", budget_seconds=30)
+    assert given[0] < 29.5
 
 
 def test_the_end_of_the_budget_cuts_a_run_and_keeps_its_state(tmp_path):
@@ -137,6 +172,15 @@ def test_estimates_follow_the_epochs_and_the_share_of_images(tmp_path):
     path = record_path(plan, job, folder)
     path.write_text(json.dumps({**load_record(path), "seconds": 3.0}))
     assert engine.estimate_seconds(plan, Job("re", 0), folder) == pytest.approx(3 * 2 / 0.5)  # two epochs, all images
+
+
+def test_an_estimate_follows_the_number_of_images(tmp_path, monkeypatch):
+    arms = {"plain": None, "tenth": {"data": {"train_images": 4}, "recipe": {"epochs": 20}}}
+    plan = load_plan(write_plan(tmp_path, arms=arms, contrasts=[]))
+    record = {"seconds": 6.0, "epochs": 2, "train_images": 40}
+    monkeypatch.setattr(engine, "outcome", lambda plan, job, folder: record if job.arm == "plain" else None)
+    assert engine.estimate_seconds(plan, Job("plain", 1), tmp_path) == pytest.approx(6)
+    assert engine.estimate_seconds(plan, Job("tenth", 0), tmp_path) == pytest.approx(6)  # as many images in all
 
 
 def test_a_run_that_diverges_is_noted_and_the_others_go_on(tmp_path, monkeypatch):

@@ -192,15 +192,17 @@ def test_bfloat16_autocast(kind, training):
     assert error(found["out"], exact["out"]) < 0.03
 
 
-def test_bfloat16_keeps_what_batch_norm_amplifies():
+@pytest.mark.parametrize("legible", [False, True])
+def test_bfloat16_keeps_what_batch_norm_amplifies(legible):
     attn, x = ReAttention(48, 4), torch.randn(3, 65, 48)
     nn.init.normal_(attn.qkv.weight, std=0.02)  # as a model starts: nearly uniform maps, amplified some 300-fold
     attn.norm.batch.momentum = 1.0
     for training in (True, False):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        path = legible_attention() if legible else nullcontext()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), path:
             found = attn.train(training)(x)
         exact = outcome(copy.deepcopy(attn).double(), x.double(), legible=True)
-        assert error(found, exact["out"]) < 0.03
+        assert error(found, exact["out"]) < (0.1 if legible else 0.03)  # autocast leaves a CPU's softmax in 16 bits
 
 
 def saved_bytes(attn: nn.Module, x: Tensor) -> int:

@@ -404,9 +404,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     what = "what to time: attention layers, the loading of images, or ways to train several small models at once"
     parser.add_argument("what", nargs="?", choices=("layers", "data", "models"), default="layers", help=what)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15: a look, not a measurement")
-    parser.add_argument(
-        "--device", default="cpu", help="where batches of images are made, or models trained; layers: cpu"
-    )
+    parser.add_argument("--device", default="cpu", help="for data and models; layers are timed on the CPU")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the processor")
     parser.add_argument("--models", type=int, default=2, metavar="N", help="how many at once, a thread each")
     parser.add_argument("--out", metavar="PATH", help="write the numbers to this .json file")

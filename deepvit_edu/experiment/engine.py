@@ -61,6 +61,8 @@ def _load(name: str, split: str, limit: int | None, img_size: int) -> ImageSet:
 
 def _moved(whole: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
     """The training images that stay such, and the share of each class, always the same, that are test images."""
+    if not share:
+        return whole, whole.subset(slice(0))  # whole as it is: a copy would be hashed again
     moved = torch.zeros(len(whole), dtype=torch.bool)
     moved[torch.from_numpy(balanced_choice(whole.labels.numpy(), round(len(whole) * share), seed=0))] = True
     return whole.subset(~moved), whole.subset(moved)

@@ -70,14 +70,19 @@ class Processes:
         dist.all_gather_object(held, things)
         return set().union(*held)
 
+    def meet(self) -> None:
+        """Waits until every process has come here."""
+        if self.count > 1:
+            dist.barrier()
+
     @contextmanager
     def first_alone(self) -> Iterator[None]:
         """Within it the first process goes ahead (and writes what the others then read)."""
-        if self.count > 1 and not self.is_first:
-            dist.barrier()
+        if not self.is_first:
+            self.meet()
         yield
-        if self.count > 1 and self.is_first:
-            dist.barrier()
+        if self.is_first:
+            self.meet()
 
 
 @contextmanager

@@ -207,7 +207,7 @@ class Run(Resumable):
                 self.save()
                 last_save = time.monotonic()
             if stop and p.step < self.num_steps:
-                self.processes.any(stop)  # nobody leaves, and has the others ended, while the first still writes
+                self.processes.meet()  # nobody leaves, and has the others ended, while the first still writes
                 raise Interrupted(
                     f"stopped after step {p.step} of {self.num_steps}; the same command with --resume goes on"
                 )

@@ -345,12 +345,12 @@ class ReusedAttention(HandedAttention):
     first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5. The map is handed on as it came.
 
     Args:
-        dim, num_heads, options: as of `HandedAttention`.
+        dim, num_heads, args, options: as of `HandedAttention`.
         expansion: maps after the expansion, as a multiple of the heads.
     """
 
-    def __init__(self, dim: int, num_heads: int = 8, *options: Any, expansion: int = 3, **more: Any) -> None:
-        super().__init__(dim, num_heads, *options, **more)
+    def __init__(self, dim: int, num_heads: int = 8, *args: Any, expansion: int = 3, **options: Any) -> None:
+        super().__init__(dim, num_heads, *args, **options)
         wide = expansion * num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.refine = nn.Sequential(

@@ -369,9 +369,15 @@ class ReusedAttention(HandedAttention):
 
     def handed_values(self, handed: Tensor, value: Tensor) -> Tensor:
         """The map (B, H, N, N), refined, times values (B, H, N, D)."""
-        quick = _nothing_watches(self.softmax_map, self.used_map)
-        if quick and not (torch.is_grad_enabled() or any(part.training for part in self.modules())):
+        shared, trains = self.softmax_map(handed), torch.is_grad_enabled() or any(p.training for p in self.modules())
+        if not self.takes_fast_path(trains):
+            return self.used_map(self.norm(self.refine(shared) + shared) * self.scale) @ value
+        if not trains:
             return fast.refined_values(handed, value, self.refine, self.norm, self.scale)
-        shared = self.softmax_map(handed)
-        refined = fast.refine_in_training(shared, self.refine) if quick else self.refine(shared)
-        return self.used_map(self.norm(refined + shared) * self.scale) @ value
+        refined = fast.refine_in_training(handed, self.refine)
+        return fast.batch_norm(self.norm, refined + handed) * self.scale @ value
+
+    def takes_fast_path(self, trains: bool) -> bool:
+        """False within `legible_attention()`, where the map is watched, and while a training step is compiled."""
+        alone = type(self.refine.norm1) is nn.BatchNorm2d  # and not one that asks other processes
+        return _nothing_watches(self.softmax_map, self.used_map) and alone and not (trains and fast.traced())

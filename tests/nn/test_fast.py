@@ -110,15 +110,30 @@ def test_maps_that_are_nearly_uniform(std):
     assert_equal_paths(attn, torch.randn(3, 65, 48))
 
 
-def test_running_statistics_over_several_steps_with_a_cumulative_average():
-    attn = ReAttention(24, 4)
-    attn.norm.batch.momentum = None
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_handed_maps_that_are_nearly_uniform(scale):
+    assert_equal_paths(Reused(48, 4), scale * torch.randn(3, 65, 48))
+
+
+@pytest.mark.parametrize("evaluates", ["refine.norm1", "refine.norm2", "refine.norm3", "norm", ""])
+def test_refinement_with_a_norm_that_does_not_train(evaluates):
+    attn = spoil(Reused(24, 4))
+    attn.get_submodule(evaluates).eval()
+    assert_equal_paths(attn, torch.randn(3, 17, 24))
+
+
+@pytest.mark.parametrize("kind", [ReAttention, Reused])
+def test_running_statistics_over_several_steps_with_a_cumulative_average(kind):
+    attn = kind(24, 4)
+    norms = [part for part in attn.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
     twin = copy.deepcopy(attn)
     for x in torch.randn(3, 2, 9, 24):
         attn(x)
         with legible_attention():
             twin(x)
-    assert attn.norm.batch.num_batches_tracked == 3
+    assert [norm.num_batches_tracked for norm in norms] == [3] * len(norms)
     for found, expected in zip(attn.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
 
@@ -176,9 +191,17 @@ def test_what_no_fast_path_knows_takes_the_legible_one(change, monkeypatch):
     assert not takes_fast_path(attn, torch.randn(2, 9, 24), monkeypatch)
 
 
-def test_a_single_entry_cannot_train():
+def test_refinement_with_norms_that_talk_takes_the_legible_path(monkeypatch):
+    attn, x = Reused(24, 4), torch.randn(2, 9, 24)
+    assert takes_fast_path(attn, x, monkeypatch)
+    attn.refine.norm1 = nn.SyncBatchNorm(12).eval()
+    assert not takes_fast_path(attn, x, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", [ReAttention, Reused])
+def test_a_single_entry_cannot_train(kind):
     with pytest.raises(ValueError, match="single entry"):
-        ReAttention(24, 4)(torch.randn(1, 1, 24))
+        kind(24, 4)(torch.randn(1, 1, 24))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -220,7 +243,7 @@ def saved_bytes(attn: nn.Module, x: Tensor) -> int:
     return sum(size for pointer, size in storages.items() if pointer not in own)
 
 
-@pytest.mark.parametrize(("kind", "share"), [(ReAttention, 0.5), (RefinedAttention, 0.5)])
+@pytest.mark.parametrize(("kind", "share"), [(ReAttention, 0.5), (RefinedAttention, 0.5), (Reused, 0.92)])
 def test_less_is_kept_for_the_backward_pass(kind, share):
     attn, x = kind(384, 12), torch.randn(2, 197, 384, requires_grad=True)
     with legible_attention():
@@ -243,6 +266,13 @@ def test_exported_for_any_number_of_images(kind):
     attn, x = spoil(kind(24, 4)).eval(), torch.randn(3, 9, 24)
     exported = torch.export.export(attn, (x[:2],), dynamic_shapes={"x": {0: torch.export.Dim("images")}})
     torch.testing.assert_close(exported.module()(x), attn(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_the_refinement_by_finite_differences(training):
+    attn = spoil(ReusedAttention(6, 3, expansion=2)).double().train(training)
+    maps = torch.randn(2, 3, 3, 3, dtype=torch.float64).softmax(dim=-1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda maps: fast.refine_in_training(maps, attn.refine), (maps,))
 
 
 def test_gradients_by_finite_differences():

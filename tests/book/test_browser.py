@@ -36,6 +36,7 @@ def test_page_is_accessible(visit: Callable, page: str, scheme: str) -> None:
     opened = visit(page, scheme).page
     if scheme == "light" or page == "book/04_re_attention":  # what is folded takes long to judge
         opened.evaluate("document.querySelectorAll('article details').forEach(folded => folded.open = true)")
+        opened.wait_for_function("document.getAnimations().every(it => it.playState != 'running')")  # it fades in
     violations = Axe().run(opened).response["violations"]
     found = [
         f"{violation['id']} ({violation['impact']}): {node['html'][:160]} {node.get('failureSummary', '')[:200]}"

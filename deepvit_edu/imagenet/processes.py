@@ -93,20 +93,11 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
         device: "cpu" or "cuda"; the best there is unless given. Each process of a machine takes its own GPU.
         timeout_minutes: how long a process waits for the others until torch ends it.
     """
-    chosen = pick_device(device)
+    chosen = _own_device(device)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield Processes(0, 1, chosen)
         return
-    local_rank, _, _ = world_info_from_env()
-    backend, ends_alike = "gloo", False
-    if chosen.type == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"there are more processes than GPUs on this machine; start {torch.cuda.device_count()} with "
-                "--nproc-per-node"
-            )
-        chosen, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(chosen)
+    backend, ends_alike = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", False
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
@@ -120,3 +111,20 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
         # After an error NCCL would wait here for processes that go on, and the error would be told too late.
         if ends_alike or chosen.type != "cuda":
             dist.destroy_process_group()
+
+
+def _own_device(device: str | None) -> torch.device:
+    """What this process computes on: where there are several, each takes a GPU of its own."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and torch.cuda.is_available() and (device is None or device.startswith("cuda")):
+        local_rank, _, _ = world_info_from_env()
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"there are more processes than GPUs on this machine; start {torch.cuda.device_count()} with "
+                "--nproc-per-node"
+            )
+        device = f"cuda:{local_rank}"
+    chosen = pick_device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)
+    return chosen

@@ -29,8 +29,9 @@ from ..train import Interrupted, NonFiniteLossError, Resumable, autocast, pick_p
 from .checkpoint import Keeper, size_of
 from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, unreadable_names
 from .objective import Learner, Objective
+from .pace import Pace
 from .processes import Processes, started
-from .recipe import ImageNetRecipe, check_range, identity, list_recipes, load_recipe
+from .recipe import EXECUTION, ImageNetRecipe, check_range, identity, list_recipes, load_recipe
 from .validate import ERRORS, measure, sentence
 
 
@@ -48,7 +49,7 @@ class Settings:
         keep: checkpoints that stay.
         max_unreadable: so many images that cannot be read are skipped; one more ends the run.
         look_every: steps between two looks at the loss; each waits for the device.
-        stop_after: end after so many steps of this start, as if interrupted; to try a recipe out.
+        stop_after: end after so many steps of this start, as if interrupted, with `speed.json`; to try a recipe out.
     """
 
     data: str
@@ -124,6 +125,7 @@ class Run(Resumable):
         forward = torch.compile(self.wrapped) if recipe.compile else self.wrapped
         self.objective = Objective(recipe, self.model, forward)
         self.progress, self.num_steps = _Progress(), recipe.total_epochs * self.share.steps_per_epoch
+        self.pace = Pace(recipe.total_batch)
         self._losses: list[Tensor] = []
         self._damaged: list[Tensor] = []
         self.keeper = self._make_keeper() if processes.is_first else None
@@ -156,7 +158,8 @@ class Run(Resumable):
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         for batch in self.share.batches:
-            images, targets = next(batches)
+            with self.pace.waiting():
+                images, targets = next(batches)
             self._damaged.append(targets.damaged)
             random_seed(seed_of(recipe.seed, step, batch))  # after the batch was read, which draws numbers too
             last = batch == self.share.batches[-1]
@@ -190,7 +193,8 @@ class Run(Resumable):
         pictures = Pictures(self.train_files, view, settings.label_maps if self.recipe.token_labeling else None)
         sampler = Batches(self.share, p.step)
         batches = iter(load(pictures, sampler, self.model.default_cfg, self.device, settings.workers))
-        first_step, clock, last_save = p.step, time.perf_counter(), time.monotonic()
+        first_step, last_save = p.step, time.monotonic()
+        self.pace.start(p.step)
         while p.step < self.num_steps:
             self.step(batches)
             epoch_done = p.step % per_epoch == 0
@@ -198,14 +202,15 @@ class Run(Resumable):
             if not (epoch_done or tried or p.step % settings.look_every == 0):
                 continue
             self._look()
-            p.seconds, clock = p.seconds + time.perf_counter() - clock, time.perf_counter()
             if epoch_done:
                 self._end_epoch()
-                clock = time.perf_counter()
             stop = self.processes.any(stop_requested() or tried)
             if epoch_done or stop or time.monotonic() - last_save > 60 * settings.save_minutes:
                 self.save()
                 last_save = time.monotonic()
+            self.pace.start(p.step)
+            if tried:
+                self._save_speed()
             if stop and p.step < self.num_steps:
                 self.processes.meet()  # nobody leaves, and has the others ended, while the first still writes
                 raise Interrupted(
@@ -216,6 +221,7 @@ class Run(Resumable):
         """Takes stock: losses over all processes, and images that could not be read."""
         p = self.progress
         losses = self.processes.total(torch.stack(self._losses).cpu()) / self.processes.count
+        p.seconds += self.pace.look(p.step)
         first = p.step - len(losses)
         self._losses.clear()
         for offset, loss in enumerate(losses.tolist()):
@@ -224,9 +230,12 @@ class Run(Resumable):
             p.epoch_losses.append(loss)
         self._count_unreadable()
         rate = self.optimizer.param_groups[0]["lr"]
-        memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if self.device.type == "cuda" else ""
-        speed = f", {p.step * self.recipe.total_batch / p.seconds:.0f} images/s" if p.seconds else ""
-        self._say(f"step {p.step} of {self.num_steps}: loss {losses[-1]:.4f}, rate {rate:.2e}{speed}{memory}")
+        memory = f", {self._peak_gib():.1f} GiB" if self.device.type == "cuda" else ""
+        speed = f"{self.pace.rates[-1]:.0f} images/s, {self.pace.waits[-1]:.0%} of the time waiting for images"
+        self._say(f"step {p.step} of {self.num_steps}: loss {losses[-1]:.4f}, rate {rate:.2e}, {speed}{memory}")
+
+    def _peak_gib(self) -> float:
+        return torch.cuda.max_memory_allocated(self.device) / 2**30
 
     def _non_finite_message(self, loss: float, step: int) -> str:
         return (
@@ -270,6 +279,28 @@ class Run(Resumable):
         p.epoch_losses = []
         self._say(f"epoch {row['epoch']}: top-1 {measured['top1']:.2%}, top-5 {measured['top5']:.2%}")
 
+    def _save_speed(self) -> None:
+        """What a trial is for: `speed.json`, a measurement of images per second and of memory."""
+        if not self.processes.is_first:
+            return
+        pace, r, path = self.pace.row(), self.recipe, Path(self.settings.out) / "speed.json"
+        if pace is None:
+            self._say(f"no {path.name}: its first look at the loss warms up; more steps, or --look-every less than now")
+            return
+        how = ("model", "token_labeling", "img_size", "total_batch", "batch_size", *EXECUTION)
+        row = {**{name: getattr(r, name) for name in how}, "epochs": r.total_epochs, **pace}
+        row |= {"precision": str(self.dtype).removeprefix("torch."), "num_processes": self.processes.count}
+        row |= {"workers": self.settings.workers, "train_images": len(self.train_files)}
+        row["peak_gib"] = self._peak_gib() if self.device.type == "cuda" else None
+        command = f"python -m deepvit_edu.imagenet.train --recipe FILE --stop-after {self.settings.stop_after}"
+        more = {"recipe": asdict(r), "hardware": self._hardware()}
+        records.save_measurement(path, "imagenet-speed", f"{command}; FILE holds the recipe given here", [row], **more)
+        self._say(f"written to {path}")
+
+    def _hardware(self) -> str:
+        device, count = records.describe_hardware(self.device), self.processes.count
+        return device if count == 1 else f"{count} processes, each {device}"
+
     def _say(self, text: str) -> None:
         if self.processes.is_first:
             print(text, flush=True)
@@ -308,7 +339,6 @@ class Run(Resumable):
         """The record of the whole run; it and the weights are written."""
         p, r, curves = self.progress, self.recipe, self.progress.curves
         model = self.ema.module if self.ema else self.model
-        device = records.describe_hardware(self.device)
         record = {
             "model": r.model,
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -326,7 +356,7 @@ class Run(Resumable):
             "images_per_second": p.step * r.total_batch / p.seconds,
             "unreadable_images": p.unreadable,
             "num_processes": self.processes.count,
-            "hardware": device if self.processes.count == 1 else f"{self.processes.count} processes, each {device}",
+            "hardware": self._hardware(),
             "config": {"model": asdict(model.config), "recipe": asdict(r)},
             **self.provenance(),
         }
@@ -397,7 +427,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep", type=int, default=3, metavar="N", help="checkpoints that stay")
     parser.add_argument("--max-unreadable", type=int, default=50, metavar="N", help="images that may be skipped")
     parser.add_argument("--look-every", type=int, default=20, metavar="STEPS", help="between two looks at the loss")
-    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop after so many, to try a recipe out")
+    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop after so many, and write speed.json")
     parser.add_argument(
         "--timeout-minutes", type=float, default=10.0, metavar="M", help="wait for a process that hangs"
     )

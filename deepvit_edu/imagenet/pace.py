@@ -1,0 +1,82 @@
+"""How fast a run goes, and from that how long a whole one takes."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from statistics import median
+
+from ..bench.rounds import with_quartiles
+
+IMAGENET_IMAGES = 1_281_167
+"""Training images of ImageNet-1k."""
+
+
+class Pace:
+    """Images per second between two looks at a run, and the share of that time in which it waited for images.
+
+    What comes between two looks and is no training (an evaluation, a checkpoint) is left out: call `start` after it.
+
+    Args:
+        images_per_step: over all processes.
+    """
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step
+        self.rates: list[float] = []
+        self.waits: list[float] = []
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begins a window: `step` steps are done."""
+        self._step, self._clock, self._waited = step, time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around whatever waits for images."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+
+    def look(self, step: int) -> float:
+        """Ends the window after step `step`, when the device has done it; begins the next one. Its seconds."""
+        seconds = time.perf_counter() - self._clock
+        self.rates.append((step - self._step) * self.images_per_step / seconds)
+        self.waits.append(self._waited / seconds)
+        self.start(step)
+        return seconds
+
+    def row(self) -> dict[str, float] | None:
+        """Entries of a flat row: median and quartiles over the windows but the first, in which readers start.
+
+        "waiting" is the median share. A processor runs ahead of its GPU, so the GPU idles for that share at most.
+        None while there is but one window.
+        """
+        if len(self.rates) < 2:
+            return None
+        rates = with_quartiles("images_per_second", self.rates[1:])
+        return {**rates, "waiting": median(self.waits[1:]), "windows": len(self.rates) - 1}
+
+
+def training_hours(images_per_second: float, epochs: int, images: int = IMAGENET_IMAGES) -> float:
+    """Hours for so many epochs, evaluation and checkpoints apart."""
+    return images * epochs / images_per_second / 3600
+
+
+def speed_table(rows: Iterable[dict]) -> str:
+    """A Markdown table of measured trials and of the hours that whole runs would take, from their records' rows.
+
+    The hours on 8 are those on one through 8, which is the least that they can be.
+
+    Args:
+        rows: as `speed.json` has them, with "recipe" (a name) and "hardware" (in words).
+    """
+    lines = ["| Recipe | Measured on | Format | Images/s | GiB | Waiting | Hours on 1 | Hours on 8 |"]
+    lines.append("|---|---|---|--:|--:|--:|--:|--:|")
+    for row in rows:
+        rate = row["images_per_second"] / row["num_processes"]
+        hours = training_hours(rate, row["epochs"])
+        memory = "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
+        how = [f"`{row['recipe']}`", row["hardware"], row["precision"]]
+        cells = [*how, f"{rate:.3g}", memory, f"{row['waiting']:.0%}", f"{hours:,.0f}", f"{hours / 8:,.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

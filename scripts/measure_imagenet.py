@@ -1,0 +1,125 @@
+"""Measure how fast the papers' recipes train at ImageNet's size, a slice of an epoch each, and record it.
+
+    python scripts/measure_imagenet.py --photos FOLDER          the three papers' recipes, as they stand
+    python scripts/measure_imagenet.py --steps 8 --set total_batch=16 batch_size=16     what a processor can bear
+
+The images are those below FOLDER, over and over under the names of a thousand classes; drawn ones unless given. So what
+is measured is reading, decoding, augmenting and training, but not a slow disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from contents import ROOT
+from deepvit_edu.imagenet.pace import speed_table
+from deepvit_edu.imagenet.recipe import load_recipe
+from deepvit_edu.records import load_measurement, save_measurement
+
+RECORDS = ROOT / "book" / "records" / "measurements" / "imagenet_speed"
+RECIPES = ("deepvit_32b", "t2t_vit_14", "refiner_vit_s")
+CLASSES = 1000
+
+
+def draw_photos(folder: Path, count: int = 64) -> list[Path]:
+    """Smooth colours with some grain, of a usual photograph's size in pixels and nearly in bytes."""
+    folder.mkdir(parents=True)
+    generator, paths = np.random.default_rng(0), []
+    for number in range(count):
+        coarse = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375))
+        grain = generator.normal(0, 12, (375, 500, 1))
+        pixels = (np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)
+        paths.append(folder / f"{number}.jpg")
+        Image.fromarray(pixels).save(paths[-1], quality=85)
+    return paths
+
+
+def make_imagenet(root: Path, photos: list[Path], images: int) -> None:
+    """Links to the photographs in ImageNet's form: at least so many training images, one a class for validation."""
+    endless = itertools.cycle(photos)
+    for split, each in (("train", -(-images // CLASSES)), ("val", 1)):
+        for label in range(CLASSES):
+            folder = root / split / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            for number in range(each):
+                (folder / f"{number}.JPEG").symlink_to(next(endless).resolve())
+
+
+def measure(recipe: str, root: Path, options: argparse.Namespace) -> dict:
+    """The measurement of one trial; exits with what the training says where it fails."""
+    out = root.parent / recipe
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
+    command = [*(launch if options.processes > 1 else [sys.executable]), "-m", "deepvit_edu.imagenet.train"]
+    command += ["--recipe", recipe, "--data", str(root), "--out", str(out), "--workers", str(options.workers)]
+    command += ["--stop-after", str(options.steps), "--look-every", str(max(1, options.steps // 6))]
+    command += ["--device", options.device] if options.device else []
+    command += ["--set", *options.set] if options.set else []
+    code = subprocess.run(command, check=False).returncode
+    if not (out / "speed.json").is_file():
+        sys.exit(f"{recipe} could not be measured: {shlex.join(command)} ended with {code}")
+    return load_measurement(out / "speed.json")
+
+
+def again(options: argparse.Namespace) -> str:
+    """The command that measures the same, without the names of folders here."""
+    photos = ["--photos", "FOLDER"] if options.photos else []
+    device = ["--device", options.device] if options.device else []
+    counts = [f"--{name}={getattr(options, name)}" for name in ("steps", "processes", "workers")]
+    changes = ["--set", *options.set] if options.set else []
+    script = "scripts/measure_imagenet.py"
+    return shlex.join(["python", script, *photos, "--recipes", *options.recipes, *counts, *device, *changes])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="JPEG files below it; drawn ones unless given")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="NAME", help=f"unless given {RECIPES}")
+    parser.add_argument("--steps", type=int, default=90, metavar="N", help="of the optimizer, each recipe; 90")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="a GPU each; 1")
+    parser.add_argument("--workers", type=int, default=12, metavar="N", help="that read, for each process; 12")
+    parser.add_argument("--device", help="cpu or cuda; the best there is unless given")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="change the recipes")
+    parser.add_argument("--folder", type=Path, default=RECORDS, help="for the record; the book's unless given")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures one recipe after another; what was measured is on disk after each."""
+    parser, rows = build_parser(), []
+    options = parser.parse_args(arguments)
+    if options.steps < 2:
+        parser.error(f"--steps is {options.steps}; the first ones warm up, so give at least 2")
+    try:
+        images = options.steps * max(load_recipe(name, options.set).total_batch for name in options.recipes)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    with tempfile.TemporaryDirectory() as folder:
+        photos = sorted(options.photos.rglob("*.[jJ]*")) if options.photos else draw_photos(Path(folder) / "photos")
+        if not photos:
+            sys.exit(f"there is no JPEG file below {options.photos}; name a folder of photographs")
+        root = Path(folder) / "imagenet"
+        make_imagenet(root, photos, images + 1)  # no epoch ends, and no evaluation comes between
+        for name in options.recipes:
+            measured = measure(name, root, options)
+            rows.append({"recipe": name, "hardware": measured["hardware"], **measured["rows"][0]})
+            path = options.folder / f"{re.sub(r'[^a-z0-9]+', '_', measured['hardware'].lower())}.json"
+            what = f"{len(photos)} photographs" if options.photos else f"{len(photos)} drawn images"
+            more = {"images": f"{what}, over and over", "hardware": measured["hardware"]}
+            save_measurement(path, "imagenet-speed", again(options), rows, **more)
+    print(f"{speed_table(rows)}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

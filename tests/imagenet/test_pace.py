@@ -1,0 +1,134 @@
+"""How fast a run goes is measured, recorded, and made into hours."""
+
+from functools import partial
+
+import pytest
+from PIL import Image
+
+import measure_imagenet
+from deepvit_edu.imagenet import pace
+from deepvit_edu.imagenet.pace import Pace, speed_table, training_hours
+from deepvit_edu.imagenet.train import train
+from deepvit_edu.records import load_measurement
+from deepvit_edu.train import Interrupted
+
+from .helpers import SMALL, make_imagenet, settings, small_recipe, together
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is moved: `clock[0] += seconds`."""
+    now = [100.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def window(measured, clock, step, computing, waiting):
+    clock[0] += computing
+    with measured.waiting():
+        clock[0] += waiting
+    return measured.look(step)
+
+
+def test_pace_is_of_windows_without_the_first(clock):
+    measured = Pace(images_per_step=10)
+    assert measured.row() is None
+    assert window(measured, clock, 2, computing=50, waiting=50) == 100
+    assert measured.row() is None  # the readers started in it
+    for step, seconds in ((4, 4), (6, 8), (8, 5)):
+        window(measured, clock, step, computing=seconds * 0.75, waiting=seconds * 0.25)
+    row = measured.row()
+    assert row["images_per_second"] == 4  # 20 images in 4, 8 and 5 seconds
+    assert row["images_per_second_q1"] == pytest.approx((2.5 + 4) / 2)
+    assert (row["waiting"], row["windows"]) == (0.25, 3)
+
+
+def test_what_is_no_training_does_not_count(clock):
+    measured = Pace(images_per_step=10)
+    window(measured, clock, 1, computing=1, waiting=0)
+    clock[0] += 1000  # an evaluation
+    measured.start(1)
+    window(measured, clock, 2, computing=2, waiting=0)
+    assert measured.row()["images_per_second"] == 5
+
+
+def test_hours_of_a_whole_run():
+    assert training_hours(images_per_second=1000, epochs=300) == pytest.approx(1_281_167 * 300 / 1000 / 3600)
+
+
+def test_table_shares_the_speed_among_the_gpus():
+    row = {"recipe": "t2t_vit_14", "hardware": "4 processes, each 1 X", "precision": "bfloat16", "epochs": 310}
+    row |= {"images_per_second": 4000, "num_processes": 4, "waiting": 0.125, "peak_gib": 20.04}
+    line = speed_table([row]).splitlines()[-1]
+    assert line == "| `t2t_vit_14` | 4 processes, each 1 X | bfloat16 | 1e+03 | 20.0 | 12% | 110 | 14 |"
+
+
+def trial(root, out, **options):
+    with pytest.raises(Interrupted):
+        train(small_recipe(), settings(root, out, **options), device="cpu")
+
+
+def test_a_trial_is_recorded(tmp_path, capsys):
+    root = make_imagenet(tmp_path / "imagenet")
+    trial(root, tmp_path / "out", stop_after=5)
+    measured = load_measurement(tmp_path / "out" / "speed.json")
+    (row,) = measured["rows"]
+    assert row["images_per_second_q1"] <= row["images_per_second"] <= row["images_per_second_q3"]
+    assert 0 < row["waiting"] < 1
+    assert (row["windows"], row["epochs"], row["total_batch"], row["num_processes"]) == (4, 3, 8, 1)
+    assert (row["precision"], row["peak_gib"], row["train_images"]) == ("float32", None, 24)
+    assert measured["recipe"]["model"] == "deepvit_32b"
+    said = capsys.readouterr().out
+    assert "of the time waiting for images" in said
+    assert "speed.json" in said
+
+
+def test_a_trial_of_several_processes_is_recorded_once(tmp_path):
+    root = make_imagenet(tmp_path / "imagenet")
+    together(2, partial(trial, stop_after=3), root, tmp_path / "out")
+    (row,) = load_measurement(tmp_path / "out" / "speed.json")["rows"]
+    assert row["num_processes"] == 2
+
+
+def test_a_trial_too_short_to_tell_says_so(tmp_path, capsys):
+    trial(make_imagenet(tmp_path / "imagenet"), tmp_path / "out", stop_after=2, look_every=2)
+    assert "no speed.json" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "speed.json").exists()
+
+
+def measure(folder, *more):
+    changes = [change for change in SMALL if not change.startswith("num_classes")]
+    small = ["--folder", str(folder), "--workers", "1", "--device", "cpu", "--steps", "3", *more]
+    measure_imagenet.main([*small, "--set", *changes])
+
+
+def test_script_measures_recipes_and_records_them(tmp_path, capsys):
+    photos = make_imagenet(tmp_path / "imagenet") / "val"
+    measure(tmp_path / "records", "--recipes", "t2t_vit_14", "refiner_vit_s", "--photos", str(photos))
+    (path,) = (tmp_path / "records").glob("*.json")
+    measured = load_measurement(path)
+    assert [row["recipe"] for row in measured["rows"]] == ["t2t_vit_14", "refiner_vit_s"]
+    assert all(row["images_per_second"] > 0 for row in measured["rows"])
+    assert measured["images"] == "9 photographs, over and over"
+    assert str(tmp_path) not in path.read_text()
+    assert speed_table(measured["rows"]) in capsys.readouterr().out
+
+
+def test_script_draws_images_where_there_are_no_photographs(tmp_path):
+    paths = measure_imagenet.draw_photos(tmp_path / "photos", count=2)
+    assert [Image.open(path).size for path in paths] == [(500, 375)] * 2
+    assert all(30_000 < path.stat().st_size < 150_000 for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--photos", "nowhere"], "there is no JPEG file below nowhere; name a folder"),
+        (["--recipes", "deepvit_33b"], "error: there is no recipe 'deepvit_33b'"),
+        (["--steps", "1"], "error: --steps is 1; the first ones warm up, so give at least 2"),
+    ],
+)
+def test_script_says_what_does_not_fit(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as ended:
+        measure(tmp_path, *options)
+    assert message in f"{ended.value} {capsys.readouterr().err}"

@@ -49,6 +49,24 @@ specimens: $(INSTALLED) ## train the models that the chapters dissect and that h
 	@$(BIN)/python scripts/make_tables.py
 	@$(BIN)/python scripts/make_assets.py
 
+# The decisive experiments come first, the long ones last. Whatever was cut goes on where it stood.
+SECTION ?= full
+WORKERS ?= 4
+MEASURED := book/records/measurements
+.PHONY: gpu
+gpu: $(INSTALLED) ## run what waits for a GPU (hours; SECTION=gpu-short: fewer epochs in E1 to E3; WORKERS=12: runs at once)
+	@$(BIN)/deepvit-edu bench models --device cuda --models $(WORKERS) --quick --out $(MEASURED)/models_gpu.json
+	@for plan in e1_which_part e2_depth e3_cause; do \
+		$(BIN)/deepvit-edu run book/experiments/$$plan.yml --section $(SECTION) --device cuda --workers $(WORKERS); \
+	done
+	@$(BIN)/python scripts/measure_imagenet.py --device cuda
+	@$(BIN)/deepvit-edu bench data --device cuda --out $(MEASURED)/loading_gpu.json
+	@for plan in e4_refiner e5_tokens e6_tiny_imagenet e8_token_labels e7_recipes; do \
+		$(BIN)/deepvit-edu run book/experiments/$$plan.yml --device cuda --workers $(WORKERS); \
+	done
+	@$(BIN)/python scripts/calibrate.py
+	@$(MAKE) --no-print-directory records
+
 .PHONY: imagenet-smoke
 imagenet-smoke: $(INSTALLED) ## train, stop, resume and measure in ImageNet's form, on photographs too where DEEPVIT_EDU_DATA names them
 	@OMP_NUM_THREADS=1 DEEPVIT_EDU_SMOKE=1 $(BIN)/python -m pytest tests/imagenet --timeout=1500

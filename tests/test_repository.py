@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -12,7 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import measure_imagenet
 from contents import PLACEHOLDER, ROOT, is_placeholder, load_yaml, pages, repository_url
+from deepvit_edu import cli
+from deepvit_edu.experiment import load_plan
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -162,6 +166,21 @@ def test_make_help_lists_every_target() -> None:
     result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"^  ([a-z-]+) ", result.stdout, re.MULTILINE))
     assert listed == make_targets() >= {"book", "test", "help", "notebooks", "lock", "lint", "clean", "colab"}
+
+
+@pytest.mark.parametrize("section", ["full", "gpu-short"])
+def test_what_waits_for_a_gpu_is_declared(section: str) -> None:
+    command = ["make", "--dry-run", "gpu", f"SECTION={section}"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    parse, plans = cli.build_parser().parse_args, []
+    for names, run in re.findall(r"for plan in (.*?); do.*?bin/deepvit-edu (run [^;]*);", printed, re.DOTALL):
+        plans += [parse(shlex.split(run.replace("$plan", name))) for name in names.split()]
+    assert all(load_plan(ROOT / options.plan, options.section).arms for options in plans)
+    assert {ROOT / options.plan for options in plans} == set((ROOT / "book" / "experiments").glob("e?_*.yml"))
+    benches = [parse(shlex.split(bench)) for bench in re.findall(r"bin/deepvit-edu (bench .*)", printed)]
+    assert [options.device for options in benches] == ["cuda"] * 2
+    (trial,) = re.findall(r"measure_imagenet\.py (.*)", printed)
+    assert measure_imagenet.build_parser().parse_args(shlex.split(trial)).device == "cuda"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

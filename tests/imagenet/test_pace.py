@@ -13,6 +13,7 @@ from deepvit_edu.records import load_measurement
 from deepvit_edu.train import Interrupted
 
 from .helpers import SMALL, make_imagenet, settings, small_recipe, together
+from .test_commands import page_commands
 
 
 @pytest.fixture
@@ -102,7 +103,9 @@ def measure(folder, *more):
     measure_imagenet.main([*small, "--set", *changes])
 
 
-def test_script_measures_recipes_and_records_them(tmp_path, capsys):
+def test_script_of_the_page_measures_recipes_and_records_them(tmp_path, capsys):
+    (command,) = (command for command in page_commands() if "measure_imagenet" in command)
+    assert command == "python scripts/measure_imagenet.py --photos /data/imagenet/val"
     photos = make_imagenet(tmp_path / "imagenet") / "val"
     measure(tmp_path / "records", "--recipes", "t2t_vit_14", "refiner_vit_s", "--photos", str(photos))
     (path,) = (tmp_path / "records").glob("*.json")

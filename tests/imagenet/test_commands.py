@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,18 @@ def test_torchrun_told_to_stop_and_started_again_is_as_never_stopped(tmp_path):
     together(2, whole_run, root, tmp_path / "whole")
     one, other = (load_record(folder / "record.json")["curves"] for folder in (tmp_path / "whole", cut))
     assert one == other
+
+
+@LONG
+@pytest.mark.timeout(500)
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_learns_what_an_eager_one_does(tmp_path):
+    root = make_imagenet(tmp_path / "imagenet")
+    losses = []
+    for compiles in ("true", "false"):
+        recipe = small_recipe(f"compile={compiles}", "epochs=1", "cooldown_epochs=0", name="refiner_vit_s")
+        losses.append(train.train(recipe, settings(root, tmp_path / compiles), device="cpu")["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @LONG

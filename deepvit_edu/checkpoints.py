@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import pickle
 import re
 from dataclasses import asdict
@@ -178,17 +179,38 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
     for name, parameter in model.state_dict().items():
         if name.endswith("scale2.gamma"):  # the first release had none
             weights.setdefault(names[name], torch.ones_like(parameter))
-    if "aux_head.weight" in weights and model.dense_head is None:
-        raise ValueError(f"{path} has a dense head; create the model with dense_head=True")
+    _check_heads(model, weights, path)
     ours = _translate(weights, names, str(path))
     ours["pos_embed"] = _fit_positions(ours["pos_embed"], model)
     for name, parameter in model.state_dict().items():
-        if ours[name].shape != parameter.shape:
-            hint = f"; create the model with num_classes={len(ours[name])}" if name.startswith("head.") else ""
-            theirs, wanted = tuple(ours[name].shape), tuple(parameter.shape)
-            raise ValueError(f"{path} has a {name} of shape {theirs}, the model one of {wanted}{hint}")
+        _check_fit(name, ours[name], parameter, path)
     model.load_state_dict(ours)
     return model
+
+
+def _check_heads(model: VisionTransformer, weights: dict[str, Tensor], path: str | Path) -> None:
+    """ValueError, saying how to create the model, where file and model have not the same heads."""
+    if not model.num_classes and "head.weight" in weights:
+        raise ValueError(f"{path} has a head; create the model with num_classes={_first(weights['head.weight'])}")
+    if "aux_head.weight" in weights and model.dense_head is None:
+        raise ValueError(f"{path} has a dense head; create the model with dense_head=True")
+    if "aux_head.weight" not in weights and model.dense_head is not None:
+        raise ValueError(f"{path} has no dense head; create the model with dense_head=False")
+
+
+def _check_fit(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> None:
+    """ValueError where a tensor of a file cannot be what the model has under that name."""
+    if theirs.shape != ours.shape:
+        hint = f"; create the model with num_classes={_first(theirs)}" if name.startswith("head.") else ""
+        raise ValueError(
+            f"{path} has a {name} of shape {tuple(theirs.shape)}, the model one of {tuple(ours.shape)}{hint}"
+        )
+    if theirs.is_floating_point() != ours.is_floating_point() or not theirs.isfinite().all():
+        raise ValueError(f"{path} has a {name} that is not all finite numbers; download it again")
+
+
+def _first(tensor: Tensor) -> int:
+    return tensor.shape[0] if tensor.ndim else 0
 
 
 def _read_safely(path: Path) -> object:
@@ -201,7 +223,7 @@ def _read_safely(path: Path) -> object:
         raise ValueError(
             f"{path} is not a file of weights, or holds code, which is not run; use another file"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # what is cut or damaged fails in any way
         raise ValueError(f"{path} is cut or damaged; download it again") from error
 
 
@@ -210,15 +232,22 @@ def _unwrap(content: object, path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(map(_is_weight, content.items())):
         raise ValueError(f"{path} holds no weights that are known; expected a dictionary of tensors")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
+def _is_weight(entry: tuple[object, object]) -> bool:
+    name, value = entry
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+
+
 def _fit_positions(positions: Tensor, model: VisionTransformer) -> Tensor:
+    """The positions at the model's size, where they are those of another square; else as they are."""
     if model.config.positions == "sinusoid":
         return model.pos_embed.detach()
-    if positions.shape[1] == model.pos_embed.shape[1]:
+    prefix, side = int(model.cls_token is not None), model.patch_embed.grid_size
+    patches = positions.shape[1] - prefix if positions.ndim == 3 else 0
+    if patches < 1 or math.isqrt(patches) ** 2 != patches or patches == side**2:
         return positions
-    side = model.patch_embed.grid_size
-    return resample_abs_pos_embed(positions, [side, side], num_prefix_tokens=int(model.cls_token is not None))
+    return resample_abs_pos_embed(positions, [side, side], num_prefix_tokens=prefix)

@@ -147,6 +147,58 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_half_loaded(tmp_path, 
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def rejected(path, model, message):
+    """Whether loading ends in that one sentence, with the model as it was."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as told:
+        load_official(model, path)
+    assert "\n" not in str(told.value)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_old_file_that_is_cut_anywhere_is_told(tmp_path):
+    path, model = tmp_path / "file.pth", small("t2t_vit_7")
+    torch.save(official(small("t2t_vit_7"), "t2t_vit_7"), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for length in [*range(0, 3000, 37), len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        rejected(path, model, "cut or damaged|holds code|is not a file of weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("head.weight", torch.eye(5, 256).to_sparse(), "holds no weights that are known"),
+        (7, torch.ones(1), "holds no weights that are known"),
+        ("head.weight", torch.ones(5, 256, dtype=torch.complex64), "head.weight that is not all finite numbers"),
+        ("head.weight", torch.ones(5, 256, dtype=torch.int64), "head.weight that is not all finite numbers"),
+        ("head.weight", torch.full((5, 256), float("nan")), "head.weight that is not all finite numbers"),
+        ("head.weight", torch.tensor(1.0), r"head.weight of shape \(\), the model one of \(5, 256\)"),
+    ],
+)
+def test_what_is_no_weight_is_told(tmp_path, name, value, message):
+    torch.save({**official(small("t2t_vit_7"), "t2t_vit_7"), name: value}, tmp_path / "file.pth")
+    rejected(tmp_path / "file.pth", small("t2t_vit_7"), message)
+
+
+@pytest.mark.parametrize("shape", [(1, 19, 384), (1, 17, 384, 1), (17,), ()])
+def test_positions_that_are_no_square_are_told(tmp_path, shape):
+    torch.save({**official(small("vit_16b"), "vit_16b"), "pos_embed": torch.zeros(shape)}, tmp_path / "file.pth")
+    rejected(tmp_path / "file.pth", small("vit_16b", img_size=96), "pos_embed of shape")
+
+
+@pytest.mark.parametrize(
+    ("has", "wants", "message"),
+    [
+        ({}, {"num_classes": 0}, "has a head; create the model with num_classes=5"),
+        ({"dense_head": False}, {}, "has no dense head; create the model with dense_head=False"),
+    ],
+)
+def test_other_heads_are_told(tmp_path, has, wants, message):
+    torch.save(official(small("lvvit_t", **has), "lvvit_t"), tmp_path / "file.pth")
+    rejected(tmp_path / "file.pth", small("lvvit_t", **wants), message)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_there_and_back_changes_nothing(name):
     ours = create_model(name, num_classes=1000).state_dict()

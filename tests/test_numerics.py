@@ -125,6 +125,7 @@ def test_inductor_equals_eager():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_exported_program_equals_eager(name):
     model, images = small(name).eval(), photos()
-    exported = torch.export.export(model, (images,)).module()
-    others = photos()
-    torch.testing.assert_close(exported(others), model(others), rtol=1e-4, atol=1e-5)
+    sizes = {"images": {0: torch.export.Dim("count", min=1, max=64)}}
+    exported = torch.export.export(model, (images,), dynamic_shapes=sizes).module()
+    for others in (photos(), torch.cat([photos(), photos(), photos()]), photos()[:1]):
+        torch.testing.assert_close(exported(others), model(others), rtol=1e-4, atol=1e-5)

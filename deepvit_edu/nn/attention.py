@@ -113,6 +113,11 @@ def _nothing_watches(*places: nn.Module) -> bool:
     return fast_path_allowed() and all(plain)
 
 
+def _is_usual(norm: nn.Module) -> bool:
+    """Whether a norm is a BatchNorm with all its parts, and not one that asks other processes."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
+
+
 class HeadNorm(nn.Module):
     """What may follow the mixing of heads in Re-attention; each of equal rank, since the science needs them all.
 
@@ -154,7 +159,7 @@ class HeadNorm(nn.Module):
 
     def is_affine(self) -> bool:
         """Whether the norm is a slope and a shift for each head: every kind but "layer" is."""
-        return self.layer is None and (self.batch is None or type(self.batch) is nn.BatchNorm2d)
+        return self.layer is None and (self.batch is None or _is_usual(self.batch))
 
     def affine(self, mean: Tensor, variance: Tensor | None, entries: int, uniform: float) -> tuple[Tensor, Tensor]:
         """Slope and shift (H,) with which the norm of `mean + x` is `slope * x + shift`.
@@ -250,6 +255,13 @@ class ReAttention(Attention):
         return out + fast.constant_map(self.map_scale * shift, value)
 
 
+def _expanded(num_heads: int, expansion: int) -> int:
+    """The number of maps after an expansion; ValueError unless that is a whole multiple of the heads."""
+    if not isinstance(expansion, int) or expansion < 1:
+        raise ValueError(f"expansion is {expansion}; it must be a whole number, 1 or more")
+    return expansion * num_heads
+
+
 class RefinedAttention(Attention):
     """Attention whose map is expanded, convolved and reduced before use (Refiner, Zhou et al. 2021).
 
@@ -262,14 +274,14 @@ class RefinedAttention(Attention):
         kernel_size: of the depth-wise convolution over (query, key); odd.
 
     Raises:
-        ValueError: when `kernel_size` is even.
+        ValueError: when `kernel_size` is even, or there would be no map.
     """
 
     def __init__(self, *args: Any, expansion: int = 3, kernel_size: int = 3, **options: Any) -> None:
         super().__init__(*args, **options)
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {kernel_size} is even; an odd one keeps the map's size")
-        wide = expansion * self.num_heads
+        if kernel_size % 2 == 0 or kernel_size < 1:
+            raise ValueError(f"kernel_size is {kernel_size}; an odd one, 1 or more, keeps the map's size")
+        wide = _expanded(self.num_heads, expansion)
         self.expand = nn.Conv2d(self.num_heads, wide, 1, bias=False)
         self.local = nn.Conv2d(wide, wide, kernel_size, padding=kernel_size // 2, groups=wide, bias=False)
         self.reduce = nn.Conv2d(wide, self.num_heads, 1, bias=False)
@@ -351,7 +363,7 @@ class ReusedAttention(HandedAttention):
 
     def __init__(self, dim: int, num_heads: int = 8, *args: Any, expansion: int = 3, **options: Any) -> None:
         super().__init__(dim, num_heads, *args, **options)
-        wide = expansion * num_heads
+        wide = _expanded(num_heads, expansion)
         self.scale = (dim // num_heads) ** -0.5
         self.refine = nn.Sequential(
             OrderedDict(
@@ -379,5 +391,5 @@ class ReusedAttention(HandedAttention):
 
     def takes_fast_path(self, trains: bool) -> bool:
         """False within `legible_attention()`, where the map is watched, and while a training step is compiled."""
-        alone = type(self.refine.norm1) is nn.BatchNorm2d  # and not one that asks other processes
-        return _nothing_watches(self.softmax_map, self.used_map) and alone and not (trains and fast.traced())
+        usual = all(map(_is_usual, (self.refine.norm1, self.refine.norm2, self.refine.norm3, self.norm)))
+        return _nothing_watches(self.softmax_map, self.used_map) and usual and not (trains and fast.traced())

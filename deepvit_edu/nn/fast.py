@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 CACHE_BYTES = 2**21  # of the maps that are worked on at once on a CPU
 
@@ -84,11 +84,17 @@ def constant_map(shift: Tensor, value: Tensor) -> Tensor:
     return (shift[:, None, None] * value.sum(dim=-2, keepdim=True)).to(value.dtype)
 
 
-class CentredMap(torch.autograd.Function):
-    """Queries and keys (B, H, N, D) to the map less its mean, A - 1/N (B, H, N, N), and its covariance (H, H).
+def _check_once() -> None:
+    """Called in a backward pass: RuntimeError where that is to be differentiated itself."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the fast path of attention can be differentiated once only; take the gradient of a gradient within "
+            "deepvit_edu.nn.attention.legible_attention()"
+        )
 
-    It can be differentiated once; the legible path, twice.
-    """
+
+class CentredMap(torch.autograd.Function):
+    """Queries and keys (B, H, N, D) to the map less its mean, A - 1/N (B, H, N, N), and its covariance (H, H)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -107,9 +113,9 @@ class CentredMap(torch.autograd.Function):
         return centred, covariance / ctx.entries
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor, grad_covariance: Tensor) -> tuple[Tensor, Tensor, None]:
         """Called by autograd."""
+        _check_once()
         query, key, centred = ctx.saved_tensors
         coupling = ((grad_covariance + grad_covariance.T) / ctx.entries).to(centred.dtype)
         grads = torch.empty_like(query), torch.empty_like(key)
@@ -136,9 +142,9 @@ class MixedValues(torch.autograd.Function):
             return in_pieces(lambda maps, value: mix_heads(mixing, maps) @ value, count, maps, value)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Called by autograd."""
+        _check_once()
         maps, value, mixing = ctx.saved_tensors
         narrow, grad_mixing = mixing.to(maps.dtype), torch.zeros_like(mixing)
         grads = torch.empty_like(maps), torch.empty_like(value)
@@ -152,9 +158,12 @@ class MixedValues(torch.autograd.Function):
 
 
 def head_products(first: Tensor, second: Tensor) -> Tensor:
-    """Sums over images and entries of the products of every two heads' maps: twice (B, H, N, N) to (H, H)."""
-    products = torch.bmm(first.flatten(2), second.flatten(2).transpose(1, 2))
-    return products.sum(dim=0, dtype=torch.promote_types(products.dtype, torch.float32))
+    """Sums over images and entries of the products of every two heads' maps: twice (B, H, N, N) to (H, H).
+
+    At least in float32: of products rounded to 16 bits, a variance that is nearly 0 could come out below it.
+    """
+    full = torch.promote_types(first.dtype, torch.float32)
+    return torch.bmm(first.to(full).flatten(2), second.to(full).flatten(2).transpose(1, 2)).sum(dim=0)
 
 
 def batch_norm_affine(
@@ -169,6 +178,7 @@ def batch_norm_affine(
         ValueError: in training, when there is but one entry.
     """
     if norm.training:
+        variance = variance.clamp(min=0)  # rounding
         if entries < 2:
             raise ValueError("BatchNorm cannot train on a single entry of the map; give it more tokens or images")
         _update_running_statistics(norm, mean, variance * entries / (entries - 1))
@@ -182,8 +192,8 @@ def batch_norm_affine(
 def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     norm.num_batches_tracked += 1
     momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+    for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
+        running.data.lerp_(new.to(running.dtype), momentum)  # as torch does it: unseen by autograd
 
 
 @contextmanager
@@ -232,8 +242,7 @@ def refine_in_training(maps: Tensor, refine: nn.Sequential) -> Tensor:
     with without_autocast(maps):
         mean = maps.mean(dim=(0, 2, 3))  # (H,)
         centred = maps - mean[:, None, None]
-        products = head_products(centred, centred.detach()) / entries
-        covariance = 2 * products - products.detach()  # symmetric, so both factors have the same share in its gradient
+        covariance = head_products(centred, centred) / entries
         mixing = refine.expand.weight.flatten(1).to(covariance.dtype)  # (G, H)
         variance = ((mixing @ covariance) * mixing).sum(dim=1)
         slope, shift = batch_norm_affine(refine.norm1, mixing @ mean.to(mixing.dtype), variance, entries)
@@ -267,9 +276,9 @@ class _BatchNorm(torch.autograd.Function):
         return F.batch_norm(maps, mean, variance, weight, bias, training=False, eps=norm.eps)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Called by autograd."""
+        _check_once()
         maps, weight, mean, rstd = ctx.saved_tensors
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, maps, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
@@ -280,7 +289,7 @@ class _BatchNorm(torch.autograd.Function):
 def refined_at_once(maps: Tensor, expand: Tensor, local: Tensor, reduce: Tensor) -> Tensor:
     """1×1, depth-wise k×k and 1×1 convolutions of maps (B, H, N, N), given their weights, as the one that they make."""
     kernel = torch.einsum("gw,wij,wh->ghij", reduce.flatten(1), local[:, 0], expand.flatten(1))
-    size, uniform = local.shape[-1], torch.full_like(maps[:1, :1], 1 / maps.shape[-1])
+    size, uniform = int(local.shape[-1]), torch.full_like(maps[:1, :1], 1 / maps.shape[-1])
     # The map's mean goes its own way, or it would drown the weights' small gradients in rounding errors. It is the same
     # for every image and head, so it costs one small matrix product.
     of_mean = kernel.sum(dim=1).flatten(1) @ F.unfold(uniform, size, padding=size // 2)[0]  # (H, N * N)

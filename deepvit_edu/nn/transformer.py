@@ -209,7 +209,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         self.config = config
         dim = config.embed_dim
         sizes = (config.img_size, config.patch_size, config.in_chans, dim)
-        self.patch_embed = TOKENS[config.tokens](*sizes, **config.token_options)
+        self.patch_embed = _build(f"tokens '{config.tokens}'", TOKENS[config.tokens], sizes, config.token_options)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.class_token else None
         num_positions = self.patch_embed.num_tokens + int(config.class_token)
         if config.positions == "sinusoid":
@@ -251,7 +251,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         if box is not None:
             x = swap_within(x, box)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, N + 1, C)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, N + 1, C)
         return self.pos_drop(x + self.pos_embed)
 
     def forward_features(self, images: Tensor, box: Box | None = None) -> Tensor:
@@ -310,8 +310,14 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         """The linear head, or an identity where there are no classes."""
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new, untrained head for `num_classes` classes (and a dense one where there was one); 0 takes it off."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new, untrained head for `num_classes` classes (and a dense one where there was one); 0 takes it off.
+
+        Raises:
+            ValueError: for a pooling, which timm's models let one choose, and these do not.
+        """
+        if global_pool:
+            raise ValueError(f"global_pool is '{global_pool}'; leave it out: the configuration's class_token decides")
         self.num_classes = num_classes
         self.config = replace(self.config, num_classes=num_classes)
         self.head = self._new_head(num_classes)
@@ -352,10 +358,19 @@ def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Bl
     name, options = "plain", {}
     if layer >= config.attention_start:
         name, options = config.attention[layer % len(config.attention)], config.attention_options
-    attn = ATTENTIONS[name](dim, config.num_heads, config.qkv_bias, config.attn_drop_rate, config.drop_rate, **options)
+    sizes = (dim, config.num_heads, config.qkv_bias, config.attn_drop_rate, config.drop_rate)
+    attn = _build(f"attention '{name}'", ATTENTIONS[name], sizes, options)
     mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio), config.drop_rate)
     eps = config.norm_eps if config.block_norm_eps is None else config.block_norm_eps
     return Block(dim, attn, mlp, drop_path, eps, config.branch_scale, config.attn_scale, config.mlp_scale)
+
+
+def _build(what: str, kind: Callable[..., nn.Module], sizes: tuple, options: dict) -> nn.Module:
+    """The module of that kind; ValueError for an option that it does not have."""
+    try:
+        return kind(*sizes, **options)
+    except TypeError as error:
+        raise ValueError(f"{what} does not take the options {options}: {error}") from error
 
 
 def _dense_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:

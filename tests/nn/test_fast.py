@@ -191,10 +191,19 @@ def test_what_no_fast_path_knows_takes_the_legible_one(change, monkeypatch):
     assert not takes_fast_path(attn, torch.randn(2, 9, 24), monkeypatch)
 
 
-def test_refinement_with_norms_that_talk_takes_the_legible_path(monkeypatch):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda attn: setattr(attn.refine, "norm1", nn.SyncBatchNorm(12).eval()),
+        lambda attn: setattr(attn.refine, "norm3", nn.BatchNorm2d(4, track_running_stats=False)),
+        lambda attn: setattr(attn, "norm", nn.BatchNorm2d(4, affine=False)),
+        lambda attn: setattr(attn, "norm", nn.Identity()),
+    ],
+)
+def test_refinement_with_norms_of_another_kind_takes_the_legible_path(change, monkeypatch):
     attn, x = Reused(24, 4), torch.randn(2, 9, 24)
     assert takes_fast_path(attn, x, monkeypatch)
-    attn.refine.norm1 = nn.SyncBatchNorm(12).eval()
+    change(attn)
     assert not takes_fast_path(attn, x, monkeypatch)
 
 
@@ -226,6 +235,51 @@ def test_bfloat16_keeps_what_batch_norm_amplifies(legible):
             found = attn.train(training)(x)
         exact = outcome(copy.deepcopy(attn).double(), x.double(), legible=True)
         assert error(found, exact["out"]) < (0.1 if legible else 0.03)  # autocast leaves a CPU's softmax in 16 bits
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [ReAttention, Reused])
+def test_sixteen_bits_of_heads_that_are_nearly_alike(kind, dtype):
+    for seed in range(8):
+        torch.manual_seed(seed)
+        attn, x = kind(24, 4), torch.randn(1, 17, 6).repeat(1, 1, 4) + 1e-3 * torch.randn(1, 17, 24)
+        weight = attn.mix.weight if kind is ReAttention else attn.refine.expand.weight
+        weight.data -= weight.data.mean(dim=1, keepdim=True)  # what the heads have in common cancels
+        if kind is ReAttention:
+            heads = attn.qkv.weight.data.view(3, 4, 6, 24)
+            heads.copy_(10 * heads[:, :1] + 1e-3 * torch.randn(heads.shape))
+            with torch.autocast("cpu", dtype):
+                out = attn(x)
+        else:
+            out = attn.to(dtype)(x.to(dtype))
+        assert out.isfinite().all()
+        assert all((norm.running_var >= 0).all() for norm in attn.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("kind", [ReAttention, Reused])
+def test_a_gradient_of_a_gradient_is_refused_and_the_legible_path_gives_it(kind):
+    attn, x = spoil(kind(24, 4)), torch.randn(2, 9, 24)
+    weight = attn.mix.weight if kind is ReAttention else attn.refine.expand.weight
+    with pytest.raises(RuntimeError, match=r"within deepvit_edu\.nn\.attention\.legible_attention"):
+        torch.autograd.grad(attn(x).square().sum(), weight, create_graph=True)
+    with legible_attention():
+        (first,) = torch.autograd.grad(attn(x).square().sum(), weight, create_graph=True)
+        assert torch.autograd.grad(first.square().sum(), weight)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [ReAttention, Reused])
+def test_a_graph_from_eval_mode_outlives_a_training_step(kind):
+    attn, x = spoil(kind(24, 4)).eval(), torch.randn(2, 9, 24)
+    out = attn(x)
+    attn.train()(x)
+    out.sum().backward()
+
+
+def test_refined_attention_is_traced():
+    attn, x = RefinedAttention(24, 4).eval(), torch.randn(2, 9, 24)
+    with torch.no_grad():
+        traced = torch.jit.trace(attn, x)
+        torch.testing.assert_close(traced(2 * x), attn(2 * x), rtol=1e-4, atol=1e-5)
 
 
 def saved_bytes(attn: nn.Module, x: Tensor) -> int:

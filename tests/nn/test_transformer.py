@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import timm
@@ -128,6 +129,29 @@ def test_head_can_be_reset_and_taken_off():
     assert model.get_classifier() is model.head
     model.reset_classifier(0)
     torch.testing.assert_close(model(images), model.forward_head(model.forward_features(images), pre_logits=True))
+
+
+def test_head_is_reset_as_timm_does_it():
+    model = VisionTransformer(TINY)
+    model.reset_classifier(0, "")
+    with pytest.raises(ValueError, match="global_pool is 'avg'; leave it out"):
+        model.reset_classifier(3, "avg")
+    assert model.num_classes == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": ("re",), "attention_options": {"nomr": "batch"}}, "attention 're' does not take .*'nomr'"),
+        ({"token_options": {"stride": 2}}, "tokens 'patch' does not take .*'stride'"),
+        ({"attention": ("refined",), "attention_options": {"expansion": 0}}, "expansion is 0; it must be a whole"),
+        ({"attention": ("refined",), "attention_options": {"expansion": 1.5}}, "expansion is 1.5; it must be a whole"),
+        ({"attention": ("refined",), "attention_options": {"kernel_size": -1}}, "kernel_size is -1; an odd one"),
+    ],
+)
+def test_options_that_a_part_does_not_have_are_told(options, message):
+    with pytest.raises(ValueError, match=message):
+        VisionTransformer(replace(TINY, **options))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def save_model(model: VisionTransformer, path: str | Path, **about: object) -> P
     metadata = {"config": json.dumps(asdict(model.config)), "about": json.dumps(about)}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, metadata=metadata)
+        temporary.chmod(0o644)  # for others to read, as all files here; safetensors shows it to its owner only
     return Path(path)
 
 

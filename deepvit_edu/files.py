@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,8 +22,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, RuntimeError) as error:
+        if _tells_full_disk(error, path.parent):
             raise OSError(
                 errno.ENOSPC, f"the disk is full, {path} was not written; free some space and run again"
             ) from error
@@ -30,6 +31,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _tells_full_disk(error: OSError | RuntimeError, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    return shutil.disk_usage(folder).free < 2**20  # torch.save tells any trouble with the disk by a RuntimeError
 
 
 def file_hash(path: str | Path, algorithm: str = "sha256") -> str:

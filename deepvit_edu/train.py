@@ -144,7 +144,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         return torch.device(best)
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=chosen).cpu()  # "meta" has nothing to copy
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device '{device}' cannot be used here; try cpu") from error
     return chosen

@@ -56,9 +56,13 @@ def make_imagenet(root: Path, photos: list[Path], images: int) -> None:
                 (folder / f"{number}.JPEG").symlink_to(next(endless).resolve())
 
 
-def measure(recipe: str, root: Path, options: argparse.Namespace) -> dict:
-    """The measurement of one trial; exits with what the training says where it fails."""
-    out = root.parent / recipe
+def find_photos(folder: Path) -> list[Path]:
+    """All JPEG files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg") and path.is_file())
+
+
+def measure(recipe: str, root: Path, out: Path, options: argparse.Namespace) -> dict:
+    """The measurement of one trial in the new folder `out`; exits with what the training says where it fails."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
     command = [*(launch if options.processes > 1 else [sys.executable]), "-m", "deepvit_edu.imagenet.train"]
     command += ["--recipe", recipe, "--data", str(root), "--out", str(out), "--workers", str(options.workers)]
@@ -71,14 +75,14 @@ def measure(recipe: str, root: Path, options: argparse.Namespace) -> dict:
     return load_measurement(out / "speed.json")
 
 
-def again(options: argparse.Namespace) -> str:
+def again(options: argparse.Namespace, recipe: str) -> str:
     """The command that measures the same, without the names of folders here."""
     photos = ["--photos", "FOLDER"] if options.photos else []
     device = ["--device", options.device] if options.device else []
     counts = [f"--{name}={getattr(options, name)}" for name in ("steps", "processes", "workers")]
     changes = ["--set", *options.set] if options.set else []
     script = "scripts/measure_imagenet.py"
-    return shlex.join(["python", script, *photos, "--recipes", *options.recipes, *counts, *device, *changes])
+    return shlex.join(["python", script, *photos, "--recipes", Path(recipe).name, *counts, *device, *changes])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,34 +95,42 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=12, metavar="N", help="that read, for each process; 12")
     parser.add_argument("--device", help="cpu or cuda; the best there is unless given")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="change the recipes")
-    parser.add_argument("--folder", type=Path, default=RECORDS, help="for the record; the book's unless given")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=RECORDS,
+        help="for the records, one a recipe and hardware; the book's unless given",
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures one recipe after another; what was measured is on disk after each."""
+    """Measures one recipe after another; each has a record, which takes the place of an older one."""
     parser, rows = build_parser(), []
     options = parser.parse_args(arguments)
     if options.steps < 2:
         parser.error(f"--steps is {options.steps}; the first ones warm up, so give at least 2")
     try:
-        images = options.steps * max(load_recipe(name, options.set).total_batch for name in options.recipes)
+        # A step more than is made: no epoch ends, and no evaluation comes between.
+        images = (options.steps + 1) * max(load_recipe(name, options.set).total_batch for name in options.recipes)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
-        photos = sorted(options.photos.rglob("*.[jJ]*")) if options.photos else draw_photos(Path(folder) / "photos")
+        home = Path(folder)
+        photos = find_photos(options.photos) if options.photos else draw_photos(home / "photos")
         if not photos:
-            sys.exit(f"there is no JPEG file below {options.photos}; name a folder of photographs")
-        root = Path(folder) / "imagenet"
-        make_imagenet(root, photos, images + 1)  # no epoch ends, and no evaluation comes between
-        for name in options.recipes:
-            measured = measure(name, root, options)
-            rows.append({"recipe": name, "hardware": measured["hardware"], **measured["rows"][0]})
-            path = options.folder / f"{re.sub(r'[^a-z0-9]+', '_', measured['hardware'].lower())}.json"
+            parser.error(f"there is no JPEG file below {options.photos}; name a folder of photographs")
+        make_imagenet(home / "imagenet", photos, images)
+        for number, name in enumerate(options.recipes):
+            measured = measure(name, home / "imagenet", home / f"run{number}", options)
+            rows.append({"recipe": Path(name).stem, "hardware": measured["hardware"], **measured["rows"][0]})
+            slug = re.sub(r"[^a-z0-9]+", "_", f"{rows[-1]['recipe']}_{measured['hardware']}".lower())
             what = f"{len(photos)} photographs" if options.photos else f"{len(photos)} drawn images"
             more = {"images": f"{what}, over and over", "hardware": measured["hardware"]}
-            save_measurement(path, "imagenet-speed", again(options), rows, **more)
-    print(f"{speed_table(rows)}\nwritten to {path}")
+            path = options.folder / f"{slug}.json"
+            save_measurement(path, "imagenet-speed", again(options, name), rows[-1:], **more)
+            print(f"written to {path}")
+    print(speed_table(rows))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ shift 3
 first_machine=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a machine do not meet
 
+# Processes that are started again must not read the addresses of those that died (torch 2.11 and others keep them).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 # One torchrun a machine; it starts a process for each GPU, and starts them again when one dies.
 # Since Slurm 22.05 srun does not take over the script's --cpus-per-task by itself.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 "${PYTHON:-python}" -m torch.distributed.run \

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import shutil
 
 import pytest
 
@@ -30,3 +31,11 @@ def test_an_error_leaves_what_was_there(tmp_path, error):
 def test_hash(tmp_path, algorithm):
     (tmp_path / "a").write_bytes(b"x" * 3_000_000)
     assert file_hash(tmp_path / "a", algorithm) == hashlib.new(algorithm, b"x" * 3_000_000).hexdigest()
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, OSError), (2**30, RuntimeError)])
+def test_torch_tells_a_full_disk_in_its_own_way(tmp_path, monkeypatch, free, expected):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=free))
+    with pytest.raises(expected, match="disk is full" if free == 0 else "unexpected pos"), atomic_path(tmp_path / "a"):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0")

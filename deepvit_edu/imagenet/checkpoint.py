@@ -25,6 +25,8 @@ class Keeper:
         if keep < 1:
             raise ValueError(f"keep is {keep}; a run needs at least one checkpoint to go on from")
         self.folder, self.keep = Path(folder), keep
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"{self.folder} is a file; choose a folder for the run")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def paths(self) -> list[Path]:
@@ -42,8 +44,8 @@ class Keeper:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(
-                f"{self.folder} has {free / 2**30:.1f} GiB free and {self.keep + 1} checkpoints need "
-                f"{needed / 2**30:.1f} GiB; free some space, keep fewer, or choose another folder"
+                f"{self.folder} has {free / 2**20:,.0f} MiB free and {self.keep + 1} checkpoints need "
+                f"{needed / 2**20:,.0f} MiB; free some space, keep fewer, or choose another folder"
             )
 
     def save(self, step: int, state: dict) -> Path:

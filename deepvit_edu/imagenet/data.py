@@ -41,7 +41,7 @@ SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
 ASPECTS = (3 / 4, 4 / 3)
 READ_ATTEMPTS = 10
 OPEN_TARS = 64  # so many are kept open; a system has a limit, and every reader opens its own
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, tarfile.TarError)
 
 
 # Finding and checking the files

@@ -65,18 +65,22 @@ def training_hours(images_per_second: float, epochs: int, images: int = IMAGENET
 def speed_table(rows: Iterable[dict]) -> str:
     """A Markdown table of measured trials and of the hours that whole runs would take, from their records' rows.
 
-    The hours on 8 are those on one through 8, which is the least that they can be.
+    Speeds are of one process: medians, and in brackets the quartiles. The hours on 8 are those on one through 8, which
+    is the least that they can be.
 
     Args:
         rows: as `speed.json` has them, with "recipe" (a name) and "hardware" (in words).
     """
-    lines = ["| Recipe | Measured on | Format | Images/s | GiB | Waiting | Hours on 1 | Hours on 8 |"]
-    lines.append("|---|---|---|--:|--:|--:|--:|--:|")
+    lines = [
+        "| Recipe | Measured on | Format | Batch (at a time) | Images/s | GiB | Waiting | Hours on 1 | Hours on 8 |"
+    ]
+    lines.append("|---|---|---|--:|--:|--:|--:|--:|--:|")
     for row in rows:
-        rate = row["images_per_second"] / row["num_processes"]
+        quartiles = ("images_per_second", "images_per_second_q1", "images_per_second_q3")
+        rate, lower, upper = (row[name] / row["num_processes"] for name in quartiles)
         hours = training_hours(rate, row["epochs"])
+        how = [f"`{row['recipe']}`", row["hardware"], row["precision"], f"{row['total_batch']} ({row['batch_size']})"]
         memory = "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
-        how = [f"`{row['recipe']}`", row["hardware"], row["precision"]]
-        cells = [*how, f"{rate:.3g}", memory, f"{row['waiting']:.0%}", f"{hours:,.0f}", f"{hours / 8:,.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        speed = [f"{rate:.3g} ({lower:.3g}-{upper:.3g})", memory, f"{row['waiting']:.0%}"]
+        lines.append(f"| {' | '.join([*how, *speed, f'{hours:,.0f}', f'{hours / 8:,.0f}'])} |")
     return "\n".join(lines)

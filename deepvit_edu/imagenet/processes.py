@@ -121,7 +121,7 @@ def _own_device(device: str | None) -> torch.device:
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"there are more processes than GPUs on this machine; start {torch.cuda.device_count()} with "
-                "--nproc-per-node"
+                "--nproc-per-node, and let each process see all GPUs"
             )
         device = f"cuda:{local_rank}"
     chosen = pick_device(device)

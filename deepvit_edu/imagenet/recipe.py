@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from timm.data import create_transform
 
 from ..nn.transformer import VisionTransformer
 from ..train import check_precision
@@ -71,14 +72,18 @@ class ImageNetRecipe:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "img_size", "epochs", "total_batch", "batch_size", "rate_for_batch"):
+        whole = ("num_classes", "img_size", "epochs", "total_batch", "batch_size", "rate_for_batch")
+        rates = ("learning_rate", "min_learning_rate", "warmup_learning_rate", "weight_decay")
+        strengths = ("clip_grad", "map_penalty", "mixup", "cutmix", "token_weight", "color_jitter")
+        for name in (*whole, "map_penalty_pairs"):
             check_range(self, name, at_least=1)
-        for name in ("cooldown_epochs", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay"):
-            check_range(self, name, at_least=0)
-        for name in ("clip_grad", "map_penalty", "mixup", "cutmix", "token_weight", "color_jitter"):
+        for name in (*rates, *strengths, "cooldown_epochs", "warmup_epochs", "seed"):
             check_range(self, name, at_least=0)
         for name in ("ema_decay", "drop_path", "label_smoothing", "erase"):
             check_range(self, name, at_least=0, below=1)
+        for name in ("flip", "mixup_switch", "smallest_crop"):
+            check_range(self, name, at_least=0, at_most=1)
+        self._check_augmentation()
         check_precision(self.precision)
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than the {self.epochs} epochs; set fewer")
@@ -92,6 +97,17 @@ class ImageNetRecipe:
                 "grad_checkpointing to false with it"
             )
         self.config()
+
+    def _check_augmentation(self) -> None:
+        if not self.smallest_crop:
+            raise ValueError("smallest_crop is 0; it must be more, as it is the share of the image that stays")
+        try:
+            if self.auto_augment:
+                create_transform(self.img_size, is_training=True, auto_augment=self.auto_augment)
+        except (AssertionError, ValueError) as error:
+            raise ValueError(
+                f"auto_augment is '{self.auto_augment}', which timm does not know; rand-m9-mstd0.5-inc1, say, it does"
+            ) from error
 
     def config(self):
         """The model's `ViTConfig`; ValueError for a model or an option that there is not."""
@@ -144,11 +160,14 @@ class ImageNetRecipe:
         )
 
 
-def check_range(options: Any, name: str, at_least: float, below: float = float("inf")) -> None:
+def check_range(
+    options: Any, name: str, at_least: float, below: float = float("inf"), at_most: float = float("inf")
+) -> None:
     """ValueError where the option of that name is out of its range."""
     value = getattr(options, name)
-    if not at_least <= value < below:
-        limit = f"from {at_least} to below {below}" if below < float("inf") else f"at least {at_least}"
+    if not (at_least <= value < below and value <= at_most):
+        limit = f"at least {at_least}" + (f" and at most {at_most}" if at_most < float("inf") else "")
+        limit = f"from {at_least} to below {below}" if below < float("inf") else limit
         raise ValueError(f"{name} is {value}; it must be {limit}")
 
 

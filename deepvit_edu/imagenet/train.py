@@ -66,6 +66,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("save_minutes", 0), ("max_unreadable", 0), ("look_every", 1)):
             check_range(self, name, at_least=least)
+        if self.stop_after is not None:
+            check_range(self, "stop_after", at_least=1)
+
+
+class TrialEnded(Interrupted):
+    """A run has ended as `Settings.stop_after` wanted it."""
 
 
 @dataclass
@@ -98,12 +104,11 @@ class Run(Resumable):
     def __init__(self, recipe: ImageNetRecipe, settings: Settings, processes: Processes) -> None:
         self.recipe, self.settings, self.processes, self.device = recipe, settings, processes, processes.device
         recipe.accumulation(processes.count)  # says what does not fit
+        _check_label_maps(recipe, settings.label_maps)
         self.train_files, self.val_files = find_files(settings.data, recipe.num_classes, processes)
         self.share = Share(len(self.train_files), recipe, processes)
         if not self.share.steps_per_epoch:
             raise ValueError(f"total_batch {recipe.total_batch} is more than the {self.share.images} training images")
-        if recipe.token_labeling and not settings.label_maps:
-            raise ValueError("this recipe learns from label maps; name their folder with --label-maps")
         random_seed(recipe.seed)
         self.model = self._build()
         self.optimizer = create_optimizer_v2(
@@ -184,7 +189,7 @@ class Run(Resumable):
         """From where the run stands to its end.
 
         Raises:
-            Interrupted: when asked to stop; the checkpoint stands at the very step.
+            Interrupted: when asked to stop, TrialEnded as planned; the checkpoint stands at the very step.
             NonFiniteLossError: at a loss that is not finite; the last good checkpoint stays.
         """
         p, settings, per_epoch = self.progress, self.settings, self.share.steps_per_epoch
@@ -213,7 +218,7 @@ class Run(Resumable):
                 self._save_speed()
             if stop and p.step < self.num_steps:
                 self.processes.meet()  # nobody leaves, and has the others ended, while the first still writes
-                raise Interrupted(
+                raise (TrialEnded if tried else Interrupted)(
                     f"stopped after step {p.step} of {self.num_steps}; the same command with --resume goes on"
                 )
 
@@ -368,6 +373,15 @@ class Run(Resumable):
         return record
 
 
+def _check_label_maps(recipe: ImageNetRecipe, folder: str | None) -> None:
+    if recipe.token_labeling and not folder:
+        raise ValueError("this recipe learns from label maps; name their folder with --label-maps")
+    if folder and not recipe.token_labeling:
+        raise ValueError("this recipe learns from no label maps; leave out --label-maps, or take one for token labels")
+    if folder and not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; name the one that holds the label maps")
+
+
 def train(
     recipe: ImageNetRecipe, settings: Settings, *, device: str | None = None, timeout_minutes: float = 10.0
 ) -> records.Record:
@@ -436,13 +450,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 0, 1 for an error told in a sentence, 130 when it was asked to stop and did."""
+    """Runs the command; 0, 1 for an error told in a sentence, 130 when it was told to stop and did."""
     options = vars(build_parser().parse_args(arguments))
     name, changes = options.pop("recipe"), options.pop("set")
     how = {key: options.pop(key) for key in ("device", "timeout_minutes")}
     options["out"] = options["out"] or f"runs/imagenet_{Path(name).stem}"
     try:
         train(load_recipe(name, changes), Settings(**options), **how)
+    except TrialEnded as end:
+        print(f"train: {end}")
     except Interrupted as stop:
         print(f"train: {stop}", file=sys.stderr)
         return 130

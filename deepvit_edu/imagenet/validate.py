@@ -22,6 +22,7 @@ from ..zoo import create_model, list_models
 from .data import EveryNth, Files, Pictures, TestView, find_validation, load, unreadable_names
 from .processes import Processes, started
 
+NUM_CLASSES = 1000
 TOLERANCE = 0.1
 """Percentage points by which top-1 may differ from the authors' number: resizing and decoding have changed since."""
 
@@ -99,6 +100,21 @@ def _sums(logits: Tensor, labels: Tensor, true_labels: list[list[int]]) -> Tenso
     return torch.tensor(numbers, dtype=torch.float64)
 
 
+def _check_real_labels(files: Files, num_classes: int, real_labels: list[list[int]]) -> None:
+    """ValueError unless these labels can be those of these images."""
+    if num_classes != NUM_CLASSES:
+        raise ValueError(
+            f"ImageNet-ReaL has labels of {NUM_CLASSES} classes, the model {num_classes}; leave out --real-labels"
+        )
+    for name in files.names:
+        number = re.search(r"(\d+)\.\w+$", name)
+        if number is None or not 1 <= int(number[1]) <= len(real_labels):
+            raise ValueError(
+                f"{name} is none of the {len(real_labels)} images that ImageNet-ReaL numbers; take the validation "
+                "images under their own names, or leave out --real-labels"
+            )
+
+
 def _true_labels(keys: list[int], files: Files, real_labels: list[list[int]] | None) -> list[list[int]]:
     """Of ILSVRC2012_val_00000001.JPEG the first entry, and so on: the list follows the numbers in the names."""
     if real_labels is None:
@@ -153,7 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", choices=list_models(), metavar="NAME", help="of an authors' file")
     parser.add_argument("--img-size", type=int, metavar="PIXELS", help="the model's own unless given")
-    parser.add_argument("--num-classes", type=int, default=1000, metavar="K", help="of an authors' file")
+    parser.add_argument("--num-classes", type=int, default=NUM_CLASSES, metavar="K", help="of an authors' file")
     parser.add_argument(
         "--dense-head", action="store_true", help="the file has a head for every token (token labeling)"
     )
@@ -177,11 +193,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def validate(options: argparse.Namespace) -> bool:
     """Measures, prints and records; whether the authors' number was met, where there is one."""
+    _check_options(options)
     real_labels = load_real_labels(options.real_labels) if options.real_labels else None
     with started(options.device, options.timeout_minutes) as processes:
-        model = _load(options).to(processes.device)
-        img_size = model.config.img_size
+        model, about = _load(options)
+        model, img_size = model.to(processes.device), model.config.img_size
         files = find_validation(options.data, model.num_classes, processes)
+        if about.get("classes") not in (None, files.classes):
+            raise DataError(
+                f"{options.data} has other classes than those that the model learned; labels would be shifted"
+            )
+        if real_labels:
+            _check_real_labels(files, model.num_classes, real_labels)
         how = {"batch_size": options.batch_size, "workers": options.workers, "precision": options.precision}
         measured = measure(model, files, processes, img_size=img_size, real_labels=real_labels, **how)
         if not processes.is_first:
@@ -191,7 +214,7 @@ def validate(options: argparse.Namespace) -> bool:
     if options.out:
         row = {**measured, **expected, "unreadable": len(measured["unreadable"]), "data_hash": files.hash()}
         row |= {"weights": Path(options.weights).name, "img_size": img_size, "precision": options.precision}
-        row["model"] = options.model
+        row["model"] = options.model or about.get("name")
         hardware = records.describe_hardware(processes.device)
         more = {"num_processes": processes.count, "hardware": hardware}
         records.save_measurement(options.out, "imagenet-validation", _command(options, row), [row], **more)
@@ -210,20 +233,31 @@ def _command(options: argparse.Namespace, row: dict) -> str:
     return f"python -m deepvit_edu.imagenet.validate {how}{of_file}{real}"
 
 
-def _load(options: argparse.Namespace) -> nn.Module:
-    if options.weights.endswith(".safetensors"):
-        model, about = load_model(options.weights)
-        if options.img_size not in (None, model.config.img_size):
-            raise ValueError(
-                f"{options.weights} is of a model for {model.config.img_size} pixels; leave out --img-size"
-            )
-        fallback = create_model(about["name"], img_size=model.config.img_size) if "name" in about else None
-        model.default_cfg = {**(fallback.default_cfg if fallback else {}), **_given(about, "mean", "std")}
-        return model
-    if options.model is None:
+def _check_options(options: argparse.Namespace) -> None:
+    """ValueError or OSError for what would fail, or mean nothing, after a long measurement."""
+    if options.batch_size < 1:
+        raise ValueError(f"batch-size is {options.batch_size}; it must be at least 1")
+    if options.out and Path(options.out).parent.exists() and not Path(options.out).parent.is_dir():
+        raise NotADirectoryError(f"{Path(options.out).parent} is a file; choose another place for the record")
+    ours = options.weights.endswith(".safetensors")
+    if ours and (options.model or options.dense_head or options.num_classes != NUM_CLASSES):
+        raise ValueError(f"{options.weights} knows its model; leave out --model, --num-classes and --dense-head")
+    if not ours and options.model is None:
         raise ValueError(f"say which model {options.weights} belongs to: --model t2t_vit_14, say")
-    sizes = {"num_classes": options.num_classes, "img_size": options.img_size}
-    return load_official(create_model(options.model, **sizes, dense_head=options.dense_head), options.weights).eval()
+
+
+def _load(options: argparse.Namespace) -> tuple[nn.Module, dict]:
+    """The model, and what its file tells about it."""
+    if not options.weights.endswith(".safetensors"):
+        sizes = {"num_classes": options.num_classes, "img_size": options.img_size}
+        model = create_model(options.model, **sizes, dense_head=options.dense_head)
+        return load_official(model, options.weights).eval(), {}
+    model, about = load_model(options.weights)
+    if options.img_size not in (None, model.config.img_size):
+        raise ValueError(f"{options.weights} is of a model for {model.config.img_size} pixels; leave out --img-size")
+    fallback = create_model(about["name"], img_size=model.config.img_size) if "name" in about else None
+    model.default_cfg = {**(fallback.default_cfg if fallback else {}), **_given(about, "mean", "std")}
+    return model, about
 
 
 def _given(about: dict, *names: str) -> dict:

@@ -176,8 +176,8 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         for name in ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a whole number, at least 1")
         if self.num_classes < 0:
             raise ValueError(f"num_classes is {self.num_classes}; use 0 for features without a head, or more")
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):

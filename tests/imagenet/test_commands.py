@@ -72,7 +72,14 @@ train.train(small_recipe(), settings(Path({str(root)!r}), Path({str(tmp_path / "
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [(["--look-every", "0"], "look_every is 0"), (["--set", "precision=bf16"], "precision is 'bf16'; choose auto")],
+    [
+        (["--look-every", "0"], "look_every is 0"),
+        (["--stop-after", "0"], "stop_after is 0; it must be at least 1"),
+        (["--set", "precision=bf16"], "precision is 'bf16'; choose auto"),
+        (["--set", "num_classes=3", "--label-maps", "maps"], "learns from no label maps; leave out --label-maps"),
+        (["--out", __file__, "--set", *SMALL], "is a file; choose a folder"),
+        (["--set", "num_classes=3", "--device", "meta"], "device 'meta' cannot be used here"),
+    ],
 )
 def test_options_out_of_range_are_told(tmp_path, capsys, changes, message):
     root = make_imagenet(tmp_path / "imagenet")
@@ -119,7 +126,7 @@ def test_evaluation_commands_of_the_page_run(small_world, command, monkeypatch):
         (small_world / options.weights).parent.mkdir(parents=True)
         save_model(create_model("t2t_vit_7", num_classes=3, img_size=32), options.weights, name="t2t_vit_7")
     monkeypatch.setattr(validate, "create_model", lambda name, **o: create_model(name, **o, **shallow(options)))
-    sizes = ["--num-classes", "3", "--img-size", "32"]
+    sizes = ["--img-size", "32", *([] if options.weights.endswith(".safetensors") else ["--num-classes", "3"])]
     assert validate.main([*small(arguments), *sizes]) == 0
 
 
@@ -154,6 +161,16 @@ def test_slurm_script_calls_what_there_is(tmp_path):
     assert launched.training_script == "deepvit_edu.imagenet.train"
     options = train.build_parser().parse_args(launched.training_script_args)
     assert (options.recipe, options.data, options.resume, options.keep) == ("deepvit_32b", "/data/imagenet", True, 5)
+
+
+def test_slurm_command_of_the_page_shares_out_its_batch():
+    (command,) = (command for command in page_commands() if command.startswith("sbatch"))
+    words = shlex.split(command)
+    nodes, script = int(words[1].removeprefix("--nodes=")), words.index("scripts/slurm_imagenet.sh")
+    recipe, data, out, *more = words[script + 1 :]
+    options = train.build_parser().parse_args(["--recipe", recipe, "--data", data, "--out", out, *more])
+    gpus = int(re.search(r"--gpus-per-node=(\d+)", SCRIPT.read_text())[1])
+    assert load_recipe(options.recipe, options.set).accumulation(nodes * gpus) >= 1
 
 
 def test_slurm_script_queues_again_when_its_time_is_up(tmp_path):
@@ -204,6 +221,25 @@ def test_torchrun_told_to_stop_and_started_again_is_as_never_stopped(tmp_path):
 
 @LONG
 @pytest.mark.timeout(500)
+def test_torchrun_starts_again_when_a_process_is_killed(tmp_path):
+    root, out = make_imagenet(tmp_path / "imagenet", train=80), tmp_path / "out"
+    settings_of_script = dict(re.findall(r"^export (\w+)=(\w+)", SCRIPT.read_text(), re.MULTILINE))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **settings_of_script}
+    command = torchrun(out, root, "--save-minutes", "0", "--resume")
+    command.insert(command.index("--nproc-per-node=2"), "--max-restarts=3")
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            wait_for(lambda: any(out.glob("checkpoint-*.pt")))
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(children[-1]), signal.SIGKILL)
+            assert process.wait(240) == 0
+        finally:
+            process.kill()
+    assert load_record(out / "record.json")["num_processes"] == 2
+
+
+@LONG
+@pytest.mark.timeout(500)
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_learns_what_an_eager_one_does(tmp_path):
     root = make_imagenet(tmp_path / "imagenet")
@@ -229,5 +265,5 @@ def test_recipes_run_on_real_photographs(tmp_path, name, data):
     classes = len(list((root / "train").iterdir()))
     changes = [f"num_classes={classes}", "img_size=64", "model_options.depth=2", "total_batch=32", "batch_size=16"]
     options = ["--recipe", name, "--data", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert train.main([*options, "--device", "cpu", "--stop-after", "3", "--set", *changes]) == 130
+    assert train.main([*options, "--device", "cpu", "--stop-after", "3", "--set", *changes]) == 0
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1

@@ -9,7 +9,7 @@ from timm.data import create_transform
 
 from deepvit_edu.checkpoints import save_model, to_official
 from deepvit_edu.imagenet import validate as validate_module
-from deepvit_edu.imagenet.data import find_validation
+from deepvit_edu.imagenet.data import Files, find_validation
 from deepvit_edu.imagenet.processes import Processes, started
 from deepvit_edu.imagenet.validate import main, measure, released
 from deepvit_edu.records import load_measurement
@@ -128,11 +128,38 @@ def test_authors_file_is_held_to_their_number(root, tmp_path, capsys, monkeypatc
         ("none.pth.tar", [], "say which model"),
         ("none.pth.tar", ["--model", "t2t_vit_7"], "there is no file"),
         ("none.safetensors", [], "there is no model file"),
+        ("none.safetensors", ["--model", "t2t_vit_7"], "knows its model; leave out --model"),
+        ("none.safetensors", ["--batch-size", "0"], "batch-size is 0; it must be at least 1"),
+        ("none.safetensors", ["--out", f"{__file__}/v.json"], "is a file; choose another place"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(root, capsys, weights, more, message):
     assert command(root, weights, *more) == 1
     assert message in capsys.readouterr().err
+
+
+def test_classes_that_the_model_did_not_learn_are_refused(model, root, tmp_path, capsys):
+    classes = sorted(folder.name for folder in (root / "val").iterdir())
+    save_model(model, tmp_path / "model.safetensors", name="t2t_vit_14", classes=classes)
+    assert command(root, tmp_path / "model.safetensors") == 0
+    save_model(model, tmp_path / "model.safetensors", name="t2t_vit_14", classes=[*classes[1:], "n99999999"])
+    assert command(root, tmp_path / "model.safetensors") == 1
+    assert "other classes than those that the model learned; labels would be shifted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "classes", "message"),
+    [
+        (["a/ILSVRC2012_val_00000003.JPEG"], 2, 1000, "is none of the 2 images that ImageNet-ReaL numbers"),
+        (["a/ILSVRC2012_val_00000000.JPEG"], 2, 1000, "is none of the 2 images"),
+        (["a/photo.JPEG"], 2, 1000, "is none of the 2 images"),
+        (["a/ILSVRC2012_val_00000001.JPEG"], 2, 3, "labels of 1000 classes, the model 3; leave out"),
+    ],
+)
+def test_real_labels_of_other_images_are_refused(names, count, classes, message):
+    files = Files(None, names, [0] * len(names), ["a"])
+    with pytest.raises(ValueError, match=message):
+        validate_module._check_real_labels(files, classes, [[0]] * count)
 
 
 def test_released_files_are_of_models_that_there_are():

@@ -66,21 +66,20 @@ def speed_table(rows: Iterable[dict]) -> str:
     """A Markdown table of measured trials and of the hours that whole runs would take, from their records' rows.
 
     Speeds are of one process: medians, and in brackets the quartiles. The hours on 8 are those on one through 8, which
-    is the least that they can be.
+    is the least that they can be. The batch is that of a step, in brackets what a process sees at a time.
 
     Args:
         rows: as `speed.json` has them, with "recipe" (a name) and "hardware" (in words).
     """
-    lines = [
-        "| Recipe | Measured on | Format | Batch (at a time) | Images/s | GiB | Waiting | Hours on 1 | Hours on 8 |"
-    ]
-    lines.append("|---|---|---|--:|--:|--:|--:|--:|--:|")
+    head = "Recipe | Images/s | Hours on 1 | on 8 | Batch | GiB | Waiting | Measured on"
+    lines = [f"| {head} |", "|---|--:|--:|--:|--:|--:|--:|---|"]
     for row in rows:
         quartiles = ("images_per_second", "images_per_second_q1", "images_per_second_q3")
         rate, lower, upper = (row[name] / row["num_processes"] for name in quartiles)
         hours = training_hours(rate, row["epochs"])
-        how = [f"`{row['recipe']}`", row["hardware"], row["precision"], f"{row['total_batch']} ({row['batch_size']})"]
+        speed = [f"{rate:.3g} ({lower:.3g}-{upper:.3g})", f"{hours:,.0f}", f"{hours / 8:,.0f}"]
         memory = "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
-        speed = [f"{rate:.3g} ({lower:.3g}-{upper:.3g})", memory, f"{row['waiting']:.0%}"]
-        lines.append(f"| {' | '.join([*how, *speed, f'{hours:,.0f}', f'{hours / 8:,.0f}'])} |")
+        how = [f"{row['total_batch']} ({row['batch_size']})", memory, f"{row['waiting']:.0%}"]
+        cells = [f"`{row['recipe']}`", *speed, *how, f"{row['hardware']}, {row['precision']}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -297,11 +297,15 @@ class Resumable:
 
     def note_computing(self) -> None:
         """Adds the code and the number format that compute from here on to those of earlier starts."""
-        progress, code, precision = self.progress, records.running_code(), str(self.dtype).removeprefix("torch.")
+        progress, code, precision = self.progress, records.running_code(), self.number_format()
         if code not in progress.code:
             progress.code.append(code)
         if precision not in progress.precisions:
             progress.precisions.append(precision)
+
+    def number_format(self) -> str:
+        """What this start computes in, such as "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
 
     def provenance(self) -> dict[str, Any]:
         """The entries of a record that say what computed it."""

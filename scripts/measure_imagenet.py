@@ -25,11 +25,11 @@ from PIL import Image
 from contents import ROOT
 from deepvit_edu.imagenet.pace import speed_table
 from deepvit_edu.imagenet.recipe import load_recipe
+from deepvit_edu.imagenet.validate import NUM_CLASSES
 from deepvit_edu.records import load_measurement, save_measurement
 
 RECORDS = ROOT / "book" / "records" / "measurements" / "imagenet_speed"
 RECIPES = ("deepvit_32b", "t2t_vit_14", "refiner_vit_s")
-CLASSES = 1000
 
 
 def draw_photos(folder: Path, count: int = 64) -> list[Path]:
@@ -48,8 +48,8 @@ def draw_photos(folder: Path, count: int = 64) -> list[Path]:
 def make_imagenet(root: Path, photos: list[Path], images: int) -> None:
     """Links to the photographs in ImageNet's form: at least so many training images, one a class for validation."""
     endless = itertools.cycle(photos)
-    for split, each in (("train", -(-images // CLASSES)), ("val", 1)):
-        for label in range(CLASSES):
+    for split, each in (("train", -(-images // NUM_CLASSES)), ("val", 1)):
+        for label in range(NUM_CLASSES):
             folder = root / split / f"n{label:08d}"
             folder.mkdir(parents=True)
             for number in range(each):
@@ -67,22 +67,25 @@ def measure(recipe: str, root: Path, out: Path, options: argparse.Namespace) -> 
     command = [*(launch if options.processes > 1 else [sys.executable]), "-m", "deepvit_edu.imagenet.train"]
     command += ["--recipe", recipe, "--data", str(root), "--out", str(out), "--workers", str(options.workers)]
     command += ["--stop-after", str(options.steps), "--look-every", str(max(1, options.steps // 6))]
-    command += ["--device", options.device] if options.device else []
-    command += ["--set", *options.set] if options.set else []
+    command += passed_on(options)
     code = subprocess.run(command, check=False).returncode
     if not (out / "speed.json").is_file():
         sys.exit(f"{recipe} could not be measured: {shlex.join(command)} ended with {code}")
     return load_measurement(out / "speed.json")
 
 
+def passed_on(options: argparse.Namespace) -> list[str]:
+    """The options that the training has, too."""
+    device = ["--device", options.device] if options.device else []
+    return [*device, "--set", *options.set] if options.set else device
+
+
 def again(options: argparse.Namespace, recipe: str) -> str:
     """The command that measures the same, without the names of folders here."""
     photos = ["--photos", "FOLDER"] if options.photos else []
-    device = ["--device", options.device] if options.device else []
     counts = [f"--{name}={getattr(options, name)}" for name in ("steps", "processes", "workers")]
-    changes = ["--set", *options.set] if options.set else []
     script = "scripts/measure_imagenet.py"
-    return shlex.join(["python", script, *photos, "--recipes", Path(recipe).name, *counts, *device, *changes])
+    return shlex.join(["python", script, *photos, "--recipes", Path(recipe).name, *counts, *passed_on(options)])
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ IMAGENET_IMAGES = 1_281_167
 class Pace:
     """Images per second between two looks at a run, and the share of that time in which it waited for images.
 
-    What comes between two looks and is no training (an evaluation, a checkpoint) is left out: call `start` after it.
+    Each window goes from `start` to `look`; what comes between (an evaluation, a checkpoint) is left out.
 
     Args:
         images_per_step: over all processes.
@@ -38,11 +38,10 @@ class Pace:
         self._waited += time.perf_counter() - before
 
     def look(self, step: int) -> float:
-        """Ends the window after step `step`, when the device has done it; begins the next one. Its seconds."""
+        """Ends the window after step `step`, when the device has done it. Its seconds."""
         seconds = time.perf_counter() - self._clock
         self.rates.append((step - self._step) * self.images_per_step / seconds)
         self.waits.append(self._waited / seconds)
-        self.start(step)
         return seconds
 
     def row(self) -> dict[str, float] | None:

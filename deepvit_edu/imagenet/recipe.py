@@ -166,8 +166,8 @@ def check_range(
     """ValueError where the option of that name is out of its range."""
     value = getattr(options, name)
     if not (at_least <= value < below and value <= at_most):
-        limit = f"at least {at_least}" + (f" and at most {at_most}" if at_most < float("inf") else "")
-        limit = f"from {at_least} to below {below}" if below < float("inf") else limit
+        limit = f"from {at_least} to below {below}" if below < float("inf") else f"at least {at_least}"
+        limit += f" and at most {at_most}" if at_most < float("inf") else ""
         raise ValueError(f"{name} is {value}; it must be {limit}")
 
 

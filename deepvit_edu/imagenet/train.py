@@ -294,7 +294,7 @@ class Run(Resumable):
             return
         how = ("model", "token_labeling", "img_size", "total_batch", "batch_size", *EXECUTION)
         row = {**{name: getattr(r, name) for name in how}, "epochs": r.total_epochs, **pace}
-        row |= {"precision": str(self.dtype).removeprefix("torch."), "num_processes": self.processes.count}
+        row |= {"precision": self.number_format(), "num_processes": self.processes.count}
         row |= {"workers": self.settings.workers, "train_images": len(self.train_files)}
         row["peak_gib"] = self._peak_gib() if self.device.type == "cuda" else None
         command = f"python -m deepvit_edu.imagenet.train --recipe FILE --stop-after {self.settings.stop_after}"

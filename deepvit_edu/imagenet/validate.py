@@ -107,8 +107,7 @@ def _check_real_labels(files: Files, num_classes: int, real_labels: list[list[in
             f"ImageNet-ReaL has labels of {NUM_CLASSES} classes, the model {num_classes}; leave out --real-labels"
         )
     for name in files.names:
-        number = re.search(r"(\d+)\.\w+$", name)
-        if number is None or not 1 <= int(number[1]) <= len(real_labels):
+        if not 1 <= _number_of(name) <= len(real_labels):
             raise ValueError(
                 f"{name} is none of the {len(real_labels)} images that ImageNet-ReaL numbers; take the validation "
                 "images under their own names, or leave out --real-labels"
@@ -119,7 +118,13 @@ def _true_labels(keys: list[int], files: Files, real_labels: list[list[int]] | N
     """Of ILSVRC2012_val_00000001.JPEG the first entry, and so on: the list follows the numbers in the names."""
     if real_labels is None:
         return []
-    return [real_labels[int(re.search(r"(\d+)\.\w+$", files.names[key])[1]) - 1] for key in keys]
+    return [real_labels[_number_of(files.names[key]) - 1] for key in keys]
+
+
+def _number_of(name: str) -> int:
+    """The number at the end of a file's name; 0, which no image has, where there is none."""
+    found = re.search(r"(\d+)\.\w+$", name)
+    return int(found[1]) if found else 0
 
 
 def load_real_labels(path: str) -> list[list[int]]:

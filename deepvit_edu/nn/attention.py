@@ -247,9 +247,7 @@ class ReAttention(Attention):
             return fast.mixed_attention(query, key, value, self.scale, mixing, shift)
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()  # once, for all products below
         centred, covariance = fast.CentredMap.apply(query, key, self.scale)
-        variance = (mixing[:, :, None] * covariance * mixing[:, None, :]).sum(
-            dim=(1, 2)
-        )  # Θ C Θ' has it on its diagonal
+        variance = fast.mixed_variance(mixing, covariance)
         slope, shift = self.norm.affine(mean, variance, len(query) * tokens**2, 1 / tokens)
         out = fast.MixedValues.apply(centred, value, self.map_scale * slope[:, None] * mixing)
         return out + fast.constant_map(self.map_scale * shift, value)

@@ -166,6 +166,11 @@ def head_products(first: Tensor, second: Tensor) -> Tensor:
     return torch.bmm(first.to(full).flatten(2), second.to(full).flatten(2).transpose(1, 2)).sum(dim=0)
 
 
+def mixed_variance(mixing: Tensor, covariance: Tensor) -> Tensor:
+    """The variances (G,) of maps mixed by Θ (G, H) of maps of covariance C (H, H): Θ C Θ' has them on its diagonal."""
+    return (mixing[:, :, None] * covariance * mixing[:, None, :]).sum(dim=(1, 2))
+
+
 def batch_norm_affine(
     norm: nn.BatchNorm2d, mean: Tensor | float = 0.0, variance: Tensor | None = None, entries: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -244,8 +249,8 @@ def refine_in_training(maps: Tensor, refine: nn.Sequential) -> Tensor:
         centred = maps - mean[:, None, None]
         covariance = head_products(centred, centred) / entries
         mixing = refine.expand.weight.flatten(1).to(covariance.dtype)  # (G, H)
-        variance = ((mixing @ covariance) * mixing).sum(dim=1)
-        slope, shift = batch_norm_affine(refine.norm1, mixing @ mean.to(mixing.dtype), variance, entries)
+        variance, mean = mixed_variance(mixing, covariance), mixing @ mean.to(mixing.dtype)  # (G,)
+        slope, shift = batch_norm_affine(refine.norm1, mean, variance, entries)
         mixing, shift = (slope[:, None] * mixing).to(maps.dtype), shift[:, None].to(maps.dtype)
     wide = F.relu6(torch.baddbmm(shift, mixing.expand(len(maps), -1, -1), centred.flatten(2)), inplace=True)
     wide = F.relu6(batch_norm(refine.norm2, refine.local(wide.unflatten(2, maps.shape[2:]))), inplace=True)

@@ -28,6 +28,7 @@ BIG_OR_BINARY = (".zip", ".gz", ".tar", ".tgz", ".npz", ".npy", ".pkl", ".pt", "
 ROOMS = [
     "words",
     "files",
+    "nn/kernels",
     "nn/fast",
     "nn/attention",
     "nn/tokens",

@@ -1,36 +1,14 @@
 """Multi-head self-attention, on two equal paths: a legible one that forms the map step by step, and a fast one."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fast
-
-_legible_only = False
-
-
-@contextmanager
-def legible_attention() -> Iterator[None]:
-    """Within this context every attention forms its map explicitly, step by step, as the chapters write it.
-
-    Outside it an attention takes the fastest path that gives the same output.
-    """
-    global _legible_only
-    before, _legible_only = _legible_only, True
-    try:
-        yield
-    finally:
-        _legible_only = before
-
-
-def fast_path_allowed() -> bool:
-    """False within `legible_attention()`."""
-    return not _legible_only
+from .fast import legible_attention as legible_attention
+from .kernels import without_autocast
 
 
 class Attention(nn.Module):
@@ -46,6 +24,14 @@ class Attention(nn.Module):
     Raises:
         ValueError: when `dim` is not a multiple of `num_heads`.
     """
+
+    fast_values = fast.plain_values
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass that makes its map in another way has no fast path, unless it names one."""
+        super().__init_subclass__(**options)
+        if "attention_map" in vars(cls) or "softmax_of" in vars(cls):
+            cls.fast_values = vars(cls).get("fast_values")
 
     def __init__(
         self, dim: int, num_heads: int = 8, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
@@ -65,18 +51,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        if not self.takes_fast_path():
-            return self.forward_with_map(x)[0]
-        return self.merge_heads(self.fast_values(*self.split_heads(self.qkv(x))))
-
-    def takes_fast_path(self) -> bool:
-        """False within `legible_attention()`, and where something watches the map or stands in for it."""
-        return _nothing_watches(self.softmax_map, self.used_map)
-
-    def fast_values(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Queries, keys and values (B, H, N, D) to head outputs (B, H, N, D): `attention_map(query, key) @ value`."""
-        dropout = self.attn_drop.p if self.attn_drop.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+        query, key, value = self.split_heads(self.qkv(x))
+        out = fast.values(self, query, key, value)  # (B, H, N, D), or None
+        if out is None:
+            out = self.attention_map(query, key) @ value
+        return self.merge_heads(out)
 
     def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Like `forward`, in a chain of blocks that may hand a map on; this attention neither takes nor gives one."""
@@ -104,18 +83,6 @@ class Attention(nn.Module):
     def merge_heads(self, out: Tensor) -> Tensor:
         """Head outputs (B, H, N, D), side by side and projected, to tokens (B, N, C)."""
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
-
-
-def _nothing_watches(*places: nn.Module) -> bool:
-    """Whether fast paths are allowed, and these identities, which only the legible path calls, are without hooks."""
-    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    plain = (type(place) is nn.Identity and not any(getattr(place, hook) for hook in hooks) for place in places)
-    return fast_path_allowed() and all(plain)
-
-
-def _is_usual(norm: nn.Module) -> bool:
-    """Whether a norm is a BatchNorm with all its parts, and not one that asks other processes."""
-    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
 
 
 class HeadNorm(nn.Module):
@@ -157,26 +124,6 @@ class HeadNorm(nn.Module):
             return uniform + self.gain[:, None, None] * (attn - uniform)
         return attn if self.gain is None else self.gain[:, None, None] * attn
 
-    def is_affine(self) -> bool:
-        """Whether the norm is a slope and a shift for each head: every kind but "layer" is."""
-        return self.layer is None and (self.batch is None or _is_usual(self.batch))
-
-    def affine(self, mean: Tensor, variance: Tensor | None, entries: int, uniform: float) -> tuple[Tensor, Tensor]:
-        """Slope and shift (H,) with which the norm of `mean + x` is `slope * x + shift`.
-
-        Args:
-            mean, variance: of each head's map over the batch (H,); BatchNorm needs the variance in training.
-            entries: from how many entries of the map a head has them.
-            uniform: 1 / N.
-        """
-        if self.batch is not None:
-            return fast.batch_norm_affine(self.batch, mean, variance, entries)
-        slope = torch.ones_like(mean) if self.gain is None else self.gain
-        from_uniform = {"centre": 0.0, "amplify": uniform}  # what the norm makes of the uniform map
-        if self.kind in from_uniform:
-            return slope, from_uniform[self.kind] + slope * (mean - uniform)
-        return slope, slope * mean
-
 
 class ReAttention(Attention):
     """Attention whose heads exchange their maps before they multiply the values (Zhou et al. 2021, DeepViT).
@@ -197,6 +144,7 @@ class ReAttention(Attention):
     """
 
     MIXINGS = ("random", "identity", "frozen")
+    fast_values = fast.mixed_values
 
     def __init__(
         self,
@@ -224,33 +172,9 @@ class ReAttention(Attention):
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to the mixed and normed map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
-        with fast.without_autocast(attn):  # 16 bits beside the bias would round away what the norm shall amplify
+        with without_autocast(attn):  # 16 bits beside the bias would round away what the norm shall amplify
             attn = self.norm(self.mix(attn.to(self.mix.weight.dtype))) * self.map_scale
         return self.used_map(attn)
-
-    def takes_fast_path(self) -> bool:
-        """False, too, where no fast path is known: for LayerNorm, dropped entries, parts in different modes.
-
-        While a training step is compiled the compiler fuses the legible path by itself.
-        """
-        one_mode = all(part.training == self.training for part in self.modules())
-        compiled_or_drops = self.training and (fast.traced() or self.attn_drop.p > 0)
-        return super().takes_fast_path() and self.norm.is_affine() and one_mode and not compiled_or_drops
-
-    def fast_values(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Queries, keys and values (B, H, N, D) to head outputs (B, H, N, D); see `nn/fast.py`."""
-        tokens, mixing = query.shape[-2], self.mix.weight.flatten(1)  # (H, H)
-        mean = mixing.sum(dim=1) / tokens + self.mix.bias  # of the mixed map, as rows of the softmax map sum to 1
-        if not self.training:
-            slope, shift = self.norm.affine(mean, None, 0, 1 / tokens)
-            mixing, shift = self.map_scale * slope[:, None] * mixing, self.map_scale * shift
-            return fast.mixed_attention(query, key, value, self.scale, mixing, shift)
-        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()  # once, for all products below
-        centred, covariance = fast.CentredMap.apply(query, key, self.scale)
-        variance = fast.mixed_variance(mixing, covariance)
-        slope, shift = self.norm.affine(mean, variance, len(query) * tokens**2, 1 / tokens)
-        out = fast.MixedValues.apply(centred, value, self.map_scale * slope[:, None] * mixing)
-        return out + fast.constant_map(self.map_scale * shift, value)
 
 
 def _expanded(num_heads: int, expansion: int) -> int:
@@ -275,6 +199,8 @@ class RefinedAttention(Attention):
         ValueError: when `kernel_size` is even, or there would be no map.
     """
 
+    fast_values = fast.refined_values
+
     def __init__(self, *args: Any, expansion: int = 3, kernel_size: int = 3, **options: Any) -> None:
         super().__init__(*args, **options)
         if kernel_size % 2 == 0 or kernel_size < 1:
@@ -288,11 +214,6 @@ class RefinedAttention(Attention):
         """Queries and keys (B, H, N, D) to the refined map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
         return self.used_map(self.reduce(self.local(self.expand(attn))))
-
-    def fast_values(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Queries, keys and values (B, H, N, D) to head outputs (B, H, N, D), by one convolution that is all three."""
-        attn = self.attn_drop(self.softmax_of(query, key))
-        return fast.refined_at_once(attn, self.expand.weight, self.local.weight, self.reduce.weight) @ value
 
 
 class AccumulatedAttention(Attention):
@@ -379,15 +300,8 @@ class ReusedAttention(HandedAttention):
 
     def handed_values(self, handed: Tensor, value: Tensor) -> Tensor:
         """The map (B, H, N, N), refined, times values (B, H, N, D)."""
-        shared, trains = self.softmax_map(handed), torch.is_grad_enabled() or any(p.training for p in self.modules())
-        if not self.takes_fast_path(trains):
-            return self.used_map(self.norm(self.refine(shared) + shared) * self.scale) @ value
-        if not trains:
-            return fast.refined_values(handed, value, self.refine, self.norm, self.scale)
-        refined = fast.refine_in_training(handed, self.refine)
-        return fast.batch_norm(self.norm, refined + handed) * self.scale @ value
-
-    def takes_fast_path(self, trains: bool) -> bool:
-        """False within `legible_attention()`, where the map is watched, and while a training step is compiled."""
-        usual = all(map(_is_usual, (self.refine.norm1, self.refine.norm2, self.refine.norm3, self.norm)))
-        return _nothing_watches(self.softmax_map, self.used_map) and usual and not (trains and fast.traced())
+        out = fast.reused_values(self, handed, value)
+        if out is None:
+            shared = self.softmax_map(handed)
+            out = self.used_map(self.norm(self.refine(shared) + shared) * self.scale) @ value
+        return out

@@ -1,301 +1,134 @@
-"""The fast paths of the attentions: the same numbers as the legible ones, with fewer and shorter-lived maps.
+"""Which attention may take a fast path, and which one that is.
 
-Four facts carry them. A norm that is affine in the map folds into the mixing: `Norm(Θ A) = T A + c`. A constant added
-to a map needs no map: `(M + c) V = M V + c · (sum of V over tokens)`. The rows of a softmax sum to 1, so its mean is
-1/N, and the variance of a mixed map follows from the H×H covariance of the heads' maps: a BatchNorm's statistics in
-training need no mixed map. And a few images at a time fit a processor's cache, where a batch of maps does not.
-
-In training and in narrow types the map is centred before it is mixed: near the start of training it is almost uniform,
-and BatchNorm amplifies what is left of it some 300-fold, rounding errors included.
+A fast path stands in for one `attention_map`: it gives the same head outputs, and never forms the map that the legible
+path forms. Each is a function of the attention, its queries, keys and values; it answers None where it does not apply.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
-CACHE_BYTES = 2**21  # of the maps that are worked on at once on a CPU
+from . import kernels
 
-
-def traced() -> bool:
-    """True while `torch.compile`, `torch.export` or `torch.jit.trace` records the operations."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def without_autocast(tensor: Tensor) -> torch.autocast:
-    """A context in which operations on a tensor's device keep the types that their inputs have."""
-    return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)  # meta knows no autocast
-
-
-def images_at_once(value: Tensor, num_maps: int) -> int:
-    """How many images to work on together, of values (B, H, N, D): as fit a cache, or all on a GPU or for autograd."""
-    if value.device.type != "cpu" or torch.is_grad_enabled() or traced():
-        return value.shape[0]
-    return max(1, CACHE_BYTES // (num_maps * value.shape[-2] ** 2 * value.element_size()))
-
-
-def pieces(count: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors (B, ...), `count` images at a time."""
-    return zip(*(tensor.split(count) for tensor in tensors), strict=True)
-
-
-def in_pieces(function: Callable[..., Tensor], count: int, *tensors: Tensor) -> Tensor:
-    """`function`, which gives (B, H, N, D) like the last of the tensors, of `count` images at a time."""
-    if count >= tensors[0].shape[0]:
-        return function(*tensors)
-    out = torch.empty_like(tensors[-1].transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-    for *piece, place in pieces(count, *tensors, out):  # in memory (B, N, H, D): the heads lie side by side already
-        place.copy_(function(*piece))
-    return out
-
-
-def mix_heads(mixing: Tensor, maps: Tensor) -> Tensor:
-    """What a 1×1 convolution does, as one matrix product: (G, H) and maps (B, H, N, N) to maps (B, G, N, N)."""
-    # Expanded and not broadcast: under autograd a broadcast product would copy, and keep, the maps.
-    return torch.bmm(mixing.expand(maps.shape[0], -1, -1), maps.flatten(2)).unflatten(2, maps.shape[2:])
-
-
-def softmax_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Queries and keys (B, H, N, D) to the attention map (B, H, N, N), at least in float32."""
-    scores = (query * scale) @ key.transpose(-2, -1)
-    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-
-
-def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mixing: Tensor, shift: Tensor) -> Tensor:
-    """`(T (A - 1/N) + c) V` for queries, keys and values (B, H, N, D), T (H, H) and c (H,), to (B, H, N, D)."""
-    uniform, narrow = 1 / query.shape[-2], torch.finfo(value.dtype).bits < 32
-    if not narrow:  # float32 is exact enough to leave 1/N in the map and take it off with the constant: a pass less
-        shift = shift - uniform * mixing.sum(dim=1)
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        maps = softmax_of(query, key, scale)
-        maps = (maps - uniform).to(value.dtype) if narrow else maps
-        return mix_heads(mixing.to(value.dtype), maps) @ value + constant_map(shift, value)
-
-    return in_pieces(attend, images_at_once(value, value.shape[1]), query, key, value)
-
-
-def constant_map(shift: Tensor, value: Tensor) -> Tensor:
-    """What a map that is c everywhere, c (H,), makes of values (B, H, N, D): the same for every query, (B, H, 1, D)."""
-    return (shift[:, None, None] * value.sum(dim=-2, keepdim=True)).to(value.dtype)
-
-
-def _check_once() -> None:
-    """Called in a backward pass: RuntimeError where that is to be differentiated itself."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the fast path of attention can be differentiated once only; take the gradient of a gradient within "
-            "deepvit_edu.nn.attention.legible_attention()"
-        )
-
-
-class CentredMap(torch.autograd.Function):
-    """Queries and keys (B, H, N, D) to the map less its mean, A - 1/N (B, H, N, N), and its covariance (H, H)."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Called by `apply`."""
-        heads, tokens = query.shape[1:3]
-        centred = query.new_empty(len(query), heads, tokens, tokens)
-        covariance = query.new_zeros(heads, heads, dtype=torch.promote_types(query.dtype, torch.float32))
-        count = images_at_once(query, heads)
-        # Sums are taken in the types that the tensors have, whatever autocast would choose.
-        with without_autocast(query):
-            for q, k, maps in pieces(count, query, key, centred):
-                torch.sub(softmax_of(q, k, scale), 1 / tokens, out=maps)
-                covariance += head_products(maps, maps)
-        ctx.scale, ctx.entries = scale, centred.numel() // heads
-        ctx.save_for_backward(query, key, centred)
-        return centred, covariance / ctx.entries
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor, grad_covariance: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Called by autograd."""
-        _check_once()
-        query, key, centred = ctx.saved_tensors
-        coupling = ((grad_covariance + grad_covariance.T) / ctx.entries).to(centred.dtype)
-        grads = torch.empty_like(query), torch.empty_like(key)
-        count = images_at_once(query, query.shape[1])
-        for q, k, maps, g, *outs in pieces(count, query, key, centred, grad, *grads):
-            through_covariance = coupling.expand(len(maps), -1, -1)
-            grad_maps = torch.baddbmm(g.flatten(2), through_covariance, maps.flatten(2)).view_as(maps)
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_maps, maps + 1 / maps.shape[-1], -1, maps.dtype)
-            torch.matmul(grad_scores, k * ctx.scale, out=outs[0])
-            torch.matmul(grad_scores.transpose(-2, -1), q * ctx.scale, out=outs[1])
-        return *grads, None
-
-
-class MixedValues(torch.autograd.Function):
-    """`(T A) V` for maps A (B, H, N, N), values V (B, H, N, D) and T (H, H): the mixed map is made anew going back."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, value: Tensor, mixing: Tensor) -> Tensor:
-        """Called by `apply`."""
-        ctx.save_for_backward(maps, value, mixing)
-        count = images_at_once(value, value.shape[1])
-        with without_autocast(value):
-            mixing = mixing.to(maps.dtype)
-            return in_pieces(lambda maps, value: mix_heads(mixing, maps) @ value, count, maps, value)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Called by autograd."""
-        _check_once()
-        maps, value, mixing = ctx.saved_tensors
-        narrow, grad_mixing = mixing.to(maps.dtype), torch.zeros_like(mixing)
-        grads = torch.empty_like(maps), torch.empty_like(value)
-        count = images_at_once(value, value.shape[1])
-        for a, v, g, *outs in pieces(count, maps, value, grad.contiguous(), *grads):
-            grad_mixed = g @ v.transpose(-2, -1)
-            grad_mixing += head_products(grad_mixed, a)
-            torch.bmm(narrow.T.expand(len(a), -1, -1), grad_mixed.flatten(2), out=outs[0].flatten(2))
-            torch.matmul(mix_heads(narrow, a).transpose(-2, -1), g, out=outs[1])
-        return *grads, grad_mixing
-
-
-def head_products(first: Tensor, second: Tensor) -> Tensor:
-    """Sums over images and entries of the products of every two heads' maps: twice (B, H, N, N) to (H, H).
-
-    At least in float32: of products rounded to 16 bits, a variance that is nearly 0 could come out below it.
-    """
-    full = torch.promote_types(first.dtype, torch.float32)
-    return torch.bmm(first.to(full).flatten(2), second.to(full).flatten(2).transpose(1, 2)).sum(dim=0)
-
-
-def mixed_variance(mixing: Tensor, covariance: Tensor) -> Tensor:
-    """The variances (G,) of maps mixed by Θ (G, H) of maps of covariance C (H, H): Θ C Θ' has them on its diagonal."""
-    return (mixing[:, :, None] * covariance * mixing[:, None, :]).sum(dim=(1, 2))
-
-
-def batch_norm_affine(
-    norm: nn.BatchNorm2d, mean: Tensor | float = 0.0, variance: Tensor | None = None, entries: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Slope and shift (H,) with which `norm` of `mean + x` is `slope * x + shift`.
-
-    In training it normalises by the batch's `mean` and `variance` (H,), over so many `entries`, and its running ones
-    follow; else by its running ones.
-
-    Raises:
-        ValueError: in training, when there is but one entry.
-    """
-    if norm.training:
-        variance = variance.clamp(min=0)  # rounding
-        if entries < 2:
-            raise ValueError("BatchNorm cannot train on a single entry of the map; give it more tokens or images")
-        _update_running_statistics(norm, mean, variance * entries / (entries - 1))
-    used_mean, used_variance = (mean, variance) if norm.training else (norm.running_mean, norm.running_var)
-    slope = norm.weight * (used_variance + norm.eps).rsqrt()
-    # In training the difference is 0; left in, it gives the mixing's bias its gradient of zeros, as autograd has it.
-    return slope, norm.bias + slope * (mean - used_mean)
-
-
-@torch.no_grad()
-def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    norm.num_batches_tracked += 1
-    momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-    for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
-        running.data.lerp_(new.to(running.dtype), momentum)  # as torch does it: unseen by autograd
+_legible_only = False
 
 
 @contextmanager
-def frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Within it the running statistics of a block's BatchNorms stay as they are, in training too."""
-    norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+def legible_attention() -> Iterator[None]:
+    """Within this context every attention forms its map explicitly, step by step, as the chapters write it.
+
+    Outside it an attention takes the fastest path that gives the same output.
+    """
+    global _legible_only
+    before, _legible_only = _legible_only, True
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+        _legible_only = before
 
 
-def refined_values(maps: Tensor, value: Tensor, refine: nn.Sequential, norm: nn.BatchNorm2d, scale: float) -> Tensor:
-    """`(scale * norm(refine(A) + A)) V` with running statistics, the norms folded into the convolutions.
+def fast_path_allowed() -> bool:
+    """False within `legible_attention()`."""
+    return not _legible_only
 
-    Maps A (B, H, N, N) and values V (B, H, N, D) to (B, H, N, D); `refine` as in `ReusedAttention`.
+
+def values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
+    """Queries, keys and values (B, H, N, D) to `attention_map(query, key) @ value` (B, H, N, D) by the fast path.
+
+    None within `legible_attention()`, where something watches the map or stands in for it, and where no fast path fits.
     """
-    folded = [batch_norm_affine(part) for part in (refine.norm1, refine.norm2, refine.norm3, norm)]
-    (slope1, shift1), (slope2, shift2), (slope3, shift3), (outer_slope, outer_shift) = folded
-    expand = slope1[:, None, None, None] * refine.expand.weight
-    local = slope2[:, None, None, None] * refine.local.weight
-    skip = scale * outer_slope  # (H,)
-    reduce = (skip * slope3)[:, None, None, None] * refine.reduce.weight
-    shift = skip * shift3 + scale * outer_shift
-
-    def attend(maps: Tensor, value: Tensor) -> Tensor:
-        wide = F.relu6(F.conv2d(maps, expand, shift1), inplace=True)
-        wide = F.conv2d(wide, local, shift2, padding=refine.local.padding, groups=len(local))
-        refined = torch.addcmul(F.conv2d(F.relu6(wide, inplace=True), reduce), skip[:, None, None], maps)
-        return refined @ value + constant_map(shift, value)
-
-    return in_pieces(attend, images_at_once(value, len(local)), maps, value)
+    if attn.fast_values is None or not _nothing_watches(attn):
+        return None
+    return attn.fast_values(query, key, value)
 
 
-def refine_in_training(maps: Tensor, refine: nn.Sequential) -> Tensor:
-    """`refine(A)` for maps A (B, H, N, N), with 1×1 convolutions as matrix products, the first norm folded into one.
+def _nothing_watches(attn: nn.Module) -> bool:
+    """Whether fast paths are allowed, and the identities that only the legible path calls are without hooks."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    places = (attn.softmax_map, attn.used_map)
+    plain = (type(place) is nn.Identity and not any(getattr(place, hook) for hook in hooks) for place in places)
+    return fast_path_allowed() and all(plain)
 
-    That norm's statistics follow from those of the heads' maps, of which there are fewer.
+
+def plain_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The path of `Attention`: PyTorch's fused kernel."""
+    dropout = attn.attn_drop.p if attn.attn_drop.training else 0.0
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attn.scale)
+
+
+def mixed_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
+    """The path of `ReAttention`: its norm is folded into its mixing, by the statistics of the heads' own maps.
+
+    None for LayerNorm, dropped entries and parts in different modes; and while a training step is compiled, since the
+    compiler fuses the legible path by itself.
     """
-    entries = maps.numel() // maps.shape[1]
-    with without_autocast(maps):
-        mean = maps.mean(dim=(0, 2, 3))  # (H,)
-        centred = maps - mean[:, None, None]
-        covariance = head_products(centred, centred) / entries
-        mixing = refine.expand.weight.flatten(1).to(covariance.dtype)  # (G, H)
-        variance, mean = mixed_variance(mixing, covariance), mixing @ mean.to(mixing.dtype)  # (G,)
-        slope, shift = batch_norm_affine(refine.norm1, mean, variance, entries)
-        mixing, shift = (slope[:, None] * mixing).to(maps.dtype), shift[:, None].to(maps.dtype)
-    wide = F.relu6(torch.baddbmm(shift, mixing.expand(len(maps), -1, -1), centred.flatten(2)), inplace=True)
-    wide = F.relu6(batch_norm(refine.norm2, refine.local(wide.unflatten(2, maps.shape[2:]))), inplace=True)
-    return batch_norm(refine.norm3, mix_heads(refine.reduce.weight.flatten(1), wide))
+    one_mode = all(part.training == attn.training for part in attn.modules())
+    compiled_or_drops = attn.training and (kernels.traced() or attn.attn_drop.p > 0)
+    if not (_is_affine(attn.norm) and one_mode) or compiled_or_drops:
+        return None
+    tokens, mixing = query.shape[-2], attn.mix.weight.flatten(1)  # (H, H)
+    mean = mixing.sum(dim=1) / tokens + attn.mix.bias  # of the mixed map, as rows of the softmax map sum to 1
+    if not attn.training:
+        slope, shift = norm_affine(attn.norm, mean, None, 0, 1 / tokens)
+        mixing, shift = attn.map_scale * slope[:, None] * mixing, attn.map_scale * shift
+        return kernels.mixed_attention(query, key, value, attn.scale, mixing, shift)
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()  # once, for all products below
+    centred, covariance = kernels.CentredMap.apply(query, key, attn.scale)
+    variance = kernels.mixed_variance(mixing, covariance)
+    slope, shift = norm_affine(attn.norm, mean, variance, len(query) * tokens**2, 1 / tokens)
+    out = kernels.MixedValues.apply(centred, value, attn.map_scale * slope[:, None] * mixing)
+    return out + kernels.constant_map(attn.map_scale * shift, value)
 
 
-def batch_norm(norm: nn.BatchNorm2d, maps: Tensor) -> Tensor:
-    """`norm(maps)`; in training on a CPU, in float32 or wider, by kernels of torch that are faster together."""
-    if norm.training and maps.device.type == "cpu" and torch.finfo(maps.dtype).bits >= 32:
-        return _BatchNorm.apply(maps, norm.weight, norm.bias, norm)
-    return norm(maps)
+def _is_affine(norm: nn.Module) -> bool:
+    """Whether a `HeadNorm` is a slope and a shift for each head: every kind but "layer" is."""
+    return norm.layer is None and (norm.batch is None or _is_usual(norm.batch))
 
 
-class _BatchNorm(torch.autograd.Function):
-    """GroupNorm's kernel, with a group a channel, takes statistics four times as fast as BatchNorm's."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """Called by `apply`."""
-        images, heads, *sides = maps.shape
-        entries = maps.numel() // heads
-        _, means, rstds = torch.native_group_norm(maps, None, None, images, heads, math.prod(sides), heads, 0.0)
-        mean = means.mean(dim=0)
-        variance = (rstds**-2 + (means - mean) ** 2).mean(dim=0)
-        _update_running_statistics(norm, mean, variance * entries / (entries - 1))
-        ctx.save_for_backward(maps, weight, mean, (variance + norm.eps).rsqrt())
-        ctx.eps = norm.eps
-        return F.batch_norm(maps, mean, variance, weight, bias, training=False, eps=norm.eps)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Called by autograd."""
-        _check_once()
-        maps, weight, mean, rstd = ctx.saved_tensors
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad, maps, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
-        )
-        return *grads, None
+def _is_usual(norm: nn.Module) -> bool:
+    """Whether a norm is a BatchNorm with all its parts, and not one that asks other processes."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
 
 
-def refined_at_once(maps: Tensor, expand: Tensor, local: Tensor, reduce: Tensor) -> Tensor:
-    """1×1, depth-wise k×k and 1×1 convolutions of maps (B, H, N, N), given their weights, as the one that they make."""
-    kernel = torch.einsum("gw,wij,wh->ghij", reduce.flatten(1), local[:, 0], expand.flatten(1))
-    size, uniform = int(local.shape[-1]), torch.full_like(maps[:1, :1], 1 / maps.shape[-1])
-    # The map's mean goes its own way, or it would drown the weights' small gradients in rounding errors. It is the same
-    # for every image and head, so it costs one small matrix product.
-    of_mean = kernel.sum(dim=1).flatten(1) @ F.unfold(uniform, size, padding=size // 2)[0]  # (H, N * N)
-    return F.conv2d(maps - uniform, kernel, padding=size // 2) + of_mean.unflatten(1, maps.shape[2:])
+def norm_affine(
+    norm: nn.Module, mean: Tensor, variance: Tensor | None, entries: int, uniform: float
+) -> tuple[Tensor, Tensor]:
+    """Slope and shift (H,) with which `norm` of `mean + x` is `slope * x + shift`.
+
+    Args:
+        norm: a `HeadNorm` of any kind but "layer".
+        mean, variance: of each head's map over the batch (H,); BatchNorm needs the variance in training.
+        entries: from how many entries of the map a head has them.
+        uniform: 1 / N.
+    """
+    if norm.batch is not None:
+        return kernels.batch_norm_affine(norm.batch, mean, variance, entries)
+    slope = torch.ones_like(mean) if norm.gain is None else norm.gain
+    from_uniform = {"centre": 0.0, "amplify": uniform}  # what the norm makes of the uniform map
+    if norm.kind in from_uniform:
+        return slope, from_uniform[norm.kind] + slope * (mean - uniform)
+    return slope, slope * mean
+
+
+def refined_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The path of `RefinedAttention`: one convolution that is all three."""
+    maps = attn.attn_drop(attn.softmax_of(query, key))
+    return kernels.refined_at_once(maps, attn.expand.weight, attn.local.weight, attn.reduce.weight) @ value
+
+
+def reused_values(attn: nn.Module, handed: Tensor, value: Tensor) -> Tensor | None:
+    """The path of `ReusedAttention`, for the map handed on (B, H, N, N) and values (B, H, N, D).
+
+    None where `values` gives None, and while a training step is compiled.
+    """
+    trains = torch.is_grad_enabled() or any(part.training for part in attn.modules())
+    usual = all(map(_is_usual, (attn.refine.norm1, attn.refine.norm2, attn.refine.norm3, attn.norm)))
+    if not (_nothing_watches(attn) and usual) or (trains and kernels.traced()):
+        return None
+    if not trains:
+        return kernels.refined_values(handed, value, attn.refine, attn.norm, attn.scale)
+    refined = kernels.refine_in_training(handed, attn.refine)
+    return kernels.batch_norm(attn.norm, refined + handed) * attn.scale @ value

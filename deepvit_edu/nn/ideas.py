@@ -1,5 +1,6 @@
 """The ideas from convolutional networks that T2T-ViT tried (Yuan et al. 2021, section 3.2): dense, SE and ghost."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -127,3 +128,29 @@ class Transition(nn.Module):
     def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, N, C) to (tokens (B, N, C / 2), the map handed on)."""
         return self.act(self.linear(x)), handed
+
+
+def dense_blocks(
+    new: Callable[[int, int, float], nn.Module], stages: tuple[int, ...], dim: int, growth: int, drop_path_rate: float
+) -> tuple[list[nn.Module], list[int]]:
+    """The blocks of `t2t_vit_dense`, and the channels that come out of each.
+
+    Args:
+        new: makes the block inside, given its depth, width and rate of stochastic depth.
+        stages: blocks of each stage.
+        dim: channels in.
+        growth: channels that a block adds.
+        drop_path_rate: of the last block, had the model 12 stages.
+    """
+    blocks: list[nn.Module] = []
+    widths = [dim]
+    for stage, count in enumerate(stages):
+        if stage:
+            blocks.append(Transition(widths[-1]))
+            widths.append(widths[-1] // 2)
+        # The authors' rate follows the stage's number in a model of 12 blocks, not the block's.
+        rate = drop_path_rate * stage / 11
+        for _ in range(count):
+            blocks.append(DenseBlock(new(len(blocks), widths[-1], rate), widths[-1], growth))
+            widths.append(widths[-1] + growth)
+    return blocks, widths[1:]

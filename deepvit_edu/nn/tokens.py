@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import fast_path_allowed
-from .fast import without_autocast
+from .fast import fast_path_allowed
+from .kernels import without_autocast
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the grid of tokens; the last two are outside
 

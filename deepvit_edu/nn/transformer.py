@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from timm.layers import DropPath
+from timm.models.vision_transformer import LayerScale
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from . import fast
 from .attention import (
     AccumulatedAttention,
     Attention,
@@ -21,7 +22,8 @@ from .attention import (
 )
 from .controls import HandingAttention, SharpenedAttention
 from .features import IntermediateFeatures
-from .ideas import DenseBlock, GhostAttention, GhostMlp, SqueezeExciteAttention, Transition
+from .ideas import GhostAttention, GhostMlp, SqueezeExciteAttention, dense_blocks
+from .kernels import frozen_statistics, traced
 from .tokens import Box, ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer, swap_within
 
 
@@ -46,23 +48,6 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
-class LayerScale(nn.Module):
-    """A learned factor for each channel (Touvron et al. 2021, CaiT).
-
-    Args:
-        dim: channels C of a token.
-        start: where the factors start.
-    """
-
-    def __init__(self, dim: int, start: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), start))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        return x * self.gamma
-
-
 class Block(nn.Module):
     """A pre-norm transformer block: two branches, each added to the residual stream.
 
@@ -73,7 +58,7 @@ class Block(nn.Module):
         drop_path: probability that a sample skips a branch in training (stochastic depth, Huang et al. 2016).
         norm_eps: epsilon of the LayerNorms.
         branch_scale: factor on what a branch adds.
-        attn_scale, mlp_scale: start of a LayerScale on the branch; none where None.
+        attn_scale, mlp_scale: start of a LayerScale (Touvron et al. 2021, CaiT) on the branch; none where None.
     """
 
     def __init__(
@@ -265,7 +250,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         """One block, as its `forward_chain`; where checkpointing is on, what it made is made anew going back."""
         if self.grad_checkpointing and torch.is_grad_enabled():
             # A compiler makes the second pass itself, without what the first one did to statistics.
-            contexts = {} if fast.traced() else {"context_fn": lambda: (nullcontext(), fast.frozen_statistics(block))}
+            contexts = {} if traced() else {"context_fn": lambda: (nullcontext(), frozen_statistics(block))}
             return checkpoint(block.forward_chain, x, handed, use_reentrant=False, **contexts)
         return block.forward_chain(x, handed)
 
@@ -345,12 +330,11 @@ def sinusoid(num_positions: int, dim: int) -> Tensor:
 
 def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
     """The blocks of a model, and the channels that come out of each."""
+    new, dim, last = partial(build_block, config), config.embed_dim, max(config.depth - 1, 1)
     if config.dense_stages:
-        return _dense_blocks(config)
-    last = max(config.depth - 1, 1)
+        return dense_blocks(new, config.dense_stages, dim, config.growth, config.drop_path_rate)
     rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]
-    dim = config.embed_dim
-    return [build_block(config, layer, dim, rate) for layer, rate in enumerate(rates)], [dim] * config.depth
+    return [new(layer, dim, rate) for layer, rate in enumerate(rates)], [dim] * config.depth
 
 
 def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Block:
@@ -371,19 +355,3 @@ def _build(what: str, kind: Callable[..., nn.Module], sizes: tuple, options: dic
         return kind(*sizes, **options)
     except TypeError as error:
         raise ValueError(f"{what} does not take the options {options}: {error}") from error
-
-
-def _dense_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
-    blocks: list[nn.Module] = []
-    widths = [config.embed_dim]
-    for stage, count in enumerate(config.dense_stages):
-        if stage:
-            blocks.append(Transition(widths[-1]))
-            widths.append(widths[-1] // 2)
-        # The authors' rate follows the stage's number in a model of 12 blocks, not the block's.
-        rate = config.drop_path_rate * stage / 11
-        for _ in range(count):
-            dim = widths[-1]
-            blocks.append(DenseBlock(build_block(config, len(blocks), dim, rate), dim, config.growth))
-            widths.append(dim + config.growth)
-    return blocks, widths[1:]

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepvit_edu.nn.attention import Attention, fast_path_allowed, legible_attention
+from deepvit_edu.nn.attention import Attention, ReAttention, legible_attention
+from deepvit_edu.nn.fast import fast_path_allowed
 
 
 def both_paths(attn, x):
@@ -66,3 +67,48 @@ def test_dropout_of_the_map_works_on_both_paths():
         assert not torch.allclose(out, attn.eval()(x))
         attn.train()
     torch.testing.assert_close(*both_paths(attn.eval(), x), rtol=1e-5, atol=1e-6)
+
+
+class Uniform(Attention):
+    """Every token looks everywhere alike."""
+
+    def attention_map(self, query, key):
+        return torch.full_like(query @ key.transpose(-2, -1), 1 / query.shape[-2])
+
+
+class Halved(ReAttention):
+    """A map that is made of the softmax map in another way."""
+
+    def softmax_of(self, query, key):
+        return super().softmax_of(query, key) / 2
+
+
+@pytest.mark.parametrize("kind", [Uniform, Halved])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_subclass_with_a_map_of_its_own_is_never_bypassed(kind, training):
+    attn, x = kind(24, 4).train(training), torch.randn(2, 10, 24)
+    found, legible = both_paths(attn, x)
+    assert torch.equal(found, legible)
+    assert not torch.allclose(found, kind.__base__.forward(copy_into(kind.__base__(24, 4), attn), x), atol=1e-3)
+
+
+def copy_into(other, attn):
+    other.load_state_dict(attn.state_dict())
+    return other.train(attn.training)
+
+
+def test_a_subclass_may_name_a_fast_path_of_its_own_and_its_heirs_keep_it():
+    class Average(Uniform):
+        def attention_map(self, query, key):
+            return super().attention_map(query, key)
+
+        def fast_values(self, query, key, value):
+            return value.mean(dim=-2, keepdim=True).expand_as(value) + 0 * query
+
+    class Heir(Average):
+        pass
+
+    found, legible = both_paths(Heir(24, 4), torch.randn(2, 10, 24))
+    torch.testing.assert_close(found, legible, rtol=1e-5, atol=1e-6)
+    assert Heir.fast_values is Average.fast_values
+    assert Uniform.fast_values is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deepvit_edu.nn import fast
+from deepvit_edu.nn import kernels
 from deepvit_edu.nn.attention import HeadNorm, ReAttention, RefinedAttention, ReusedAttention, legible_attention
 
 
@@ -90,7 +90,7 @@ def test_a_few_images_at_a_time(kind, training, monkeypatch):
     attn, x = spoil(kind(24, 12)).train(training), torch.randn(5, 17, 24)
     with torch.set_grad_enabled(training):
         expected = attn(x)
-        monkeypatch.setattr(fast, "CACHE_BYTES", 2 * 36 * 17**2 * 4)  # 2 images of the widest maps, then 2, then 1
+        monkeypatch.setattr(kernels, "CACHE_BYTES", 2 * 36 * 17**2 * 4)  # 2 images of the widest maps, then 2, then 1
         torch.testing.assert_close(attn(x), expected, rtol=1e-5, atol=1e-5)
         if training:
             assert_equal_paths(attn, x)
@@ -156,7 +156,7 @@ def takes_fast_path(attn: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch)
         raise NotImplementedError
 
     for name in ("mixed_attention", "constant_map", "refined_values", "refine_in_training"):
-        monkeypatch.setattr(fast, name, fail)
+        monkeypatch.setattr(kernels, name, fail)
     try:
         attn(x)
     except NotImplementedError:
@@ -320,21 +320,3 @@ def test_exported_for_any_number_of_images(kind):
     attn, x = spoil(kind(24, 4)).eval(), torch.randn(3, 9, 24)
     exported = torch.export.export(attn, (x[:2],), dynamic_shapes={"x": {0: torch.export.Dim("images")}})
     torch.testing.assert_close(exported.module()(x), attn(x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_the_refinement_by_finite_differences(training):
-    attn = spoil(ReusedAttention(6, 3, expansion=2)).double().train(training)
-    maps = torch.randn(2, 3, 3, 3, dtype=torch.float64).softmax(dim=-1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda maps: fast.refine_in_training(maps, attn.refine), (maps,))
-
-
-def test_gradients_by_finite_differences():
-    query, key, value = torch.randn(3, 2, 3, 4, 2, dtype=torch.float64).requires_grad_().unbind()
-    mixing = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
-
-    def step(query: Tensor, key: Tensor, value: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
-        centred, covariance = fast.CentredMap.apply(query, key, 0.7)
-        return fast.MixedValues.apply(centred, value, mixing), covariance
-
-    assert torch.autograd.gradcheck(step, (query, key, value, mixing))

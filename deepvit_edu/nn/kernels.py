@@ -1,0 +1,301 @@
+"""The sums and products that the fast paths are made of: fewer maps, and shorter-lived ones.
+
+Four facts carry them. A norm that is affine in the map folds into the mixing: `Norm(Θ A) = T A + c`. A constant added
+to a map needs no map: `(M + c) V = M V + c · (sum of V over tokens)`. The rows of a softmax sum to 1, so its mean is
+1/N, and the variance of a mixed map follows from the H×H covariance of the heads' maps: a BatchNorm's statistics in
+training need no mixed map. And a few images at a time fit a processor's cache, where a batch of maps does not.
+
+In training and in narrow types the map is centred before it is mixed: near the start of training it is almost uniform,
+and BatchNorm amplifies what is left of it some 300-fold, rounding errors included.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+CACHE_BYTES = 2**21  # of the maps that are worked on at once on a CPU
+
+
+def traced() -> bool:
+    """True while `torch.compile`, `torch.export` or `torch.jit.trace` records the operations."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """A context in which operations on a tensor's device keep the types that their inputs have."""
+    return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)  # meta knows no autocast
+
+
+def images_at_once(value: Tensor, num_maps: int) -> int:
+    """How many images to work on together, of values (B, H, N, D): as fit a cache, or all on a GPU or for autograd."""
+    if value.device.type != "cpu" or torch.is_grad_enabled() or traced():
+        return value.shape[0]
+    return max(1, CACHE_BYTES // (num_maps * value.shape[-2] ** 2 * value.element_size()))
+
+
+def pieces(count: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors (B, ...), `count` images at a time."""
+    return zip(*(tensor.split(count) for tensor in tensors), strict=True)
+
+
+def in_pieces(function: Callable[..., Tensor], count: int, *tensors: Tensor) -> Tensor:
+    """`function`, which gives (B, H, N, D) like the last of the tensors, of `count` images at a time."""
+    if count >= tensors[0].shape[0]:
+        return function(*tensors)
+    out = torch.empty_like(tensors[-1].transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+    for *piece, place in pieces(count, *tensors, out):  # in memory (B, N, H, D): the heads lie side by side already
+        place.copy_(function(*piece))
+    return out
+
+
+def mix_heads(mixing: Tensor, maps: Tensor) -> Tensor:
+    """What a 1×1 convolution does, as one matrix product: (G, H) and maps (B, H, N, N) to maps (B, G, N, N)."""
+    # Expanded and not broadcast: under autograd a broadcast product would copy, and keep, the maps.
+    return torch.bmm(mixing.expand(maps.shape[0], -1, -1), maps.flatten(2)).unflatten(2, maps.shape[2:])
+
+
+def softmax_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Queries and keys (B, H, N, D) to the attention map (B, H, N, N), at least in float32."""
+    scores = (query * scale) @ key.transpose(-2, -1)
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mixing: Tensor, shift: Tensor) -> Tensor:
+    """`(T (A - 1/N) + c) V` for queries, keys and values (B, H, N, D), T (H, H) and c (H,), to (B, H, N, D)."""
+    uniform, narrow = 1 / query.shape[-2], torch.finfo(value.dtype).bits < 32
+    if not narrow:  # float32 is exact enough to leave 1/N in the map and take it off with the constant: a pass less
+        shift = shift - uniform * mixing.sum(dim=1)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        maps = softmax_of(query, key, scale)
+        maps = (maps - uniform).to(value.dtype) if narrow else maps
+        return mix_heads(mixing.to(value.dtype), maps) @ value + constant_map(shift, value)
+
+    return in_pieces(attend, images_at_once(value, value.shape[1]), query, key, value)
+
+
+def constant_map(shift: Tensor, value: Tensor) -> Tensor:
+    """What a map that is c everywhere, c (H,), makes of values (B, H, N, D): the same for every query, (B, H, 1, D)."""
+    return (shift[:, None, None] * value.sum(dim=-2, keepdim=True)).to(value.dtype)
+
+
+def _check_once() -> None:
+    """Called in a backward pass: RuntimeError where that is to be differentiated itself."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the fast path of attention can be differentiated once only; take the gradient of a gradient within "
+            "deepvit_edu.nn.attention.legible_attention()"
+        )
+
+
+class CentredMap(torch.autograd.Function):
+    """Queries and keys (B, H, N, D) to the map less its mean, A - 1/N (B, H, N, N), and its covariance (H, H)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Called by `apply`."""
+        heads, tokens = query.shape[1:3]
+        centred = query.new_empty(len(query), heads, tokens, tokens)
+        covariance = query.new_zeros(heads, heads, dtype=torch.promote_types(query.dtype, torch.float32))
+        count = images_at_once(query, heads)
+        # Sums are taken in the types that the tensors have, whatever autocast would choose.
+        with without_autocast(query):
+            for q, k, maps in pieces(count, query, key, centred):
+                torch.sub(softmax_of(q, k, scale), 1 / tokens, out=maps)
+                covariance += head_products(maps, maps)
+        ctx.scale, ctx.entries = scale, centred.numel() // heads
+        ctx.save_for_backward(query, key, centred)
+        return centred, covariance / ctx.entries
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor, grad_covariance: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Called by autograd."""
+        _check_once()
+        query, key, centred = ctx.saved_tensors
+        coupling = ((grad_covariance + grad_covariance.T) / ctx.entries).to(centred.dtype)
+        grads = torch.empty_like(query), torch.empty_like(key)
+        count = images_at_once(query, query.shape[1])
+        for q, k, maps, g, *outs in pieces(count, query, key, centred, grad, *grads):
+            through_covariance = coupling.expand(len(maps), -1, -1)
+            grad_maps = torch.baddbmm(g.flatten(2), through_covariance, maps.flatten(2)).view_as(maps)
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_maps, maps + 1 / maps.shape[-1], -1, maps.dtype)
+            torch.matmul(grad_scores, k * ctx.scale, out=outs[0])
+            torch.matmul(grad_scores.transpose(-2, -1), q * ctx.scale, out=outs[1])
+        return *grads, None
+
+
+class MixedValues(torch.autograd.Function):
+    """`(T A) V` for maps A (B, H, N, N), values V (B, H, N, D) and T (H, H): the mixed map is made anew going back."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, maps: Tensor, value: Tensor, mixing: Tensor) -> Tensor:
+        """Called by `apply`."""
+        ctx.save_for_backward(maps, value, mixing)
+        count = images_at_once(value, value.shape[1])
+        with without_autocast(value):
+            mixing = mixing.to(maps.dtype)
+            return in_pieces(lambda maps, value: mix_heads(mixing, maps) @ value, count, maps, value)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Called by autograd."""
+        _check_once()
+        maps, value, mixing = ctx.saved_tensors
+        narrow, grad_mixing = mixing.to(maps.dtype), torch.zeros_like(mixing)
+        grads = torch.empty_like(maps), torch.empty_like(value)
+        count = images_at_once(value, value.shape[1])
+        for a, v, g, *outs in pieces(count, maps, value, grad.contiguous(), *grads):
+            grad_mixed = g @ v.transpose(-2, -1)
+            grad_mixing += head_products(grad_mixed, a)
+            torch.bmm(narrow.T.expand(len(a), -1, -1), grad_mixed.flatten(2), out=outs[0].flatten(2))
+            torch.matmul(mix_heads(narrow, a).transpose(-2, -1), g, out=outs[1])
+        return *grads, grad_mixing
+
+
+def head_products(first: Tensor, second: Tensor) -> Tensor:
+    """Sums over images and entries of the products of every two heads' maps: twice (B, H, N, N) to (H, H).
+
+    At least in float32: of products rounded to 16 bits, a variance that is nearly 0 could come out below it.
+    """
+    full = torch.promote_types(first.dtype, torch.float32)
+    return torch.bmm(first.to(full).flatten(2), second.to(full).flatten(2).transpose(1, 2)).sum(dim=0)
+
+
+def mixed_variance(mixing: Tensor, covariance: Tensor) -> Tensor:
+    """The variances (G,) of maps mixed by Θ (G, H) of maps of covariance C (H, H): Θ C Θ' has them on its diagonal."""
+    return (mixing[:, :, None] * covariance * mixing[:, None, :]).sum(dim=(1, 2))
+
+
+def batch_norm_affine(
+    norm: nn.BatchNorm2d, mean: Tensor | float = 0.0, variance: Tensor | None = None, entries: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Slope and shift (H,) with which `norm` of `mean + x` is `slope * x + shift`.
+
+    In training it normalises by the batch's `mean` and `variance` (H,), over so many `entries`, and its running ones
+    follow; else by its running ones.
+
+    Raises:
+        ValueError: in training, when there is but one entry.
+    """
+    if norm.training:
+        variance = variance.clamp(min=0)  # rounding
+        if entries < 2:
+            raise ValueError("BatchNorm cannot train on a single entry of the map; give it more tokens or images")
+        _update_running_statistics(norm, mean, variance * entries / (entries - 1))
+    used_mean, used_variance = (mean, variance) if norm.training else (norm.running_mean, norm.running_var)
+    slope = norm.weight * (used_variance + norm.eps).rsqrt()
+    # In training the difference is 0; left in, it gives the mixing's bias its gradient of zeros, as autograd has it.
+    return slope, norm.bias + slope * (mean - used_mean)
+
+
+@torch.no_grad()
+def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    norm.num_batches_tracked += 1
+    momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
+        running.data.lerp_(new.to(running.dtype), momentum)  # as torch does it: unseen by autograd
+
+
+@contextmanager
+def frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Within it the running statistics of a block's BatchNorms stay as they are, in training too."""
+    norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
+
+
+def refined_values(maps: Tensor, value: Tensor, refine: nn.Sequential, norm: nn.BatchNorm2d, scale: float) -> Tensor:
+    """`(scale * norm(refine(A) + A)) V` with running statistics, the norms folded into the convolutions.
+
+    Maps A (B, H, N, N) and values V (B, H, N, D) to (B, H, N, D); `refine` as in `ReusedAttention`.
+    """
+    folded = [batch_norm_affine(part) for part in (refine.norm1, refine.norm2, refine.norm3, norm)]
+    (slope1, shift1), (slope2, shift2), (slope3, shift3), (outer_slope, outer_shift) = folded
+    expand = slope1[:, None, None, None] * refine.expand.weight
+    local = slope2[:, None, None, None] * refine.local.weight
+    skip = scale * outer_slope  # (H,)
+    reduce = (skip * slope3)[:, None, None, None] * refine.reduce.weight
+    shift = skip * shift3 + scale * outer_shift
+
+    def attend(maps: Tensor, value: Tensor) -> Tensor:
+        wide = F.relu6(F.conv2d(maps, expand, shift1), inplace=True)
+        wide = F.conv2d(wide, local, shift2, padding=refine.local.padding, groups=len(local))
+        refined = torch.addcmul(F.conv2d(F.relu6(wide, inplace=True), reduce), skip[:, None, None], maps)
+        return refined @ value + constant_map(shift, value)
+
+    return in_pieces(attend, images_at_once(value, len(local)), maps, value)
+
+
+def refine_in_training(maps: Tensor, refine: nn.Sequential) -> Tensor:
+    """`refine(A)` for maps A (B, H, N, N), with 1×1 convolutions as matrix products, the first norm folded into one.
+
+    That norm's statistics follow from those of the heads' maps, of which there are fewer.
+    """
+    entries = maps.numel() // maps.shape[1]
+    with without_autocast(maps):
+        mean = maps.mean(dim=(0, 2, 3))  # (H,)
+        centred = maps - mean[:, None, None]
+        covariance = head_products(centred, centred) / entries
+        mixing = refine.expand.weight.flatten(1).to(covariance.dtype)  # (G, H)
+        variance, mean = mixed_variance(mixing, covariance), mixing @ mean.to(mixing.dtype)  # (G,)
+        slope, shift = batch_norm_affine(refine.norm1, mean, variance, entries)
+        mixing, shift = (slope[:, None] * mixing).to(maps.dtype), shift[:, None].to(maps.dtype)
+    wide = F.relu6(torch.baddbmm(shift, mixing.expand(len(maps), -1, -1), centred.flatten(2)), inplace=True)
+    wide = F.relu6(batch_norm(refine.norm2, refine.local(wide.unflatten(2, maps.shape[2:]))), inplace=True)
+    return batch_norm(refine.norm3, mix_heads(refine.reduce.weight.flatten(1), wide))
+
+
+def batch_norm(norm: nn.BatchNorm2d, maps: Tensor) -> Tensor:
+    """`norm(maps)`; in training on a CPU, in float32 or wider, by kernels of torch that are faster together."""
+    if norm.training and maps.device.type == "cpu" and torch.finfo(maps.dtype).bits >= 32:
+        return _BatchNorm.apply(maps, norm.weight, norm.bias, norm)
+    return norm(maps)
+
+
+class _BatchNorm(torch.autograd.Function):
+    """GroupNorm's kernel, with a group a channel, takes statistics four times as fast as BatchNorm's."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, maps: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """Called by `apply`."""
+        images, heads, *sides = maps.shape
+        entries = maps.numel() // heads
+        _, means, rstds = torch.native_group_norm(maps, None, None, images, heads, math.prod(sides), heads, 0.0)
+        mean = means.mean(dim=0)
+        variance = (rstds**-2 + (means - mean) ** 2).mean(dim=0)
+        _update_running_statistics(norm, mean, variance * entries / (entries - 1))
+        ctx.save_for_backward(maps, weight, mean, (variance + norm.eps).rsqrt())
+        ctx.eps = norm.eps
+        return F.batch_norm(maps, mean, variance, weight, bias, training=False, eps=norm.eps)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Called by autograd."""
+        _check_once()
+        maps, weight, mean, rstd = ctx.saved_tensors
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, maps, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
+        )
+        return *grads, None
+
+
+def refined_at_once(maps: Tensor, expand: Tensor, local: Tensor, reduce: Tensor) -> Tensor:
+    """1×1, depth-wise k×k and 1×1 convolutions of maps (B, H, N, N), given their weights, as the one that they make."""
+    kernel = torch.einsum("gw,wij,wh->ghij", reduce.flatten(1), local[:, 0], expand.flatten(1))
+    size, uniform = int(local.shape[-1]), torch.full_like(maps[:1, :1], 1 / maps.shape[-1])
+    # The map's mean goes its own way, or it would drown the weights' small gradients in rounding errors. It is the same
+    # for every image and head, so it costs one small matrix product.
+    of_mean = kernel.sum(dim=1).flatten(1) @ F.unfold(uniform, size, padding=size // 2)[0]  # (H, N * N)
+    return F.conv2d(maps - uniform, kernel, padding=size // 2) + of_mean.unflatten(1, maps.shape[2:])

@@ -44,12 +44,15 @@ def pieces(count: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def in_pieces(function: Callable[..., Tensor], count: int, *tensors: Tensor) -> Tensor:
-    """`function`, which gives (B, H, N, D) like the last of the tensors, of `count` images at a time."""
+    """`function`, which gives (B, H, N, D) like the last of the tensors, of `count` images at a time.
+
+    Its last argument, `out`, is where torch shall put what it gives, or None.
+    """
     if count >= tensors[0].shape[0]:
-        return function(*tensors)
+        return function(*tensors, None)
     out = torch.empty_like(tensors[-1].transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-    for *piece, place in pieces(count, *tensors, out):  # in memory (B, N, H, D): the heads lie side by side already
-        place.copy_(function(*piece))
+    for piece in pieces(count, *tensors, out):  # in memory (B, N, H, D): the heads lie side by side already
+        function(*piece)
     return out
 
 
@@ -61,8 +64,9 @@ def mix_heads(mixing: Tensor, maps: Tensor) -> Tensor:
 
 def softmax_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Queries and keys (B, H, N, D) to the attention map (B, H, N, N), at least in float32."""
-    scores = (query * scale) @ key.transpose(-2, -1)
-    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    query, key, heads = query.flatten(0, 1), key.flatten(0, 1), query.shape[:2]
+    scores = torch.baddbmm(query.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=scale)  # scaled on the way
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).unflatten(0, heads)
 
 
 def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mixing: Tensor, shift: Tensor) -> Tensor:
@@ -71,10 +75,10 @@ def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mix
     if not narrow:  # float32 is exact enough to leave 1/N in the map and take it off with the constant: a pass less
         shift = shift - uniform * mixing.sum(dim=1)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor | None) -> Tensor:
         maps = softmax_of(query, key, scale)
         maps = (maps - uniform).to(value.dtype) if narrow else maps
-        return mix_heads(mixing.to(value.dtype), maps) @ value + constant_map(shift, value)
+        return torch.add(mix_heads(mixing.to(value.dtype), maps) @ value, constant_map(shift, value), out=out)
 
     return in_pieces(attend, images_at_once(value, value.shape[1]), query, key, value)
 
@@ -139,7 +143,7 @@ class MixedValues(torch.autograd.Function):
         count = images_at_once(value, value.shape[1])
         with without_autocast(value):
             mixing = mixing.to(maps.dtype)
-            return in_pieces(lambda maps, value: mix_heads(mixing, maps) @ value, count, maps, value)
+            return in_pieces(lambda a, v, out: torch.matmul(mix_heads(mixing, a), v, out=out), count, maps, value)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,11 +233,11 @@ def refined_values(maps: Tensor, value: Tensor, refine: nn.Sequential, norm: nn.
     reduce = (skip * slope3)[:, None, None, None] * refine.reduce.weight
     shift = skip * shift3 + scale * outer_shift
 
-    def attend(maps: Tensor, value: Tensor) -> Tensor:
+    def attend(maps: Tensor, value: Tensor, out: Tensor | None) -> Tensor:
         wide = F.relu6(F.conv2d(maps, expand, shift1), inplace=True)
         wide = F.conv2d(wide, local, shift2, padding=refine.local.padding, groups=len(local))
         refined = torch.addcmul(F.conv2d(F.relu6(wide, inplace=True), reduce), skip[:, None, None], maps)
-        return refined @ value + constant_map(shift, value)
+        return torch.add(refined @ value, constant_map(shift, value), out=out)
 
     return in_pieces(attend, images_at_once(value, len(local)), maps, value)
 

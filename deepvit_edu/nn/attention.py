@@ -25,13 +25,15 @@ class Attention(nn.Module):
         ValueError: when `dim` is not a multiple of `num_heads`.
     """
 
-    fast_values = fast.plain_values
+    fast_values = fast.plain_values  # stands in for `attention_map` and the product with the values
 
     def __init_subclass__(cls, **options: Any) -> None:
         """A subclass that makes its map in another way has no fast path, unless it names one."""
         super().__init_subclass__(**options)
-        if "attention_map" in vars(cls) or "softmax_of" in vars(cls):
-            cls.fast_values = vars(cls).get("fast_values")
+        names = ("fast_values", "attention_map", "softmax_of")
+        path, *maps = (next(i for i, kind in enumerate(cls.__mro__) if name in vars(kind)) for name in names)
+        if path > min(maps):
+            cls.fast_values = None
 
     def __init__(
         self, dim: int, num_heads: int = 8, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0

@@ -1,7 +1,8 @@
 """Train a small convolutional network on our files of CIFAR-10: what the files themselves cost.
 
 Network and recipe are those of airbench94 (Jordan 2024), whose accuracy on the published files is known: the mean of
-1,000 runs. An hour of one core a seed, or a minute of a GPU. What was cut goes on where its last epoch ended.
+1,000 runs. An hour of one core a seed, or a minute of a GPU. What was cut goes on where its last epoch ended, and seeds
+that the record has are not run again.
 
 python scripts/calibrate.py                                       one seed, into book/records/measurements
 python scripts/calibrate.py --epochs 0.1 --out trial.json         a trial of the command, in a minute
@@ -28,7 +29,7 @@ from contents import ROOT
 from deepvit_edu import data
 from deepvit_edu.data import ImageSet
 from deepvit_edu.files import atomic_path
-from deepvit_edu.records import describe_hardware, save_measurement
+from deepvit_edu.records import describe_hardware, load_measurement, save_measurement
 from deepvit_edu.train import pick_device
 
 RECORD = ROOT / "book" / "records" / "measurements" / "calibration_cifar10.json"
@@ -256,6 +257,17 @@ def calibrate(train_set: ImageSet, test_set: ImageSet, recipe: Recipe, seed: int
     }
 
 
+def recorded_rows(path: Path, recipe: Recipe, train_set: ImageSet) -> list[dict]:
+    """The runs that a record has already; ValueError where it is of another recipe or of other images."""
+    if not path.exists():
+        return []
+    record = load_measurement(path)
+    recipes = [{name: row.get(name) for name in asdict(recipe)} for row in record["rows"]]
+    if record.get("data_hash") != train_set.hash() or any(recorded != asdict(recipe) for recorded in recipes):
+        raise ValueError(f"{path} is of another recipe or other images; choose another --out, or remove it")
+    return record["rows"]
+
+
 def main() -> None:
     """Train and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -268,18 +280,20 @@ def main() -> None:
     try:
         device = pick_device(given.device)
         train_set, test_set = (data.load(given.data, split).to(device) for split in ("train", "test"))
-        recipe, rows = Recipe(epochs=given.epochs), []
-        for seed in given.seeds:
+        recipe = Recipe(epochs=given.epochs)
+        rows = recorded_rows(given.out, recipe, train_set)
+        for seed in sorted(set(given.seeds) - {row["seed"] for row in rows}):
             state_path = given.out.with_suffix(f".seed{seed}.unfinished")
-            rows.append(calibrate(train_set, test_set, recipe, seed, state_path))
-            print(f"seed {seed}: accuracy {rows[-1]['accuracy']:.2%}")
+            row = calibrate(train_set, test_set, recipe, seed, state_path)
+            rows.append({**row, "hardware": describe_hardware(device)})
+            print(f"seed {seed}: accuracy {row['accuracy']:.2%}")
         more = {
             **PUBLISHED,
             "dataset": train_set.name,
             "data_hash": train_set.hash(),
             "hardware": describe_hardware(device),
         }
-        seeds = " ".join(map(str, given.seeds))
+        seeds = " ".join(str(row["seed"]) for row in rows)
         command = f"python scripts/calibrate.py --data {given.data} --epochs {given.epochs} --seeds {seeds}"
         print(save_measurement(given.out, "calibration", command, rows, **more))
     except (ValueError, OSError, RuntimeError) as error:

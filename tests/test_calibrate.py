@@ -1,6 +1,6 @@
 """The convolutional network that calibrates the data files."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from calibrate import Calibration, CalibrationNet, Recipe, calibrate, main, rate_factor, shifted
 from deepvit_edu import data
+from deepvit_edu.records import load_measurement
 
 TINY = Recipe(epochs=4, batch_size=20, average_from=1, whitening_bias_epochs=1)
 
@@ -71,6 +72,26 @@ def test_what_does_not_fit_is_refused(tiny_sets, tmp_path):
     run._save()
     with pytest.raises(ValueError, match="state is of a run with another recipe or other images; delete it"):
         Calibration(tiny_sets[0], replace(TINY, epochs=5), 0, tmp_path / "state")
+
+
+def test_recorded_seeds_are_kept_and_only_with_the_same_recipe(tiny_sets, tmp_path, monkeypatch):
+    calls = []
+
+    def instant(train_set, test_set, recipe, seed, state_path):
+        calls.append(seed)
+        return {"seed": seed, "accuracy": 0.9, **asdict(recipe)}
+
+    monkeypatch.setattr("calibrate.calibrate", instant)
+    monkeypatch.setattr(data, "load", lambda name, split: tiny_sets[split == "test"])
+    out = str(tmp_path / "record.json")
+    for seeds in (["0"], ["0", "1"]):
+        monkeypatch.setattr("sys.argv", ["calibrate.py", "--device", "cpu", "--out", out, "--seeds", *seeds])
+        main()
+    assert calls == [0, 1]
+    assert [row["seed"] for row in load_measurement(out)["rows"]] == [0, 1]
+    monkeypatch.setattr("sys.argv", ["calibrate.py", "--device", "cpu", "--out", out, "--epochs", "1"])
+    with pytest.raises(SystemExit, match="is of another recipe or other images"):
+        main()
 
 
 def test_an_error_is_one_sentence_and_leaves_no_record(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import __version__, bench, data, records
 from .checkpoints import load_model
 from .diagnostics import at_initialisation, collapse_report, similarity_matrices
-from .experiment import load_plan, measure_model, missing_jobs, run_plan, summary
+from .experiment import load_plan, measure_model, missing_jobs, run_plan, summary, waiting_text
 from .labels import load_label_maps
 from .nn.transformer import VisionTransformer
 from .train import Interrupted, Recipe, evaluate, pick_device, train
@@ -354,7 +354,8 @@ def run_command(options: argparse.Namespace) -> None:
     """`deepvit-edu run`."""
     plan, folder, shard = load_plan(options.plan, options.section), Path(options.folder), _shard(options.shard)
     if options.dry_run:
-        print("\n".join(job.name for job in missing_jobs(plan, folder, shard)) or "nothing is missing")
+        missing = missing_jobs(plan, folder, shard)
+        print("\n".join(job.name for job in missing) or waiting_text(plan, folder, missing))
         return
     missing = run_plan(
         plan,
@@ -366,7 +367,7 @@ def run_command(options: argparse.Namespace) -> None:
         measure=measure_model,
         progress=not options.quiet,
     )
-    print(f"{len(missing)} runs are missing" if missing else "nothing is missing")
+    print(waiting_text(plan, folder, missing))
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -387,6 +388,10 @@ def records_command(options: argparse.Namespace) -> None:
     """`deepvit-edu records`."""
     path = Path(options.path)
     if options.plan:
+        if not path.is_dir():
+            raise ValueError(
+                f"there is no folder of records at {path}; `deepvit-edu run PLAN --folder {path}` makes it"
+            )
         print(summary(load_plan(options.plan, options.section), path))
         return
     if not path.exists():

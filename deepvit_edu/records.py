@@ -70,6 +70,11 @@ def validate_record(record: Record) -> Record:
             raise ValueError(f"the record's '{field}' is a {type(record[field]).__name__}, not a {kind.__name__}")
     if not 0 <= record["test_accuracy"] <= 1:
         raise ValueError(f"test_accuracy is {record['test_accuracy']}; it is a fraction from 0 to 1")
+    last = record["curves"].get("test_accuracy", [record["test_accuracy"]])[-1:]
+    if last != [record["test_accuracy"]]:
+        raise ValueError(
+            f"test_accuracy is {record['test_accuracy']} and its curve ends with {last}; records are not edited"
+        )
     lengths = {name: len(curve) for name, curve in record["curves"].items()}
     if set(lengths.values()) != {record["epochs"]}:
         raise ValueError(f"every curve needs {record['epochs']} numbers, one an epoch; the record has {lengths}")

@@ -268,15 +268,20 @@ def recorded_rows(path: Path, recipe: Recipe, train_set: ImageSet) -> list[dict]
     return record["rows"]
 
 
-def main() -> None:
-    """Train and record."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights, order and shifts (default: 0)")
     parser.add_argument("--epochs", type=float, default=Recipe.epochs, help=f"(default: {Recipe.epochs})")
     parser.add_argument("--data", default="cifar10", help="name or folder of the images (default: cifar10)")
     parser.add_argument("--device", help="cpu, cuda, ...; the best there is unless given")
     parser.add_argument("--out", type=Path, default=RECORD, help=f"(default: {RECORD.relative_to(ROOT)})")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train and record."""
+    given = build_parser().parse_args()
     try:
         device = pick_device(given.device)
         train_set, test_set = (data.load(given.data, split).to(device) for split in ("train", "test"))

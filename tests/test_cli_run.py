@@ -39,6 +39,11 @@ def test_a_plan_is_run_once_and_told(run, capsys):
     assert "regime not reached" in told  # two blocks of random maps are alike, and so are their heads
 
 
+def test_records_of_a_plan_want_a_folder(run, capsys):
+    assert main(["records", run.records, "--plan", run.plan]) == 1
+    assert "there is no folder of records at" in capsys.readouterr().err
+
+
 def test_ctrl_c_keeps_the_run_and_says_how_to_go_on(run, monkeypatch):
     step = Run.train_step
 
@@ -58,6 +63,8 @@ def test_ctrl_c_keeps_the_run_and_says_how_to_go_on(run, monkeypatch):
     ("options", "message"),
     [
         (["--shard", "3/2"], "the shard '3/2' is not I/N"),
+        (["--workers", "-1"], "workers is -1; at least 1"),
+        (["--budget-seconds", "nan"], "the budget is nan seconds"),
         (["--shard", "half"], "the shard 'half' is not I/N"),
         (["--section", "gpu"], "no section 'gpu'"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),

@@ -53,6 +53,7 @@ def test_every_field_is_needed(record, field):
         ("epochs", "2", "'epochs' is a str"),
         ("seed", True, "'seed' is a bool"),
         ("test_accuracy", 75.0, "a fraction"),
+        ("curves", {"test_accuracy": [0.5, 0.7]}, "its curve ends with"),
         ("curves", {"epoch": [1]}, "needs 2 numbers"),
     ],
 )

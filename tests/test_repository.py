@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import calibrate
 import measure_imagenet
 from contents import PLACEHOLDER, ROOT, is_placeholder, load_yaml, pages, repository_url
 from deepvit_edu import cli
@@ -180,6 +181,8 @@ def test_what_waits_for_a_gpu_is_declared(section: str) -> None:
     assert {ROOT / options.plan for options in plans} == set((ROOT / "book" / "experiments").glob("e?_*.yml"))
     benches = [parse(shlex.split(bench)) for bench in re.findall(r"bin/deepvit-edu (bench .*)", printed)]
     assert [options.device for options in benches] == ["cuda"] * 2
+    (calibration,) = re.findall(r"calibrate\.py (.*)", printed)
+    assert calibrate.build_parser().parse_args(shlex.split(calibration)).device == "cuda"
     (trial,) = re.findall(r"measure_imagenet\.py (.*)", printed)
     assert measure_imagenet.build_parser().parse_args(shlex.split(trial)).device == "cuda"
 

@@ -6,10 +6,11 @@ study on a CPU and the full one on a GPU are the same experiment at two sizes.
 
 from .engine import run_plan
 from .measure import measure_model
-from .plan import Arm, Contrast, Job, Plan, load_plan
+from .plan import Arm, Contrast, Job, Plan
+from .reading import load_plan
 from .remedy import test_remedy
 from .results import missing_jobs
-from .verdict import summary
+from .verdict import summary, waiting_text
 
 __all__ = [
     "Arm",
@@ -22,4 +23,5 @@ __all__ = [
     "run_plan",
     "summary",
     "test_remedy",
+    "waiting_text",
 ]

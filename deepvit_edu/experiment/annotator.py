@@ -48,7 +48,7 @@ def ensure_label_maps(
     record_path = path.with_name(f"{ANNOTATOR}.json")
     earlier = load_record(record_path) if record_path.exists() else None
     if earlier:
-        check_declared(plan, job, earlier, record_path)
+        check_declared(plan, job, earlier, record_path, folder)
     if earlier and path.exists():
         load_label_maps(path, train_set)
         return

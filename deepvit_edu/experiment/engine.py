@@ -27,7 +27,7 @@ from ..records import Record, save_record
 from ..train import Interrupted, NonFiniteLossError, pick_device, train
 from .annotator import ensure_label_maps, label_maps_path
 from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe
-from .results import missing_jobs, outcome, record_path, tuned_rate
+from .results import held_out, missing_jobs, outcome, record_path, tuned_rate
 
 Measure = Callable[[VisionTransformer, ImageSet], dict]
 """What to note of a trained model, given test images."""
@@ -39,14 +39,14 @@ _loaded: dict[str, tuple[ImageSet, ImageSet]] = {}
 def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageSet]:
     """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
     declared = arm_data(plan, arm)
-    img_size, held_out = arm_config(plan, arm, num_classes=2).img_size, plan.tuning.get("held_out", 0.1)
-    key = json.dumps([declared, img_size, held_out if tuning else None], sort_keys=True)
+    img_size, share = arm_config(plan, arm, num_classes=2).img_size, held_out(plan)
+    key = json.dumps([declared, img_size, share if tuning else None], sort_keys=True)
     if key not in _loaded:
         whole = _load(declared["name"], "train", declared.get("train_images"), img_size)
         whole, moved = _moved(whole, declared.get("moved_to_test", 0))
         if tuning:
             order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-            count = round(len(whole) * held_out)
+            count = round(len(whole) * share)
             _loaded[key] = whole.subset(order[count:]), whole.subset(order[:count])
         else:
             test = _load(declared["name"], "test", declared.get("test_images"), img_size)
@@ -197,8 +197,13 @@ def run_plan(
     Raises:
         Interrupted: after Ctrl-C or SIGTERM; the same call continues.
         OSError: when a run's process was ended from outside.
-        ValueError: when records of the plan were made of other images, or of another declaration.
+        ValueError: when records of the plan were made of other images, or of another declaration; for a number of
+            workers or a budget that is none.
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; at least 1 run is made at once")
+    if budget_seconds is not None and not budget_seconds >= 0:
+        raise ValueError(f"the budget is {budget_seconds} seconds; it cannot be less than none")
     folder, chosen = Path(folder), pick_device(device)
     deadline = math.inf if budget_seconds is None else time.monotonic() + budget_seconds
     waiting = missing_jobs(plan, folder, shard)
@@ -362,7 +367,7 @@ def estimate_seconds(plan: Plan, job: Job, folder: Path) -> float | None:
         result = outcome(plan, other, folder)
         if result and "failed" not in result:
             pace.setdefault(other.arm, []).append(result["seconds"] / result["epochs"] / result["train_images"])
-            share = 1 - plan.tuning.get("held_out", 0.1) if other.learning_rate else 1  # tuning leaves images out
+            share = 1 - held_out(plan) if other.learning_rate else 1  # tuning leaves images out
             sizes.append(result["train_images"] / share)
     if not pace:
         return None

@@ -1,13 +1,14 @@
 """The ledger of claims: what the papers say, how it was tested here, and what the records answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from ..words import markdown_table
-from .plan import load_plan
-from .verdict import Effect, contrast_effect, format_effect, regime, regime_reached, results_of
+from ..words import markdown_table, nearest
+from .plan import Contrast, Plan
+from .reading import load_plan
+from .verdict import MEASURES, Effect, contrast_effect, format_effect, regime, regime_reached, results_of
 
 VERDICTS = (
     "reproduced",
@@ -17,6 +18,16 @@ VERDICTS = (
     "regime not reached",
     "not tested",
 )
+
+
+EXPECTATIONS = ("higher", "lower", "no difference that matters")
+LIKENESS = {
+    "adjacent": "likeness of neighbours' maps",
+    "adjacent_centred": "the same, rows centred",
+    "used_adjacent": "likeness of neighbours' maps in use",
+    "used_adjacent_centred": "the same, rows centred",
+}
+"""What an effect without a unit is an effect on."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +42,14 @@ class Claim:
         contrast: the name of the contrast in it.
         measure: what is compared: see `verdict.measured`.
         expects: "higher" or "lower": what the claim predicts for the contrast.
-        conditions: further contrasts that have to agree; where they do not, the claim holds under conditions.
+        conditions: further contrasts, and what is expected of each; where one does not agree, or has not been run, the
+            claim holds under conditions.
         regime_arm: the arm that must show collapse before the claim can be judged; None where none is needed.
         question: the question at the head of the ledger that this claim answers, if it does.
+        added: what of it was declared only after the runs, in words; None where nothing was.
+
+    Raises:
+        ValueError: when it expects what no verdict can be, or measures what is not measured.
     """
 
     claim: str
@@ -43,37 +59,40 @@ class Claim:
     contrast: str | None = None
     measure: str = "test_accuracy"
     expects: str = "higher"
-    conditions: tuple[str, ...] = ()
+    conditions: dict[str, str] = field(default_factory=dict)
     regime_arm: str | None = None
     question: str | None = None
+    added: str | None = None
+
+    def __post_init__(self) -> None:
+        for expected in (self.expects, *self.conditions.values()):
+            if expected not in EXPECTATIONS:
+                raise ValueError(f"'{self.claim}' expects '{expected}'{nearest(str(expected), list(EXPECTATIONS))}")
+        if self.measure not in (*MEASURES, *LIKENESS):
+            raise ValueError(f"'{self.claim}' measures '{self.measure}'{nearest(self.measure, [*MEASURES, *LIKENESS])}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim with its answer: the effect in words, the verdict, and the command that makes the runs."""
+    """A claim with its answer: the effect in words, the verdict, and the command that makes the runs.
+
+    Where the regime was not reached, `otherwise` is the verdict that the effect would have without that check.
+    """
 
     claim: Claim
     effect: str
     verdict: str
     command: str
     scale: str
-
-
-LIKENESS = {
-    "adjacent": "likeness of neighbours' maps",
-    "adjacent_centred": "the same, rows centred",
-    "used_adjacent": "likeness of neighbours' maps in use",
-    "used_adjacent_centred": "the same, rows centred",
-}
-"""What an effect without a unit is an effect on."""
+    otherwise: str | None = None
 
 
 def load_claims(path: Path) -> list[Claim]:
     """Reads the claims from their YAML file; ValueError where one is not well formed."""
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return [Claim(**{**options, "conditions": tuple(options.get("conditions", ()))}) for options in declared]
-    except TypeError as error:
+        return [Claim(**options) for options in declared]
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} has a claim that is not well formed: {error}") from error
 
 
@@ -88,48 +107,82 @@ def ledger(claims: list[Claim], plans: Path, records: Path) -> list[Entry]:
     return [_judge(claim, plans, records) for claim in claims]
 
 
+@dataclass(frozen=True)
+class _Test:
+    """A section of a plan that has a claim's contrast, and what its records say."""
+
+    plan: Plan
+    contrasts: dict[str, Contrast]
+    found: dict
+    effect: Effect
+
+    @property
+    def is_whole(self) -> bool:
+        return self.effect.count == len(self.plan.seeds)
+
+    def effect_of(self, contrast: str, measure: str) -> Effect | None:
+        """The effect of another contrast; None where the section does not have it."""
+        asked = self.contrasts.get(contrast)
+        return None if asked is None else contrast_effect(self.plan, asked, self.found, measure)
+
+
 def _judge(claim: Claim, plans: Path, records: Path) -> Entry:
     if claim.plan is None:
         return Entry(claim, "–", "not tested", "–", "–")
     path = plans / f"{claim.plan}.yml"
-    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     command = f"deepvit-edu run book/experiments/{path.name}"
-    for section in ("full", *declared.get("sections", {})):
-        plan = load_plan(path, section)
+    tests = _tests(claim, path, records)
+    # A section that was cut short does not overrule a whole one, and decides nothing.
+    test = next((test for test in tests if test.is_whole), max(tests, key=lambda test: test.effect.count))
+    if test.effect.count < 2:
+        return Entry(claim, "–", "not tested", command, "–")
+    told = format_effect(test.effect, claim.measure, bool(test.contrasts[claim.contrast].levels))
+    seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
+    section = "" if test.plan.section == "full" else f" --section {test.plan.section}"
+    verdict = _verdict(claim, test) if test.is_whole else "inconclusive"
+    seen = regime(test.plan, claim.regime_arm, records) if claim.regime_arm else None
+    judged = claim.regime_arm is None or (seen is not None and regime_reached(seen))
+    verdict, otherwise = (verdict, None) if judged else ("regime not reached", verdict)
+    return Entry(claim, told + seeds, verdict, command + section, test.plan.section, otherwise)
+
+
+def _tests(claim: Claim, path: Path, records: Path) -> list[_Test]:
+    """Every section of the plan that tests the claim; ValueError where no section has a contrast that it names."""
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plans = [load_plan(path, section) for section in ("full", *declared.get("sections", {}))]
+    known = {contrast.name for plan in plans for contrast in plan.contrasts}
+    for name in (claim.contrast, *claim.conditions):
+        if name not in known:
+            raise ValueError(f"'{claim.claim}' names the contrast '{name}'{nearest(str(name), sorted(known))}")
+    tests = []
+    for plan in plans:
         contrasts = {contrast.name: contrast for contrast in plan.contrasts}
-        if claim.contrast not in contrasts:
-            continue
-        found = results_of(plan, records)
-        effect = contrast_effect(plan, contrasts[claim.contrast], found, claim.measure)
-        if effect.count < 2:
-            continue
-        others = [
-            contrast_effect(plan, contrasts[name], found, claim.measure)
-            for name in claim.conditions
-            if name in contrasts
-        ]
-        seen = regime(plan, claim.regime_arm, records) if claim.regime_arm else None
-        in_regime = claim.regime_arm is None or (seen is not None and regime_reached(seen))
-        verdict = _verdict(claim, effect, others, plan.margin, in_regime)
-        told = format_effect(effect, claim.measure, bool(contrasts[claim.contrast].levels))
-        return Entry(claim, told, verdict, command + ("" if section == "full" else f" --section {section}"), section)
-    return Entry(claim, "–", "not tested", command, "–")
+        if claim.contrast in contrasts:
+            found = results_of(plan, records)
+            effect = contrast_effect(plan, contrasts[claim.contrast], found, claim.measure)
+            tests.append(_Test(plan, contrasts, found, effect))
+    return tests
 
 
-def _verdict(claim: Claim, effect: Effect, others: list[Effect], margin: float, in_regime: bool) -> str:
-    margin = margin if claim.measure == "test_accuracy" else 0.0
-    said = effect.verdict(margin)
-    if not in_regime:
-        return "regime not reached"
-    if said == "inconclusive":
-        return "inconclusive"
-    if said != claim.expects:
-        beyond = effect.low > margin or effect.high < -margin
-        if claim.expects.startswith("no difference") and not beyond:
-            return "inconclusive"  # off zero, and yet perhaps within the margin
-        return "not at this scale"
-    agree = all(other.verdict(margin) == claim.expects for other in others if other.count > 1)
+def _verdict(claim: Claim, test: _Test) -> str:
+    margin = test.plan.margin if claim.measure == "test_accuracy" else 0.0
+    said = _agreement(test.effect, claim.expects, margin)
+    if said != "reproduced":
+        return said
+    others = ((test.effect_of(name, claim.measure), expected) for name, expected in claim.conditions.items())
+    agree = all(other is not None and other.verdict(margin) == expected for other, expected in others)
     return "reproduced" if agree else "conditional"
+
+
+def _agreement(effect: Effect, expects: str, margin: float) -> str:
+    """Whether an effect is what was expected: "reproduced", "inconclusive" or "not at this scale"."""
+    said = effect.verdict(margin)
+    if said in (expects, "inconclusive"):
+        return "reproduced" if said == expects else "inconclusive"
+    beyond = effect.low > margin or effect.high < -margin
+    if expects.startswith("no difference") and not beyond:
+        return "inconclusive"  # off zero, and yet perhaps within the margin
+    return "not at this scale"
 
 
 def ledger_table(entries: list[Entry]) -> str:
@@ -140,8 +193,14 @@ def ledger_table(entries: list[Entry]) -> str:
         runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
         of = f" ({LIKENESS[claim.measure]})" if claim.measure in LIKENESS and entry.effect != "–" else ""
-        rows.append((claim.claim, f"**{entry.verdict}**", f"{entry.effect}{of}", source, runs))
+        verdict = f"**{entry.verdict}**" + (f" (else {entry.otherwise})" if entry.otherwise else "")
+        rows.append((claim.claim, verdict, f"{entry.effect}{of}", source, runs))
     return markdown_table(rows)
+
+
+def added_later(entries: list[Entry]) -> str:
+    """A Markdown list: what of the claims was declared only after the runs."""
+    return "\n".join(f"- {entry.claim.claim} *{entry.claim.added}*" for entry in entries if entry.claim.added)
 
 
 def answer_sentence(entries: list[Entry]) -> str:

@@ -13,9 +13,11 @@ from torch import nn
 
 from ..assets import asset_path
 from ..nn.transformer import ATTENTIONS
-from ..train import tier
+from ..train import NonFiniteLossError, tier
 from .engine import run_plan
-from .plan import Arm, Contrast, Plan, load_plan
+from .plan import Arm, Contrast, Job, Plan, all_jobs
+from .reading import load_plan
+from .results import outcome
 from .verdict import Effect, contrast_effect, results_of
 
 YOURS = "yours"
@@ -53,34 +55,76 @@ def test_remedy(
     Args:
         attention: a module class called with (channels, heads, qkv_bias, attn_drop, proj_drop), best derived from
             `Attention`; or changes to the model's configuration, such as `{"attention": ("re",)}`.
-        plan: a plan's file with an arm `plain`; the book's `experiments/remedy.yml` unless given.
+        plan: a plan's file with an arm `plain` of its own; the book's `experiments/remedy.yml` unless given.
         section: the part of the plan; the reader's tier unless given.
         folder: where records are kept; a temporary one, which keeps the plain runs for a second try, unless given.
         device: where to train; the best there is unless given.
         progress: show a progress bar.
 
     Raises:
-        ValueError: for a plan without an arm `plain`, or an attention that is neither a module class nor changes.
+        ValueError: for a plan without an arm `plain` of its own, or an attention that is neither a module class nor
+            changes.
+        NonFiniteLossError: when a run to compare failed, or tuning did at every learning rate; it says why.
     """
     path = asset_path("experiments/remedy.yml") if plan is None else Path(plan)
     declared = load_plan(path, section if section or plan else tier())
-    if "plain" not in declared.arms:
-        raise ValueError(f"{path} has no arm 'plain' to compare with")
+    plain = _plain_arm(declared, path)
     folder = Path(folder) if folder else _temporary_folder()
     with _registered(attention) as changes:
         trial = replace(
             declared,
-            arms={"plain": declared.arms["plain"], YOURS: Arm(model=changes)},
+            arms={"plain": plain, YOURS: replace(plain, model={**plain.model, **changes})},
             contrasts=(Contrast("remedy", (YOURS,), ("plain",)),),
         )
         _forget(trial, folder)
-        run_plan(trial, folder, device=device, workers=1, progress=progress, say=lambda line: None)
+        _run(trial, folder, device, progress)
         found = results_of(trial, folder)
     accuracy, loss = (contrast_effect(trial, trial.contrasts[0], found, key) for key in ("test_accuracy", "train_loss"))
     return Remedy(accuracy, loss, accuracy.verdict(trial.margin), trial)
 
 
 test_remedy.__test__ = False  # its name is a promise to readers, not a test
+
+
+def _plain_arm(plan: Plan, path: Path) -> Arm:
+    """The control; ValueError where the plan does not train it, or not by itself."""
+    if "plain" not in plan.arms:
+        raise ValueError(f"{path} has no arm 'plain' to compare with; name a plan with one")
+    plain = plan.arms["plain"]
+    lender = plain.taken_from or plain.tuned_as
+    if lender:
+        what = "records" if plain.taken_from else "learning rate"
+        raise ValueError(f"the arm 'plain' of {path} borrows its {what} from {lender}; name a plan with one of its own")
+    return plain
+
+
+def _run(plan: Plan, folder: Path, device: str | None, progress: bool) -> None:
+    """Makes the runs that are missing.
+
+    Raises:
+        NonFiniteLossError: when one of the runs to compare failed, or tuning did at every rate; it says why.
+    """
+    try:
+        run_plan(plan, folder, device=device, workers=1, progress=progress, say=lambda line: None)
+    except ValueError as error:
+        for arm in plan.arms:
+            failed = _failures(plan, folder, [job for job in all_jobs(plan) if job.arm == arm and job.learning_rate])
+            if failed and {job.learning_rate for job in failed} == set(plan.tuning["learning_rates"]):
+                raise NonFiniteLossError(f"{error}; {_told(failed)}") from error
+        raise
+    if failed := _failures(plan, folder, [Job(arm, seed) for arm in plan.arms for seed in plan.seeds]):
+        raise NonFiniteLossError(f"the remedy cannot be judged: {_told(failed)}")
+
+
+def _failures(plan: Plan, folder: Path, jobs: list[Job]) -> dict[Job, str]:
+    """Those of the runs that failed, and why."""
+    outcomes = {job: outcome(plan, job, folder) for job in jobs}
+    return {job: result["failed"] for job, result in outcomes.items() if result and "failed" in result}
+
+
+def _told(failed: dict[Job, str]) -> str:
+    job, why = next(iter(failed.items()))
+    return f"the run {job.name} failed: {why}"
 
 
 @contextmanager

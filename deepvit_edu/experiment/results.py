@@ -6,7 +6,12 @@ from pathlib import Path
 
 from ..records import Record, load_record
 from ..train import Recipe
-from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_recipe
+from .plan import ANNOTATOR, Job, Plan, all_jobs, arm_config, arm_data, arm_recipe
+
+
+def held_out(plan: Plan) -> float:
+    """The share of the training images on which learning rates are judged."""
+    return plan.tuning.get("held_out", 0.1)
 
 
 def tuned_rate(plan: Plan, arm: str, folder: Path) -> float | None:
@@ -39,32 +44,51 @@ def outcome(plan: Plan, job: Job, folder: Path) -> Record | None:
     """The record of a run, or {"failed": why}, or None where there is none yet.
 
     Raises:
-        ValueError: when the record was made with another model or recipe than the plan declares.
+        ValueError: when the record was made with another model or recipe than the plan declares, or cannot be read.
     """
     path = record_path(plan, job, folder)
     if path.exists():
         record = load_record(path)
-        check_declared(plan, job, record, path)
+        check_declared(plan, job, record, path, folder)
         return record
     failure = path.with_suffix(".failed")
-    if not failure.exists():
-        return None
-    failed = json.loads(failure.read_text(encoding="utf-8"))
-    recipe = arm_recipe(plan, job, failed["recipe"]["learning_rate"])
-    _check_options(plan, asdict(recipe), failed["recipe"], failure)
-    return failed
+    return _load_failure(plan, job, failure, folder) if failure.exists() else None
 
 
-def check_declared(plan: Plan, job: Job, record: Record, path: Path) -> None:
+def _load_failure(plan: Plan, job: Job, path: Path, folder: Path) -> Record:
+    try:
+        failed = json.loads(path.read_text(encoding="utf-8"))
+        told, recipe = {"failed": failed["failed"]}, dict(failed["recipe"])
+        declared = arm_recipe(plan, job, _declared_rate(plan, job, folder) or recipe["learning_rate"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not tell of a run that failed; remove it to run again: {error!r}") from error
+    _check_options(plan, asdict(declared), recipe, path)
+    return told
+
+
+def check_declared(plan: Plan, job: Job, record: Record, path: Path, folder: Path) -> None:
     """ValueError where a record at `path` was made with another model, recipe or number of images than declared."""
-    config = arm_config(plan, job.arm, record["config"]["model"]["num_classes"])
-    recipe = arm_recipe(plan, job, record["config"]["recipe"]["learning_rate"])
-    _check_options(plan, asdict(config), record["config"]["model"], path)
-    _check_options(plan, asdict(recipe), record["config"]["recipe"], path)
-    if job.learning_rate is None:  # tuning runs have parts of the images
-        images = arm_data(plan, job.arm)
-        limits = {key: images[key] for key in ("train_images", "test_images") if key in images}
-        _check_options(plan, limits, record, path)
+    try:
+        model, recipe = record["config"]["model"], record["config"]["recipe"]
+        config = arm_config(plan, job.arm, model["num_classes"])
+        declared = arm_recipe(plan, job, _declared_rate(plan, job, folder) or recipe["learning_rate"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not say what it was made with; remove it to run again: {error!r}") from error
+    _check_options(plan, asdict(config), model, path)
+    _check_options(plan, asdict(declared), recipe, path)
+    images = arm_data(plan, job.arm)
+    limits = {key: images[key] for key in ("train_images", "test_images") if key in images}
+    if job.learning_rate is not None:  # tuning runs have parts of the training images
+        whole = record["train_images"] + record["test_images"]
+        limits = {"test_images": round(whole * held_out(plan))}
+    _check_options(plan, limits, record, path)
+
+
+def _declared_rate(plan: Plan, job: Job, folder: Path) -> float | None:
+    """The learning rate that a run must have had; None where that is another plan's matter, or not tuned yet."""
+    if job.learning_rate is not None or job.arm == ANNOTATOR:
+        return arm_recipe(plan, job, job.learning_rate).learning_rate
+    return None if plan.arms[job.arm].taken_from else tuned_rate(plan, job.arm, folder)
 
 
 def _check_options(plan: Plan, declared: dict, recorded: dict, path: Path) -> None:
@@ -82,3 +106,20 @@ def missing_jobs(plan: Plan, folder: Path, shard: tuple[int, int] = (1, 1)) -> l
     index, count = shard
     mine = {name for name, arm in plan.arms.items() if leaders.index(arm.tuned_as or name) % count == index - 1}
     return [job for job in all_jobs(plan) if job.arm in mine and outcome(plan, job, folder) is None]
+
+
+def open_questions(plan: Plan, folder: Path) -> list[str]:
+    """A sentence for each run that no further run of this plan can give: it failed, or another plan has to make it."""
+    told = []
+    for arm, options in plan.arms.items():
+        found = {seed: outcome(plan, Job(arm, seed), folder) for seed in plan.seeds}
+        told += [f"{Job(arm, s).name} failed: {run['failed']}" for s, run in found.items() if run and "failed" in run]
+        absent = sum(run is None for run in found.values())
+        if options.taken_from and absent:
+            other = options.taken_from.split("/")[0]
+            section = "" if plan.section == "full" else f" --section {plan.section}"
+            told.append(
+                f"{arm} is {options.taken_from}, of which {absent} of {len(found)} runs have no record: "
+                f"deepvit-edu run {other}.yml{section}"
+            )
+    return told

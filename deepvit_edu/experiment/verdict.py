@@ -1,5 +1,7 @@
 """What the records of a plan say: means, paired differences with intervals, and verdicts by the plan's own rule."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +11,8 @@ from scipy.special import stdtrit  # scipy.stats has it too, and takes seconds t
 from ..diagnostics import effects_by_block
 from ..records import Record
 from ..words import align
-from .plan import Contrast, Job, Plan
-from .results import missing_jobs, outcome, tuned_rate
+from .plan import Contrast, Job, Plan, arm_data
+from .results import missing_jobs, open_questions, outcome, record_path, tuned_rate
 
 MEASURES = ("test_accuracy", "train_loss")
 
@@ -47,14 +49,32 @@ def effect_of(differences: list[float], level: float = 0.95) -> Effect:
 
 
 def results_of(plan: Plan, folder: Path) -> dict[str, dict[int, Record]]:
-    """The records that count, by arm and seed; failed and missing runs are left out."""
+    """The records that count, by arm and seed; failed and missing runs are left out.
+
+    Raises:
+        ValueError: when records that are to be compared were made of different images, or an arm's at different rates.
+    """
     found: dict[str, dict[int, Record]] = {arm: {} for arm in plan.arms}
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            result = outcome(plan, Job(arm, seed), folder)
-            if result is not None and "failed" not in result:
-                found[arm][seed] = result
+    first: dict[tuple[str, str], tuple[Path, object]] = {}  # the first record of what must be alike
+    for job in (Job(arm, seed) for arm in plan.arms for seed in plan.seeds):
+        result, path = outcome(plan, job, folder), record_path(plan, job, folder)
+        if result is None or "failed" in result:
+            continue
+        found[job.arm][job.seed] = result
+        for what, key, value in _must_be_alike(plan, job.arm, result):
+            other, expected = first.setdefault((what, key), (path, value))
+            if value != expected:
+                raise ValueError(f"{path} and {other} cannot be compared: their {what} differ; run one of them again")
     return found
+
+
+def _must_be_alike(plan: Plan, arm: str, record: Record) -> Iterator[tuple[str, str, object]]:
+    """What other records must share with one: the name of it, what they are known by, and its value."""
+    images = arm_data(plan, arm)
+    of_test = {key: value for key, value in images.items() if key != "train_images"}
+    yield "training images", json.dumps(images, sort_keys=True), record["data_hash"]
+    yield "test images", json.dumps(of_test, sort_keys=True), record.get("test_data_hash")
+    yield "learning rates", arm, record["config"]["recipe"]["learning_rate"]
 
 
 def measured(record: Record, measure: str) -> float:
@@ -66,8 +86,9 @@ def measured(record: Record, measure: str) -> float:
 
 
 def has(record: Record, measure: str) -> bool:
-    """Whether a record has this measure."""
-    return measure in MEASURES or measure in record.get("diagnostics", {})
+    """Whether a record has this measure; a model of one head has no likeness of heads."""
+    values = record.get("diagnostics", {}).get(measure)
+    return measure in MEASURES or (values is not None and None not in values)
 
 
 def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -> Effect:
@@ -92,12 +113,11 @@ def arms_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
     rows = [("arm", "parameters", "learning rate", "runs", "test accuracy, %", "train loss")]
     for arm, runs in found.items():
         rate = next(iter(runs.values()))["config"]["recipe"]["learning_rate"] if runs else tuned_rate(plan, arm, folder)
+        shown = (f"{rate:g}" if rate else "–") + (f", as {plan.arms[arm].tuned_as}" if plan.arms[arm].tuned_as else "")
         parameters = f"{next(iter(runs.values()))['num_parameters']:,}" if runs else "–"
         accuracy = spread([100 * run["test_accuracy"] for run in runs.values()], 2)
         loss = spread([run["train_loss"] for run in runs.values()], 3)
-        rows.append(
-            (arm, parameters, f"{rate:g}" if rate else "–", f"{len(runs)} of {len(plan.seeds)}", accuracy, loss)
-        )
+        rows.append((arm, parameters, shown, f"{len(runs)} of {len(plan.seeds)}", accuracy, loss))
     return rows
 
 
@@ -150,12 +170,14 @@ def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
         found = [run for run in runs.values() if has(run, "adjacent")]
         new = [{"diagnostics": run["diagnostics"]["initial"]} for run in found]
         columns = ((found, "adjacent"), (new, "adjacent"), (found, "between_images"), (found, "heads"))
-        means = [
-            np.mean([measured(run, key) for run in of]) for of, key in (*columns, (found, "adjacent_centred")) if of
-        ]
         if found:
-            rows.append((arm, *(f"{mean:.3f}" for mean in means)))
+            rows.append((arm, *(_mean_of(of, key) for of, key in (*columns, (found, "adjacent_centred")))))
     return rows
+
+
+def _mean_of(runs: list[Record], measure: str) -> str:
+    values = [measured(run, measure) for run in runs if has(run, measure)]
+    return f"{np.mean(values):.3f}" if values else "–"
 
 
 def mean_interventions(runs: list[Record], effect: str = "loss") -> dict[str, list[float]]:
@@ -202,10 +224,15 @@ def describe_regime(seen: dict[str, float] | None) -> str:
     )
 
 
+def waiting_text(plan: Plan, folder: Path, missing: list[Job]) -> str:
+    """What is missing of a plan: runs of its own, then those that failed and those that another plan has to make."""
+    told = [f"missing: {len(missing)} runs, first {missing[0].name}"] if missing else []
+    return "\n".join([*told, *open_questions(plan, folder)]) or "nothing is missing"
+
+
 def summary(plan: Plan, folder: Path) -> str:
     """Everything that the records of a plan say so far, as text."""
-    missing = missing_jobs(plan, folder)
-    waiting = f"missing: {len(missing)} runs, first {missing[0].name}" if missing else "nothing is missing"
+    waiting = waiting_text(plan, folder, missing_jobs(plan, folder))
     parts = [
         f"{plan.title} ({plan.name}, section {plan.section})",
         plan.question,

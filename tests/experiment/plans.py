@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from deepvit_edu.experiment.plan import Job, Plan, arm_config, arm_recipe
-from deepvit_edu.experiment.results import record_path
+from deepvit_edu.experiment.results import record_path, tuned_rate
 from deepvit_edu.records import Record, save_record
 
 TINY_PLAN = {
@@ -32,6 +32,12 @@ def write_plan(folder: Path, name: str = "tiny", **changes: object) -> Path:
     return path
 
 
+def with_accuracy(record: Record, value: float) -> Record:
+    """A record that ends with another accuracy."""
+    curves = {**record["curves"], "test_accuracy": [value] * record["epochs"]}
+    return {**record, "test_accuracy": value, "curves": curves}
+
+
 def fill(plan: Plan, folder: Path, template: Record, accuracy: Callable[[str, int], float | None]) -> None:
     """Writes a record for each arm and seed, with `accuracy(arm, seed)`."""
     for arm in plan.arms:
@@ -41,7 +47,7 @@ def fill(plan: Plan, folder: Path, template: Record, accuracy: Callable[[str, in
                 continue
             config = {
                 "model": asdict(arm_config(plan, arm, 10)),
-                "recipe": asdict(arm_recipe(plan, Job(arm, seed), 0.1)),
+                "recipe": asdict(arm_recipe(plan, Job(arm, seed), tuned_rate(plan, arm, folder))),
             }
-            record = {**template, "seed": seed, "config": config, "test_accuracy": value, "train_loss": 2 - value}
+            record = {**with_accuracy(template, value), "seed": seed, "config": config, "train_loss": 2 - value}
             save_record(record, record_path(plan, Job(arm, seed), folder))

@@ -7,7 +7,8 @@ from deepvit_edu.experiment.ledger import (
     VERDICTS,
     Claim,
     Entry,
-    _verdict,
+    _agreement,
+    added_later,
     answer_sentence,
     ledger,
     ledger_table,
@@ -20,15 +21,18 @@ from .plans import fill, write_plan
 PLANS = ROOT / "book" / "experiments"
 
 
-def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), **options):
+def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), sections=None, **options):
     arms = {"plain": None, "re": None, "other": None, "other-re": None}
     contrasts = [
         {"name": "main", "treatment": "re", "control": "plain"},
         {"name": "second", "treatment": "other-re", "control": "other"},
     ]
-    path = write_plan(tmp_path, arms=arms, contrasts=contrasts, seeds=list(seeds))
+    path = write_plan(tmp_path, arms=arms, contrasts=contrasts, seeds=list(seeds), sections=sections or {})
     record = {**template, "diagnostics": diagnostics} if diagnostics else template
-    fill(load_plan(path), tmp_path, record, lambda arm, seed: 0.4 + 0.1 * seed + accuracy.get(arm, 0.0) + 1e-4 * seed)
+    if isinstance(accuracy, dict):
+        gains = accuracy
+        accuracy = lambda arm, seed: 0.4 + 0.1 * seed + gains.get(arm, 0.0) + 1e-4 * seed  # noqa: E731
+    fill(load_plan(path), tmp_path, record, accuracy)
     claim = Claim("It helps.", "somebody", "paper", plan="tiny", contrast="main", **options)
     return ledger([claim], tmp_path, tmp_path)[0]
 
@@ -41,8 +45,9 @@ def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), **
         ({"re": 0.0}, {}, "not at this scale"),
         ({"re": 0.0}, {"expects": "no difference that matters"}, "reproduced"),
         ({"re": 0.1}, {"expects": "no difference that matters"}, "not at this scale"),
-        ({"re": 0.1, "other-re": 0.1}, {"conditions": ("second",)}, "reproduced"),
-        ({"re": 0.1, "other-re": -0.1}, {"conditions": ("second",)}, "conditional"),
+        ({"re": 0.1, "other-re": 0.1}, {"conditions": {"second": "higher"}}, "reproduced"),
+        ({"re": 0.1, "other-re": -0.1}, {"conditions": {"second": "higher"}}, "conditional"),
+        ({"re": 0.1, "other-re": -0.1}, {"conditions": {"second": "lower"}}, "reproduced"),
     ],
 )
 def test_verdicts_follow_the_records(tmp_path, template, accuracy, options, verdict):
@@ -51,12 +56,15 @@ def test_verdicts_follow_the_records(tmp_path, template, accuracy, options, verd
     assert entry.command == "deepvit-edu run book/experiments/tiny.yml"
 
 
-@pytest.mark.parametrize(("heads", "verdict"), [(0.2, "reproduced"), (0.9, "regime not reached")])
-def test_no_verdict_outside_the_regime(tmp_path, template, heads, verdict):
+@pytest.mark.parametrize(
+    ("heads", "verdict", "otherwise"), [(0.2, "reproduced", None), (0.9, "regime not reached", "reproduced")]
+)
+def test_no_verdict_outside_the_regime(tmp_path, template, heads, verdict, otherwise):
     diagnostics = {"adjacent": [0.95, 0.95], "heads": [heads, heads]}
     entry = judge(tmp_path, {"re": 0.1}, template, diagnostics=diagnostics, regime_arm="plain")
-    assert entry.verdict == verdict
+    assert (entry.verdict, entry.otherwise) == (verdict, otherwise)
     assert "+10.0" in entry.effect
+    assert ("(else reproduced)" in ledger_table([entry])) == bool(otherwise)
 
 
 def test_a_regime_that_nobody_measured_is_not_reached(tmp_path, template):
@@ -64,7 +72,7 @@ def test_a_regime_that_nobody_measured_is_not_reached(tmp_path, template):
 
 
 def test_diagnostics_are_compared_over_the_deep_half(tmp_path, template):
-    entry = judge(tmp_path, {}, template, diagnostics={"heads": [9.0, 0.5]}, measure="heads", expects="lower")
+    entry = judge(tmp_path, {}, template, diagnostics={"adjacent": [9.0, 0.5]}, measure="adjacent", expects="lower")
     assert entry.effect == "+0.000 [+0.000, +0.000]"
 
 
@@ -90,9 +98,57 @@ def test_the_books_claims_name_contrasts_that_their_plans_have():
 
 
 def test_no_difference_is_refuted_beyond_the_margin_only():
-    claim = Claim("a", "b", "c", expects="no difference that matters")
-    verdicts = [_verdict(claim, Effect(0.02, low, 0.04, 3), [], 0.005, True) for low in (0.001, 0.006)]
+    verdicts = [_agreement(Effect(0.02, low, 0.04, 3), "no difference that matters", 0.005) for low in (0.001, 0.006)]
     assert verdicts == ["inconclusive", "not at this scale"]
+
+
+@pytest.mark.parametrize("seeds_of_other", [(), (0,)])
+def test_a_condition_that_was_not_run_leaves_the_claim_conditional(tmp_path, template, seeds_of_other):
+    def runs(arm, seed):
+        return (
+            None if arm.startswith("other") and seed not in seeds_of_other else 0.4 + 0.1 * (arm == "re") + 1e-4 * seed
+        )
+
+    entry = judge(tmp_path, runs, template, conditions={"second": "higher"})
+    assert entry.verdict == "conditional"
+
+
+def test_a_section_that_was_cut_short_does_not_overrule_a_whole_one(tmp_path, template):
+    sections = {"small": {"seeds": [0, 1]}}
+
+    def runs(arm, seed):
+        return None if seed == 2 else 0.4 + 0.1 * (arm == "re") + 1e-4 * seed
+
+    alone = judge(tmp_path, runs, template, sections=sections)
+    assert (alone.verdict, alone.scale) == ("inconclusive", "full")
+    assert alone.effect.endswith(", 2 of 3 seeds")
+    small = load_plan(tmp_path / "tiny.yml", "small")
+    fill(small, tmp_path, template, lambda arm, seed: 0.4 - 0.1 * (arm == "re") + 1e-4 * seed)
+    (both,) = ledger([alone.claim], tmp_path, tmp_path)
+    assert (both.verdict, both.scale) == ("not at this scale", "small")
+
+
+def test_a_contrast_that_no_section_has_is_an_error(tmp_path, template):
+    with pytest.raises(ValueError, match="names the contrast 'secnd'; did you mean 'second'"):
+        judge(tmp_path, {}, template, conditions={"secnd": "higher"})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"expects": "hihger"}, "expects 'hihger'; did you mean 'higher'"),
+        ({"conditions": {"second": True}}, "expects 'True'"),
+        ({"measure": "test_acuracy"}, "measures 'test_acuracy'; did you mean 'test_accuracy'"),
+    ],
+)
+def test_a_claim_that_could_not_be_judged_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        Claim("a", "b", "c", **options)
+
+
+def test_what_was_declared_after_the_runs_is_told():
+    entries = [Entry(Claim("It helps.", "b", "c", added=told), "–", "not tested", "–", "–") for told in (None, "all")]
+    assert added_later(entries) == "- It helps. *all*"
 
 
 def test_a_claim_that_is_not_well_formed(tmp_path):

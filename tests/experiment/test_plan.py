@@ -2,11 +2,14 @@ import pytest
 import yaml
 
 from contents import ROOT
-from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe, load_plan
+from deepvit_edu.experiment import load_plan
+from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe
 
 from .plans import TINY_PLAN, TUNING, write_plan
 
 DENSE = {"smallest_view": 0.5, "token_weight": 0.5}
+ASKED = TINY_PLAN["contrasts"][0]
+SLOPE = {"name": "slope", "treatment": ["re", "re"], "control": ["plain", "plain"]}
 
 PLANS = sorted((ROOT / "book" / "experiments").glob("e?_*.yml"))
 
@@ -114,12 +117,87 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
             {"annotator": {}, "tuning": TUNING, "arms": {"plain": None, "re": {"annotated": True}}},
             "which arm it is tun",
         ),
+        # Names that nobody reads
+        ({"contrasts": [{**ASKED, "primry": True}]}, "'Re-attention' has no option 'primry'; did you mean 'primary'"),
+        ({"tuning": {**TUNING, "heldout": 0.2}}, "tuning has no option 'heldout'; did you mean 'held_out'"),
+        ({"tuning": {**TUNING, "recipe": {"epohcs": 1}}}, "recipe of tuning has no option 'epohcs'; .* 'epochs'"),
+        ({"recipe": {"epohcs": 1}}, "the recipe has no option 'epohcs'; did you mean 'epochs'"),
+        ({"arms": {"plain": {"taken_from": "a/plain"}, "re": None}}, "'plain' has no option 'taken_from'"),
+        ({"arms": {"plain": {"from": "a/plain", "model": {"depht": 3}}, "re": None}}, "no option 'depht'.*depth"),
+        ({"sections": {"s": {"arms": {"er": None}}}}, "names the arm 'er'.*re"),
+        ({"sections": {"s": {"contrasts": [{**ASKED, "treatment": "er"}], "arms": ["plain", "re"]}}}, "the arm 'er'"),
+        ({"sections": {"s": {}, "full": {"seeds": [1]}}}, "a section is named 'full'"),
+        # What something else decides
+        ({"recipe": {"seed": 3}}, "the recipe has a seed; leave it out"),
+        ({"tuning": {**TUNING, "recipe": {"learning_rate": 0.1}}}, "recipe of tuning has a learning_rate; leave it"),
+        (
+            {"tuning": TUNING, "arms": {"plain": None, "re": {"recipe": {"learning_rate": 0.1}}}},
+            "recipe of the arm 're' has a learning_rate; leave it out",
+        ),
+        # Contrasts
+        ({"contrasts": [ASKED, {**ASKED, "name": "b"}]}, "2 contrasts are primary and primary_contrasts is 1; set it"),
+        ({"contrasts": [ASKED, ASKED], "primary_contrasts": 2}, "two contrasts are named 'Re-attention'"),
+        ({"primary_contrasts": 0}, "primary_contrasts is 0; it is a whole number from 1"),
+        ({"primary_contrasts": "two"}, "primary_contrasts is 'two'; it is a whole number"),
+        ({"contrasts": [{**ASKED, "primary": "no"}]}, "has primary 'no'; it is true or false"),
+        ({"contrasts": ["re - plain"]}, "a contrast is 're - plain', which has no named parts"),
+        ({"contrasts": [{**SLOPE, "levels": [0, 6]}]}, r"the levels \[0, 6\]; they are numbers above 0, two different"),
+        ({"contrasts": [{**SLOPE, "levels": [6, 6]}]}, r"the levels \[6, 6\]; they are numbers above 0, two different"),
+        ({"contrasts": [{**SLOPE, "levels": ["a", 6]}]}, "the levels .*; they are numbers above 0"),
+        ({"contrasts": [{**SLOPE, "levels": 6}]}, "the levels 6; they are numbers above 0"),
+        ({"contrasts": [{**SLOPE, "levels": [2, 4, 8]}]}, "one level a treatment"),
+        ({"margin": "half"}, "margin is 'half'; it is a number from 0"),
+        ({"margin": -0.1}, "margin is -0.1; it is a number from 0"),
+        # Seeds, tuning, and the arms' own numbers
+        ({"seeds": []}, r"seeds is \[\]; it is a list of different whole numbers from 0"),
+        ({"seeds": "01"}, "seeds is '01'; it is a list of different whole numbers"),
+        ({"seeds": [0, 0]}, r"seeds is \[0, 0\]; it is a list of different"),
+        ({"seeds": [-1]}, r"seeds is \[-1\]; it is a list of different whole numbers from 0"),
+        ({"seeds": [0.5]}, r"seeds is \[0.5\]; it is a list of different whole numbers"),
+        ({"seeds": [True]}, r"seeds is \[True\]; it is a list of different whole numbers"),
+        ({"tuning": {"seeds": [9]}}, "tuning lacks learning_rates"),
+        ({"tuning": {"learning_rates": [0.1]}}, "tuning lacks seeds"),
+        ({"tuning": {**TUNING, "seeds": []}}, r"seeds of tuning is \[\]; it is a list"),
+        ({"tuning": {**TUNING, "learning_rates": ["fast"]}}, r"learning_rates of tuning is \['fast'\]; it is a list"),
+        ({"tuning": {**TUNING, "learning_rates": 0.1}}, "learning_rates of tuning is 0.1; it is a list"),
+        ({"tuning": {**TUNING, "learning_rates": [0]}}, r"learning_rates of tuning is \[0\]; .* numbers above 0"),
+        ({"tuning": {**TUNING, "learning_rates": [0.1, 0.10000001]}}, "differ too little for names of records"),
+        ({"tuning": {**TUNING, "held_out": 1}}, "held_out of tuning is 1; it is a share"),
+        ({"tuning": {**TUNING, "recipe": {"epochs": 0}}}, "epochs is 0"),
+        ({"tuning": {**TUNING, "recipe": DENSE}}, "has a token_weight and no head on its tokens"),
+        ({"tuning": [0.1]}, r"tuning is \[0.1\], which has no named parts"),
+        ({"recipe": {"epochs": "two"}}, "the recipe has epochs 'two', of another kind than 20"),
+        ({"recipe": {"epochs": 1.5}}, "the recipe has epochs 1.5, of another kind than 20"),
+        (
+            {"arms": {"plain": {"priority": "high"}, "re": None}},
+            "'plain' has the priority 'high'; it is a whole",
+        ),
+        ({"arms": {"plain": {"annotated": "no"}, "re": None}}, "'plain' has annotated 'no'; it is true or false"),
+        ({"arms": {"plain": {"from": "e1"}, "re": None}}, "'plain' is from 'e1'; write PLAN/ARM"),
+        ({"arms": {24: None}, "contrasts": None}, "an arm is named 24; "),
+        ({"arms": ["plain", "re"]}, "arms is .*, which has no named parts"),
+        ({"data": "shapes"}, "data is 'shapes', which has no named parts"),
+        ({"data": {"train_images": 40}}, "data lacks name"),
     ],
 )
 def test_what_is_wrong_with_a_plan_is_said_with_its_name(tmp_path, changes, message):
     path = write_plan(tmp_path, **changes)
     with pytest.raises(ValueError, match=rf"tiny\.yml is not a plan that can be run: .*{message}"):
         load_plan(path, "s" if "sections" in changes else None)
+
+
+def test_primary_contrasts_may_be_those_of_several_plans(tmp_path):
+    two = [ASKED, {**ASKED, "name": "b"}]
+    for number in (2, 5):
+        plan = load_plan(write_plan(tmp_path, contrasts=two, primary_contrasts=number))
+        assert (sum(contrast.primary for contrast in plan.contrasts), plan.primary_contrasts) == (2, number)
+
+
+def test_a_section_may_do_without_tuning_and_contrasts(tmp_path):
+    path = write_plan(tmp_path, tuning=TUNING, sections={"s": {"tuning": None, "contrasts": None}})
+    plan = load_plan(path, "s")
+    assert (plan.tuning, plan.contrasts) == ({}, ())
+    assert names(plan) == ["plain_s0", "re_s0", "plain_s1", "re_s1"]
 
 
 def test_no_file_no_section_no_yaml(tmp_path):

@@ -1,15 +1,18 @@
+import math
+
 import pytest
 from torch import nn
 
 from contents import ROOT
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment import test_remedy as weigh_remedy
+from deepvit_edu.experiment.plan import Job, arm_config, arm_recipe
 from deepvit_edu.experiment.remedy import YOURS, _forget
 from deepvit_edu.nn.attention import Attention
 from deepvit_edu.nn.transformer import ATTENTIONS
-from deepvit_edu.train import TIERS
+from deepvit_edu.train import TIERS, NonFiniteLossError
 
-from .plans import write_plan
+from .plans import TINY_PLAN, TUNING, write_plan
 
 
 class Blind(Attention):
@@ -17,6 +20,13 @@ class Blind(Attention):
 
     def forward(self, x):
         return 0 * super().forward(x)
+
+
+class Broken(Attention):
+    """Gives no numbers."""
+
+    def forward(self, x):
+        return math.nan * super().forward(x)
 
 
 def test_a_remedy_is_paired_with_the_plain_model(tmp_path):
@@ -35,18 +45,55 @@ def test_a_remedy_is_paired_with_the_plain_model(tmp_path):
 
 
 def test_errors_of_the_readers_own_code_come_through_and_leave_nothing_behind(tmp_path):
-    class Broken(Attention):
+    class Faulty(Attention):
         def forward(self, x):
             raise RuntimeError("mine")
 
     plan = write_plan(tmp_path, arms={"plain": None}, contrasts=None)
     with pytest.raises(RuntimeError, match="mine"):
-        weigh_remedy(Broken, plan, folder=tmp_path, progress=False)
+        weigh_remedy(Faulty, plan, folder=tmp_path, progress=False)
     assert YOURS not in ATTENTIONS
     with pytest.raises(ValueError, match="neither a module class"):
         weigh_remedy(nn.Linear(2, 2), plan, folder=tmp_path)
     with pytest.raises(ValueError, match="no arm 'plain'"):
         weigh_remedy(Blind, write_plan(tmp_path, arms={"re": None}, contrasts=None), folder=tmp_path)
+
+
+def test_a_run_that_fails_is_an_error_that_says_why(tmp_path):
+    plan = write_plan(tmp_path, arms={"plain": None}, contrasts=None)
+    with pytest.raises(NonFiniteLossError, match=r"cannot be judged: the run yours_s0 failed: the loss became nan"):
+        weigh_remedy(Broken, plan, folder=tmp_path, progress=False)
+    assert weigh_remedy(Blind, plan, folder=tmp_path, progress=False).accuracy.count == 2  # the failure is forgotten
+
+
+def test_tuning_that_fails_at_every_rate_says_why(tmp_path):
+    plan = write_plan(tmp_path, arms={"plain": None}, contrasts=None, tuning=TUNING)
+    with pytest.raises(NonFiniteLossError, match=r"'yours' train; .*; the run tuning/yours_lr0.001_s9 failed: the"):
+        weigh_remedy(Broken, plan, folder=tmp_path, progress=False)
+    one_rate_fails = {**TUNING, "learning_rates": [0.001, 1e30]}
+    plan = write_plan(tmp_path, "other", arms={"plain": None}, contrasts=None, tuning=one_rate_fails)
+    assert weigh_remedy(Blind, plan, folder=tmp_path, progress=False).accuracy.count == 2
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"from": "other/plain"}, "borrows its records from other/plain; name a plan with one of its own"),
+        ({"tuned_as": "re"}, "borrows its learning rate from re; name a plan with one of its own"),
+    ],
+)
+def test_a_plan_whose_control_is_borrowed_is_refused(tmp_path, plain, message):
+    plan = write_plan(tmp_path, arms={**TINY_PLAN["arms"], "plain": plain})
+    with pytest.raises(ValueError, match=rf"the arm 'plain' of .*tiny\.yml {message}"):
+        weigh_remedy(Blind, plan, folder=tmp_path, progress=False)
+
+
+def test_a_remedy_differs_from_the_plain_arm_in_nothing_else(tmp_path):
+    arms = {"plain": {"model": {"mlp_ratio": 2.0}, "recipe": {"weight_decay": 0.5}}}
+    plan = write_plan(tmp_path, model={**TINY_PLAN["model"], "attention": ["re"]}, arms=arms, contrasts=None)
+    trial = weigh_remedy({"qkv_bias": True}, plan, folder=tmp_path, progress=False).plan
+    assert arm_config(trial, YOURS, 2) == arm_config(trial, "plain", 2)  # they have this bias in any case
+    assert arm_recipe(trial, Job(YOURS, 0), None) == arm_recipe(trial, Job("plain", 0), None)
 
 
 def test_an_earlier_remedys_tuning_is_forgotten_too(tmp_path):

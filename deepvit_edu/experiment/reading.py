@@ -1,0 +1,317 @@
+"""Reading a plan from its file: what it may say, and a sentence for each mistake in it."""
+
+import math
+import re
+from collections.abc import Callable, Collection
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..nn.transformer import VisionTransformer
+from ..train import Recipe
+from ..words import nearest
+from .plan import ANNOTATOR, Arm, Contrast, Job, Plan, all_jobs, arm_config, arm_recipe, declared_arm
+
+DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test")
+"""What a plan may say of its images: the set, limits, and the share of the training images that become test images."""
+ARM_OPTIONS = ("model", "recipe", "data", "annotated", "tuned_as", "from", "priority")
+CONTRAST_OPTIONS = ("name", "treatment", "control", "levels", "primary")
+TUNING_OPTIONS = ("learning_rates", "seeds", "held_out", "recipe")
+RECIPE_DEFAULTS = {option.name: option.default for option in fields(Recipe)}
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader to which 1e-6 is a number, too, and not only 1.0e-6."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_plan(path: str | Path, section: str | None = None) -> Plan:
+    """Reads a plan, or the section of it that is named.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not a plan; the message names the file and what is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(f"there is no plan at {path}; plans are .yml files, as in book/experiments") from error
+    try:
+        declared = yaml.load(text, _Loader)
+        return _plan_of(path.stem, declared, section)
+    except KeyError as error:
+        raise ValueError(f"{path} is not a plan that can be run: a part of it lacks {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a plan that can be run: {error}") from error
+
+
+def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
+    if not isinstance(declared, dict):
+        raise ValueError("it has no named parts")
+    declared = dict(declared)
+    sections = _parts("sections", declared.pop("sections", None))
+    if "full" in sections:
+        raise ValueError("a section is named 'full', as the plan without changes is; choose another name")
+    if section not in (None, "full"):
+        if section not in sections:
+            raise ValueError(f"it has no section '{section}'{nearest(section, list(sections))}")
+        declared = _merged(declared, _parts(f"the section '{section}'", sections[section]))
+    _check_parts(declared)
+    declared = {key: value for key, value in declared.items() if value is not None}
+    arms = {name: _arm_of(f"the arm '{name}'", options) for name, options in declared.pop("arms").items()}
+    for key in ("data", "model", "recipe"):
+        declared[key] = _parts(key, declared[key])
+    declared["contrasts"] = tuple(_contrast_of(options, arms) for options in declared.get("contrasts", ()))
+    declared["seeds"] = _seeds_of("seeds", declared["seeds"])
+    declared["tuning"] = _tuning_of(declared.get("tuning"))
+    if "annotator" in declared:
+        declared["annotator"] = _annotator_of(declared["annotator"])
+    plan = Plan(name=name, section=section or "full", arms=arms, **declared)
+    _check_plan(plan)
+    return plan
+
+
+def _check_parts(declared: dict) -> None:
+    known = set(Plan.__dataclass_fields__) - {"name", "section"}
+    for key in declared:
+        if key not in known:
+            raise ValueError(f"there is no part '{key}'{nearest(str(key), sorted(known))}")
+    needed = ("title", "question", "decision", "data", "model", "recipe", "seeds", "arms")
+    if missing := [key for key in needed if declared.get(key) is None]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    for name in _parts("arms", declared["arms"]):
+        if not isinstance(name, str) or "/" in name:
+            raise ValueError(f"an arm is named {name!r}; its records are named after it, so take a word without '/'")
+
+
+def _parts(what: str, options: Any, known: Collection[str] | None = None) -> dict:
+    """The named parts that `options` are, of those known if they are given; ValueError for anything else."""
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise ValueError(f"{what} is {options!r}, which has no named parts; write NAME: VALUE for each")
+    for key in options:
+        if known is not None and key not in known:
+            raise ValueError(f"{what} has no option '{key}'{nearest(str(key), sorted(known))}")
+    return options
+
+
+def _merged(base: dict, changes: dict) -> dict:
+    """`base` with parts replaced; a part that has named parts itself is merged.
+
+    A list of arms keeps only those; an arm that is null is left out.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        if key == "arms":
+            merged[key] = _merged_arms(_parts("arms", base.get("arms")), value)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = {**base[key], **value}
+        else:
+            merged[key] = value
+    if "arms" in changes and "contrasts" not in changes:  # one of arms that this section leaves out cannot be asked
+        left_out = set(base["arms"]) - set(merged["arms"])
+        merged["contrasts"] = [
+            options for options in merged.get("contrasts") or () if not left_out.intersection(_arms_of(options))
+        ]
+    return merged
+
+
+def _merged_arms(arms: dict, changes: Any) -> dict:
+    if isinstance(changes, list):
+        _check_named(changes, arms)
+        return {arm: arms[arm] for arm in changes}
+    left_out = [arm for arm, options in _parts("arms", changes).items() if options is None]
+    _check_named(left_out, arms)
+    return {arm: options for arm, options in {**arms, **(changes or {})}.items() if arm not in left_out}
+
+
+def _check_named(names: list, arms: dict) -> None:
+    if unknown := [arm for arm in names if arm not in arms]:
+        raise ValueError(f"a section names the arm '{unknown[0]}'{nearest(str(unknown[0]), list(arms))}")
+
+
+def _arms_of(contrast: Any) -> tuple[str, ...]:
+    """Treatments and controls of a contrast as declared."""
+    name = contrast.get("name") if isinstance(contrast, dict) else None
+    options = _parts(f"the contrast '{name}'" if name else "a contrast", contrast, CONTRAST_OPTIONS)
+    return _names(options["treatment"]) + _names(options["control"])
+
+
+def _names(value: str | list[str]) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _arm_of(what: str, options: Any) -> Arm:
+    options = dict(_parts(what, options, ARM_OPTIONS))
+    for key in {"model", "recipe", "data"} & set(options):
+        options[key] = _parts(f"the {key} of {what}", options[key])
+    if not isinstance(options.get("annotated", False), bool):
+        raise ValueError(f"{what} has annotated {options['annotated']!r}; it is true or false")
+    if not _is_whole(priority := options.get("priority", 1)) or priority < 1:
+        raise ValueError(f"{what} has the priority {priority!r}; it is a whole number from 1, and 1 runs first")
+    lender = options.pop("from", None)
+    if lender is not None and not re.fullmatch(r"[^/]+/[^/]+", str(lender)):
+        raise ValueError(f"{what} is from {lender!r}; write PLAN/ARM, such as e1_which_part/plain")
+    return Arm(taken_from=lender, **options)
+
+
+def _annotator_of(options: Any) -> Arm:
+    if other := set(_parts("the annotator", options)) - {"model", "recipe"}:
+        raise ValueError(f"the annotator has '{min(other)}', which does nothing; it has a model and a recipe")
+    return _arm_of("the annotator", options)
+
+
+def _contrast_of(options: Any, arms: dict[str, Arm]) -> Contrast:
+    for arm in _arms_of(options):
+        if arm not in arms:
+            raise ValueError(f"the contrast '{options['name']}' names the arm '{arm}', which there is not")
+    what = f"the contrast '{options['name']}'"
+    treatment, control = _names(options["treatment"]), _names(options["control"])
+    levels = _levels_of(what, options.get("levels"))
+    if len(treatment) != len(control) or len(treatment) != (len(levels) or 1):
+        raise ValueError(f"{what} needs one control and, for a slope, one level a treatment")
+    if not isinstance(primary := options.get("primary", False), bool):
+        raise ValueError(f"{what} has primary {primary!r}; it is true or false")
+    return Contrast(options["name"], treatment, control, levels, primary)
+
+
+def _levels_of(what: str, levels: Any) -> tuple[float, ...]:
+    if levels is None:
+        return ()
+    if not isinstance(levels, list) or not all(_is_positive(level) for level in levels) or len(set(levels)) < 2:
+        raise ValueError(f"{what} has the levels {levels!r}; they are numbers above 0, two different ones at least")
+    return tuple(levels)
+
+
+def _tuning_of(options: Any) -> dict:
+    options = dict(_parts("tuning", options, TUNING_OPTIONS))
+    if not options:
+        return {}
+    if missing := [key for key in ("learning_rates", "seeds") if options.get(key) is None]:
+        raise ValueError(f"tuning lacks {', '.join(missing)}")
+    rates = options["learning_rates"]
+    _check_list("learning_rates of tuning", rates, _is_positive, "numbers above 0, such as [0.001, 0.002]")
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
+        raise ValueError(f"learning_rates of tuning is {rates!r}, of which two differ too little for names of records")
+    _seeds_of("seeds of tuning", options["seeds"])
+    if "held_out" in options and not (_is_positive(options["held_out"]) and options["held_out"] < 1):
+        raise ValueError(f"held_out of tuning is {options['held_out']!r}; it is a share, above 0 and below 1")
+    if "recipe" in options:
+        options["recipe"] = _parts("the recipe of tuning", options["recipe"])
+    return options
+
+
+def _seeds_of(what: str, seeds: Any) -> tuple[int, ...]:
+    _check_list(what, seeds, lambda seed: _is_whole(seed) and seed >= 0, "whole numbers from 0, such as [0, 1, 2]")
+    return tuple(seeds)
+
+
+def _check_list(what: str, values: Any, fits: Callable[[Any], bool], wanted: str) -> None:
+    if not isinstance(values, list) or not values or not all(map(fits, values)) or len(set(values)) < len(values):
+        raise ValueError(f"{what} is {values!r}; it is a list of different {wanted}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _check_plan(plan: Plan) -> None:
+    _check_contrasts(plan)
+    _check_data(plan)
+    _check_recipes(plan)
+    if ANNOTATOR in plan.arms:
+        raise ValueError(f"an arm is named '{ANNOTATOR}', as the plan's part of that name; choose another name")
+    if plan.annotator is not None:
+        _check_arm(plan, ANNOTATOR)
+    for name in plan.arms:
+        _check_ties(plan, name)
+        _check_arm(plan, name)
+
+
+def _check_data(plan: Plan) -> None:
+    if "name" not in plan.data:
+        raise ValueError("data lacks name")
+    for options in (plan.data, *(arm.data for arm in plan.arms.values())):
+        _parts("data", options, DATA_OPTIONS)
+        if not 0 <= options.get("moved_to_test", 0) < 1:
+            raise ValueError(f"moved_to_test is {options['moved_to_test']}; it is a share, from 0 to below 1")
+
+
+def _check_ties(plan: Plan, name: str) -> None:
+    """ValueError where an arm needs another arm, or the annotator, that is not there or cannot serve."""
+    arm = plan.arms[name]
+    if arm.tuned_as is not None and arm.tuned_as not in plan.arms:
+        raise ValueError(f"the arm '{name}' is tuned as '{arm.tuned_as}', which there is not")
+    if arm.tuned_as is not None and plan.arms[arm.tuned_as].tuned_as is not None:
+        raise ValueError(f"the arm '{name}' is tuned as '{arm.tuned_as}', which is not tuned itself; name one that is")
+    if arm.annotated and plan.annotator is None:
+        raise ValueError(f"the arm '{name}' is annotated, and the plan has no annotator")
+    if arm.annotated and plan.tuning and arm.tuned_as is None:
+        raise ValueError(f"the arm '{name}' is annotated and cannot be tuned; say which arm it is tuned_as")
+
+
+def _check_contrasts(plan: Plan) -> None:
+    names = [contrast.name for contrast in plan.contrasts]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two contrasts are named '{twice[0]}'; claims ask for them by name, so rename one")
+    primary, number = sum(contrast.primary for contrast in plan.contrasts), plan.primary_contrasts
+    if not _is_whole(number) or number < 1:
+        raise ValueError(f"primary_contrasts is {number!r}; it is a whole number from 1")
+    if number < primary:
+        raise ValueError(
+            f"{primary} contrasts are primary and primary_contrasts is {number}; set it to {primary}, or to more where "
+            "contrasts of other plans are corrected with them"
+        )
+    if not _is_number(plan.margin) or plan.margin < 0:
+        raise ValueError(f"margin is {plan.margin!r}; it is a number from 0, such as 0.005 for half a point")
+
+
+def _check_recipes(plan: Plan) -> None:
+    _check_recipe("the recipe", plan.recipe)
+    _check_recipe("the recipe of tuning", plan.tuning.get("recipe", {}), tuned=True)
+    for name, arm in plan.arms.items():
+        _check_recipe(f"the recipe of the arm '{name}'", arm.recipe, tuned=bool(plan.tuning))
+    if plan.annotator is not None:
+        _check_recipe("the recipe of the annotator", plan.annotator.recipe)
+
+
+def _check_recipe(what: str, options: dict, tuned: bool = False) -> None:
+    """ValueError for an option that there is not, that is not of the right kind, or that something else decides."""
+    for key, value in _parts(what, options, RECIPE_DEFAULTS).items():
+        kind = type(RECIPE_DEFAULTS[key])
+        if not (_is_number(value) if kind is float else _is_whole(value) if kind is int else isinstance(value, kind)):
+            raise ValueError(f"{what} has {key} {value!r}, of another kind than {RECIPE_DEFAULTS[key]!r}, its default")
+    if "seed" in options:
+        raise ValueError(f"{what} has a seed; leave it out, the plan's seeds are taken")
+    if tuned and "learning_rate" in options:
+        raise ValueError(f"{what} has a learning_rate; leave it out, one of tuning's learning_rates is taken")
+
+
+def _check_arm(plan: Plan, name: str) -> None:
+    config = arm_config(plan, name, num_classes=2)
+    with torch.device("meta"):  # a wrong option is found now, not after hours
+        VisionTransformer(replace(config, depth=2))
+    jobs = [job for job in all_jobs(plan) if job.arm == name] or [Job(name, plan.seeds[0])]
+    for recipe in (arm_recipe(plan, job, job.learning_rate) for job in jobs):  # tuning has recipes of its own
+        if recipe.token_weight and not config.dense_head:
+            raise ValueError(
+                f"the arm '{name}' has a token_weight and no head on its tokens; add dense_head: true to its model"
+            )
+        if declared_arm(plan, name).annotated and not recipe.token_weight:
+            raise ValueError(f"the arm '{name}' is annotated and makes nothing of it; add a token_weight to its recipe")

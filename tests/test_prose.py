@@ -6,9 +6,9 @@ import pytest
 
 from contents import ROOT, pages
 
-PERCENTAGE = re.compile(r"\d\s?(?:%|per ?cent\b|percentage points?\b)")
-# The level of an interval is a convention, not a result.
-CONVENTIONS = re.compile(r"\b9[05] %(?= (?:interval|confidence))|say 95 %")
+PERCENTAGE = re.compile(r"\d\*{0,2}(?:\s|&nbsp;)?(?:%|per ?cent\b|(?:percentage )?points?\b)")
+# The level of an interval is a convention and the points of a rubric are marks, not results.
+CONVENTIONS = re.compile(r"\b9[05] %(?= (?:interval|confidence))|say 95 %|\*\*Rubric\*\* \(\d+ points\)")
 
 
 def paragraphs(text: str) -> list[str]:
@@ -40,6 +40,9 @@ def test_no_percentage_is_typed_by_hand_without_a_source(page):
     [
         ("It reaches 74.9 % here.", 1),
         ("It gains 2 percentage points.", 1),
+        ("It gains 4.2 points.", 1),
+        ("It reaches **74.9** %, or 75&nbsp;%.", 1),
+        ("**Rubric** (6 points): something.", 0),
         ("It reaches 81.5 % {cite:p}`yuan2021`.", 0),
         ("A 95 % interval.", 0),
         ("```{code-cell} python\nprint('75 %')\n```\n", 0),

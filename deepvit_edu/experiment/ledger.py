@@ -7,7 +7,7 @@ import yaml
 
 from ..words import markdown_table, nearest
 from .plan import Contrast, Plan
-from .reading import load_plan
+from .reading import sections_of
 from .verdict import MEASURES, Effect, contrast_effect, format_effect, regime, regime_reached, results_of
 
 VERDICTS = (
@@ -148,8 +148,7 @@ def _judge(claim: Claim, plans: Path, records: Path) -> Entry:
 
 def _tests(claim: Claim, path: Path, records: Path) -> list[_Test]:
     """Every section of the plan that tests the claim; ValueError where no section has a contrast that it names."""
-    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-    plans = [load_plan(path, section) for section in ("full", *declared.get("sections", {}))]
+    plans = sections_of(path)
     known = {contrast.name for plan in plans for contrast in plan.contrasts}
     for name in (claim.contrast, *claim.conditions):
         if name not in known:

@@ -53,6 +53,13 @@ def load_plan(path: str | Path, section: str | None = None) -> Plan:
         raise ValueError(f"{path} is not a plan that can be run: {error}") from error
 
 
+def sections_of(path: str | Path) -> list[Plan]:
+    """A plan and its sections, the whole first; errors as of `load_plan`."""
+    whole = load_plan(path)
+    declared = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    return [whole, *(load_plan(path, section) for section in declared.get("sections") or ())]
+
+
 def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
     if not isinstance(declared, dict):
         raise ValueError("it has no named parts")

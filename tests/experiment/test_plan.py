@@ -4,6 +4,7 @@ import yaml
 from contents import ROOT
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe
+from deepvit_edu.experiment.reading import sections_of
 
 from .plans import TINY_PLAN, TUNING, write_plan
 
@@ -214,3 +215,9 @@ def test_numbers_may_be_written_as_1e_minus_6(tmp_path):
     path = write_plan(tmp_path)
     path.write_text(path.read_text().replace("batch_size: 20", "batch_size: 20\n  min_learning_rate: 1e-6"))
     assert arm_recipe(load_plan(path), Job("plain", 0), None).min_learning_rate == 1e-6
+
+
+def test_the_sections_of_a_plan_come_after_the_whole(tmp_path):
+    path = write_plan(tmp_path, sections={"small": {"seeds": [0]}, "large": {}})
+    assert [plan.section for plan in sections_of(path)] == ["full", "small", "large"]
+    assert [plan.section for plan in sections_of(write_plan(tmp_path, "alone"))] == ["full"]

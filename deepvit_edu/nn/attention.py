@@ -224,9 +224,10 @@ class AccumulatedAttention(Attention):
     def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) and the last map (B, H, N, N) or None, to (tokens (B, N, C), this map)."""
         query, key, value = self.split_heads(self.qkv(x))
-        attn = self.softmax_of(query, key)
-        if handed is not None:
-            attn = attn + self.scale * handed
+        attn = fast.accumulated_map(self, query, key, handed)
+        if attn is None:
+            attn = self.softmax_of(query, key)
+            attn = attn if handed is None else attn + self.scale * handed
         attn = self.used_map(self.attn_drop(attn))
         return self.merge_heads(attn @ value), attn
 

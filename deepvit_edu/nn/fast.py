@@ -119,6 +119,18 @@ def refined_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -
     return kernels.refined_at_once(maps, attn.expand.weight, attn.local.weight, attn.reduce.weight) @ value
 
 
+def accumulated_map(attn: nn.Module, query: Tensor, key: Tensor, handed: Tensor | None) -> Tensor | None:
+    """The path of `AccumulatedAttention`, which has to form its map to hand it on: two passes over it fewer.
+
+    Queries and keys (B, H, N, D) and the last map (B, H, N, N) or None, to this map before dropout; None where `values`
+    gives None.
+    """
+    if attn.fast_values is None or not _nothing_watches(attn):
+        return None
+    maps = kernels.scores_of(query, key, attn.scale).softmax(dim=-1)
+    return maps if handed is None else torch.add(maps, handed, alpha=attn.scale)
+
+
 def reused_values(attn: nn.Module, handed: Tensor, value: Tensor) -> Tensor | None:
     """The path of `ReusedAttention`, for the map handed on (B, H, N, N) and values (B, H, N, D).
 

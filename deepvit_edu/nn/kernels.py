@@ -62,11 +62,16 @@ def mix_heads(mixing: Tensor, maps: Tensor) -> Tensor:
     return torch.bmm(mixing.expand(maps.shape[0], -1, -1), maps.flatten(2)).unflatten(2, maps.shape[2:])
 
 
+def scores_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Queries and keys (B, H, N, D) to the attention scores (B, H, N, N), scaled on the way."""
+    query, key, heads = query.flatten(0, 1), key.flatten(0, 1), query.shape[:2]
+    return torch.baddbmm(query.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=scale).unflatten(0, heads)
+
+
 def softmax_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Queries and keys (B, H, N, D) to the attention map (B, H, N, N), at least in float32."""
-    query, key, heads = query.flatten(0, 1), key.flatten(0, 1), query.shape[:2]
-    scores = torch.baddbmm(query.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=scale)  # scaled on the way
-    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).unflatten(0, heads)
+    scores = scores_of(query, key, scale)
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mixing: Tensor, shift: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepvit_edu.nn.attention import Attention, ReAttention, legible_attention
+from deepvit_edu.nn.attention import AccumulatedAttention, Attention, ReAttention, legible_attention
 from deepvit_edu.nn.fast import fast_path_allowed
 
 
@@ -80,7 +80,7 @@ class Halved(ReAttention):
     """A map that is made of the softmax map in another way."""
 
     def softmax_of(self, query, key):
-        return super().softmax_of(query, key) / 2
+        return Attention.softmax_of(self, query, key) / 2
 
 
 class UniformMixin:
@@ -99,6 +99,14 @@ def test_a_subclass_with_a_map_of_its_own_is_never_bypassed(kind, training):
     assert torch.equal(found, legible)
     parent = ReAttention if kind is Halved else Attention
     assert not torch.allclose(found, copy_into(parent(24, 4), attn)(x), atol=1e-3)
+
+
+def test_an_accumulated_map_of_its_own_is_not_bypassed_either():
+    class HalvedFirst(AccumulatedAttention):
+        softmax_of = Halved.softmax_of
+
+    found, legible = both_paths(HalvedFirst(24, 4), torch.randn(2, 10, 24))
+    assert torch.equal(found, legible)
 
 
 def copy_into(other, attn):

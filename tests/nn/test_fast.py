@@ -6,9 +6,17 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import profile
 
 from deepvit_edu.nn import kernels
-from deepvit_edu.nn.attention import HeadNorm, ReAttention, RefinedAttention, ReusedAttention, legible_attention
+from deepvit_edu.nn.attention import (
+    AccumulatedAttention,
+    HeadNorm,
+    ReAttention,
+    RefinedAttention,
+    ReusedAttention,
+    legible_attention,
+)
 
 
 class Reused(ReusedAttention):
@@ -18,6 +26,14 @@ class Reused(ReusedAttention):
         """Tokens (B, N, C) to tokens (B, N, C)."""
         heads = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return self.forward_chain(x, (heads @ heads.transpose(-2, -1)).softmax(dim=-1))[0]
+
+
+class Accumulated(AccumulatedAttention):
+    """After itself, so that it is handed a map and is called as the others are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        return self.forward_chain(*self.forward_chain(x, None))[0]
 
 
 def outcome(attn: nn.Module, x: Tensor, legible: bool) -> dict[str, Tensor]:
@@ -68,7 +84,7 @@ def test_re_attention_of_every_kind(norm, mixing, training):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("images", "tokens", "heads"), [(1, 17, 1), (3, 65, 4), (2, 197, 12)])
-@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Reused])
+@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Accumulated, Reused])
 def test_sizes(kind, images, tokens, heads, training):
     assert_equal_paths(spoil(kind(4 * heads, heads)).train(training), torch.randn(images, tokens, 4 * heads))
 
@@ -214,7 +230,7 @@ def test_a_single_entry_cannot_train(kind):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Reused])
+@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Accumulated, Reused])
 def test_bfloat16_autocast(kind, training):
     attn, x = kind(24, 4).train(training), torch.randn(2, 17, 24)
     with torch.autocast("cpu", torch.bfloat16):
@@ -282,6 +298,16 @@ def test_refined_attention_is_traced():
         torch.testing.assert_close(traced(2 * x), attn(2 * x), rtol=1e-4, atol=1e-5)
 
 
+def test_accumulated_attention_forms_its_map_by_fewer_passes():
+    attn, x = Accumulated(24, 4), torch.randn(2, 9, 24)
+    counts = []
+    for path in (nullcontext(), legible_attention()):
+        with path, profile() as seen:
+            attn(x)
+        counts.append(sum(event.count for event in seen.key_averages() if event.key == "aten::mul"))
+    assert counts == [0, 3]  # the scores of both times, and the map that is handed on
+
+
 def saved_bytes(attn: nn.Module, x: Tensor) -> int:
     """What autograd keeps for the backward pass, each storage counted once; the weights are not counted."""
     own = {p.untyped_storage().data_ptr() for p in attn.parameters()}
@@ -306,7 +332,7 @@ def test_less_is_kept_for_the_backward_pass(kind, share):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Reused])
+@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Accumulated, Reused])
 def test_compiled_whole(kind, training):
     attn, x = spoil(kind(24, 4)).train(training), torch.randn(2, 9, 24)
     expected = outcome(attn, x, legible=False)
@@ -315,7 +341,7 @@ def test_compiled_whole(kind, training):
     torch.testing.assert_close(out.detach(), expected["out"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Reused])
+@pytest.mark.parametrize("kind", [ReAttention, RefinedAttention, Accumulated, Reused])
 def test_exported_for_any_number_of_images(kind):
     attn, x = spoil(kind(24, 4)).eval(), torch.randn(3, 9, 24)
     exported = torch.export.export(attn, (x[:2],), dynamic_shapes={"x": {0: torch.export.Dim("images")}})

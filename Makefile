@@ -49,7 +49,7 @@ specimens: $(INSTALLED) ## train the models that the chapters dissect and that h
 	@$(BIN)/python scripts/make_tables.py
 	@$(BIN)/python scripts/make_assets.py
 
-# The decisive experiments come first, the long ones last, and at the end the one whose images CIFAR's owners may lack.
+# The decisive experiments come first, the long ones last, and at the end the one that wants other images than CIFAR.
 # Whatever was cut goes on where it stood.
 SECTION ?= full
 WORKERS ?= 4

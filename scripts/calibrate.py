@@ -142,9 +142,8 @@ class Calibration:
         self.optimizer = optimizer_of(self.model, recipe)
         self.schedule = LambdaLR(self.optimizer, lambda step: rate_factor(step, self.steps))
         self.stream = torch.Generator().manual_seed(seed)
-        self.mirrored = (
-            torch.rand(len(train_set), generator=self.stream) < 0.5
-        )  # in even epochs; the others in odd ones
+        # These are mirrored in even epochs, the others in odd ones.
+        self.mirrored = torch.rand(len(train_set), generator=self.stream) < 0.5
         self.average: dict[str, Tensor] = {}
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.identity = {**asdict(recipe), "seed": seed, "data_hash": train_set.hash()}

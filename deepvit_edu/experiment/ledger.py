@@ -8,7 +8,7 @@ import yaml
 from ..words import markdown_table, nearest
 from .plan import Contrast, Plan
 from .reading import sections_of
-from .verdict import MEASURES, Effect, contrast_effect, format_effect, regime, regime_reached, results_of
+from .verdict import MEASURES, Effect, contrast_effect, format_effect, regime_of, regime_reached, results_of
 
 VERDICTS = (
     "reproduced",
@@ -41,7 +41,7 @@ class Claim:
         plan: the plan that tests it; None where there is none.
         contrast: the name of the contrast in it.
         measure: what is compared: see `verdict.measured`.
-        expects: "higher" or "lower": what the claim predicts for the contrast.
+        expects: what the claim predicts for the contrast: one of EXPECTATIONS.
         conditions: further contrasts, and what is expected of each; where one does not agree, or has not been run, the
             claim holds under conditions.
         regime_arm: the arm that must show collapse before the claim can be judged; None where none is needed.
@@ -104,7 +104,10 @@ def ledger(claims: list[Claim], plans: Path, records: Path) -> list[Entry]:
         plans: the folder of the plans.
         records: the folder of the records.
     """
-    return [_judge(claim, plans, records) for claim in claims]
+    sections: dict[str, list[tuple[Plan, dict]]] = {}  # each plan's records are read once
+    for name in {claim.plan for claim in claims} - {None}:
+        sections[name] = [(plan, results_of(plan, records)) for plan in sections_of(plans / f"{name}.yml")]
+    return [_judge(claim, sections.get(claim.plan, [])) for claim in claims]
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,11 @@ class _Test:
         return None if asked is None else contrast_effect(self.plan, asked, self.found, measure)
 
 
-def _judge(claim: Claim, plans: Path, records: Path) -> Entry:
+def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     if claim.plan is None:
         return Entry(claim, "–", "not tested", "–", "–")
-    path = plans / f"{claim.plan}.yml"
-    command = f"deepvit-edu run book/experiments/{path.name}"
-    tests = _tests(claim, path, records)
+    command = f"deepvit-edu run book/experiments/{claim.plan}.yml"
+    tests = _tests(claim, sections)
     # A section that was cut short does not overrule a whole one, and decides nothing.
     test = next((test for test in tests if test.is_whole), max(tests, key=lambda test: test.effect.count))
     if test.effect.count < 2:
@@ -140,24 +142,22 @@ def _judge(claim: Claim, plans: Path, records: Path) -> Entry:
     seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
     section = "" if test.plan.section == "full" else f" --section {test.plan.section}"
     verdict = _verdict(claim, test) if test.is_whole else "inconclusive"
-    seen = regime(test.plan, claim.regime_arm, records) if claim.regime_arm else None
+    seen = regime_of(test.found[claim.regime_arm].values()) if claim.regime_arm else None
     judged = claim.regime_arm is None or (seen is not None and regime_reached(seen))
     verdict, otherwise = (verdict, None) if judged else ("regime not reached", verdict)
     return Entry(claim, told + seeds, verdict, command + section, test.plan.section, otherwise)
 
 
-def _tests(claim: Claim, path: Path, records: Path) -> list[_Test]:
+def _tests(claim: Claim, sections: list[tuple[Plan, dict]]) -> list[_Test]:
     """Every section of the plan that tests the claim; ValueError where no section has a contrast that it names."""
-    plans = sections_of(path)
-    known = {contrast.name for plan in plans for contrast in plan.contrasts}
+    known = {contrast.name for plan, _ in sections for contrast in plan.contrasts}
     for name in (claim.contrast, *claim.conditions):
         if name not in known:
             raise ValueError(f"'{claim.claim}' names the contrast '{name}'{nearest(str(name), sorted(known))}")
     tests = []
-    for plan in plans:
+    for plan, found in sections:
         contrasts = {contrast.name: contrast for contrast in plan.contrasts}
         if claim.contrast in contrasts:
-            found = results_of(plan, records)
             effect = contrast_effect(plan, contrasts[claim.contrast], found, claim.measure)
             tests.append(_Test(plan, contrasts, found, effect))
     return tests

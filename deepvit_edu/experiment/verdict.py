@@ -1,7 +1,7 @@
 """What the records of a plan say: means, paired differences with intervals, and verdicts by the plan's own rule."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,7 +196,12 @@ def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
     The paper (section 3.2) has neighbouring blocks of the deep half above 0.9 alike while the heads of a block stay
     under 0.3. Where heads are alike too, maps are nearly uniform: untrained, not collapsed.
     """
-    runs = [run for run in results_of(plan, folder)[arm].values() if has(run, "adjacent") and has(run, "heads")]
+    return regime_of(results_of(plan, folder)[arm].values())
+
+
+def regime_of(runs: Iterable[Record]) -> dict[str, float] | None:
+    """The same of given runs."""
+    runs = [run for run in runs if has(run, "adjacent") and has(run, "heads")]
     if not runs:
         return None
     layers, heads = (float(np.mean([measured(run, key) for run in runs])) for key in ("adjacent", "heads"))

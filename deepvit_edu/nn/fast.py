@@ -40,9 +40,12 @@ def values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor
 
     None within `legible_attention()`, where something watches the map or stands in for it, and where no fast path fits.
     """
-    if attn.fast_values is None or not _nothing_watches(attn):
-        return None
-    return attn.fast_values(query, key, value)
+    return attn.fast_values(query, key, value) if _may_replace_map(attn) else None
+
+
+def _may_replace_map(attn: nn.Module) -> bool:
+    """Whether the class of an attention has a fast path for the map that it makes, and nothing watches that map."""
+    return attn.fast_values is not None and _nothing_watches(attn)
 
 
 def _nothing_watches(attn: nn.Module) -> bool:
@@ -125,7 +128,7 @@ def accumulated_map(attn: nn.Module, query: Tensor, key: Tensor, handed: Tensor 
     Queries and keys (B, H, N, D) and the last map (B, H, N, N) or None, to this map before dropout; None where `values`
     gives None.
     """
-    if attn.fast_values is None or not _nothing_watches(attn):
+    if not _may_replace_map(attn):
         return None
     maps = kernels.scores_of(query, key, attn.scale).softmax(dim=-1)
     return maps if handed is None else torch.add(maps, handed, alpha=attn.scale)

@@ -59,9 +59,10 @@ def _load_failure(plan: Plan, job: Job, path: Path, folder: Path) -> Record:
     try:
         failed = json.loads(path.read_text(encoding="utf-8"))
         told, recipe = {"failed": failed["failed"]}, dict(failed["recipe"])
-        declared = arm_recipe(plan, job, _declared_rate(plan, job, folder) or recipe["learning_rate"])
+        rate = recipe["learning_rate"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not tell of a run that failed; remove it to run again: {error!r}") from error
+    declared = arm_recipe(plan, job, _declared_rate(plan, job, folder) or rate)  # its errors are about other files
     _check_options(plan, asdict(declared), recipe, path)
     return told
 

@@ -15,7 +15,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from .files import atomic_path
-from .nn.transformer import VisionTransformer, ViTConfig
+from .nn.model import VisionTransformer, ViTConfig
 from .zoo import model_config
 
 

@@ -15,7 +15,7 @@ from .checkpoints import load_model
 from .diagnostics import at_initialisation, collapse_report, similarity_matrices
 from .experiment import load_plan, measure_model, missing_jobs, run_plan, summary, waiting_text
 from .labels import load_label_maps
-from .nn.transformer import VisionTransformer
+from .nn.model import VisionTransformer
 from .train import Interrupted, Recipe, evaluate, pick_device, train
 from .words import align, nearest
 from .zoo import CONFIGS, config_diff, create_model, list_models, model_config

@@ -19,8 +19,8 @@ from torchvision.ops import roi_align
 
 from .data import ImageSet
 from .files import atomic_path
+from .nn.model import VisionTransformer
 from .nn.tokens import Box
-from .nn.transformer import VisionTransformer
 
 LARGEST_CLASS_COUNT = 2048
 """Half precision, in which label maps hold their class numbers, skips whole numbers above it."""

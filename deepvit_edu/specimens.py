@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .assets import asset_path
 from .checkpoints import load_model
-from .nn.transformer import VisionTransformer
+from .nn.model import VisionTransformer
 from .records import Record, load_measurement, load_record
 from .words import nearest
 

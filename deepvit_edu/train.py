@@ -37,7 +37,7 @@ from .diagnostics import attention_blocks
 from .files import atomic_path
 from .labels import Views, check_label_maps, random_views, smooth, soft_targets, take_views, token_labeling_loss
 from .nn.attention import legible_attention
-from .nn.transformer import VisionTransformer
+from .nn.model import VisionTransformer
 
 TIERS = ("cpu", "t4", "full")
 RECALIBRATION_STEPS = 20

@@ -14,7 +14,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model
 from torch import nn
 
-from .nn.transformer import VisionTransformer, ViTConfig
+from .nn.model import VisionTransformer, ViTConfig
 from .words import align, nearest
 
 __all__ = ["CONFIGS", "config_diff", "create_model", "list_models", "model_config"]  # timm adds every model's name

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from contents import ROOT
 from deepvit_edu.checkpoints import from_official
 from deepvit_edu.nn.attention import legible_attention
-from deepvit_edu.nn.transformer import VisionTransformer
+from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.records import save_measurement
 from deepvit_edu.words import align
 from deepvit_edu.zoo import create_model

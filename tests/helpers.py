@@ -3,7 +3,7 @@
 import torch
 
 from deepvit_edu.data.image_set import ImageSet
-from deepvit_edu.nn.transformer import VisionTransformer, ViTConfig
+from deepvit_edu.nn.model import VisionTransformer, ViTConfig
 
 TINY = ViTConfig(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=3)
 

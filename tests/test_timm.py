@@ -9,7 +9,7 @@ from timm.optim import create_optimizer_v2
 
 from deepvit_edu import zoo
 from deepvit_edu.data.catalogue import SOURCES
-from deepvit_edu.nn.transformer import VisionTransformer
+from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.zoo import create_model, list_models
 
 HALF = (0.5, 0.5, 0.5)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..nn.attention import Attention, ReAttention, RefinedAttention, ReusedAttention, legible_attention
+from ..nn.attention import Attention, ReAttention, RefinedAttention, legible_attention
+from ..nn.refiner import ReusedAttention
 from ..words import align
 from .rounds import spread_text, with_quartiles
 
@@ -81,7 +82,7 @@ def build_arms(shape: Shape, training: bool) -> list[Arm]:
         if layer is not None:
             layer.train(training)
             chained = isinstance(layer, ReusedAttention)
-            forward = (lambda x, handed: layer.forward_chain(x, handed)[0]) if chained else layer
+            forward = (lambda x, handed: layer(x, handed)[0]) if chained else layer
             arms.extend(Arm(family, path, layer, (x, handed) if chained else (x,), forward) for path in paths)
 
     add("re-attention", ReAttention(shape.channels, shape.heads), (LEGIBLE, FAST))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diagnostics import record_attention
-from ..nn.transformer import VisionTransformer
+from ..nn.model import VisionTransformer
 from ..zoo import create_model
 from .engine import alike, by_hand, exercise, require, require_tensor
 

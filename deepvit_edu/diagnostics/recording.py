@@ -12,9 +12,10 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..nn.attention import HandedAttention, legible_attention
+from ..nn.attention import legible_attention
+from ..nn.blocks import Block
 from ..nn.ideas import DenseBlock, Transition
-from ..nn.transformer import Block
+from ..nn.refiner import SharedAttention
 
 WhichMap = Literal["softmax", "used"]
 
@@ -121,7 +122,7 @@ def _map_points(model: nn.Module, which: WhichMap) -> list[nn.Module]:
             points.append(attn.attn_drop)
         elif isinstance(attn, TalkingHeadAttn):
             points.append(attn.proj_w if which == "softmax" else attn.attn_drop)
-        elif which == "softmax" and points and isinstance(attn, HandedAttention):
+        elif which == "softmax" and points and isinstance(attn, SharedAttention):
             points.append(points[-1])
         else:
             points.append(attn.softmax_map if which == "softmax" else attn.used_map)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.transformer import VisionTransformer
+from ..nn.model import VisionTransformer
 from .measures import (
     Axis,
     Centre,

@@ -8,7 +8,7 @@ import torch
 
 from ..data import ImageSet
 from ..labels import load_label_maps, make_label_maps, save_label_maps, token_scores
-from ..nn.transformer import VisionTransformer
+from ..nn.model import VisionTransformer
 from ..records import load_record, save_record
 from ..train import tensor_hash, train
 from .plan import ANNOTATOR, Job, Plan, arm_config, arm_model, arm_recipe

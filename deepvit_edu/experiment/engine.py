@@ -22,7 +22,7 @@ from ..data import ImageSet
 from ..data.folders import balanced_choice
 from ..files import atomic_path
 from ..labels import load_label_maps
-from ..nn.transformer import VisionTransformer
+from ..nn.model import VisionTransformer
 from ..records import Record, save_record
 from ..train import Interrupted, NonFiniteLossError, pick_device, train
 from .annotator import ensure_label_maps, label_maps_path

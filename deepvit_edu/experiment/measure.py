@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data import ImageSet
 from ..diagnostics import at_initialisation, collapse_report, intervene_all
-from ..nn.transformer import VisionTransformer
+from ..nn.model import VisionTransformer
 
 NUM_IMAGES = 128
 

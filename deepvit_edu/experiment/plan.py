@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..nn.transformer import ViTConfig
+from ..nn.model import ViTConfig
 from ..train import Recipe
 from ..zoo import model_config
 

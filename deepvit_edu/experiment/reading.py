@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from ..nn.transformer import VisionTransformer
+from ..nn.model import VisionTransformer
 from ..train import Recipe
 from ..words import nearest
 from .plan import ANNOTATOR, Arm, Contrast, Job, Plan, all_jobs, arm_config, arm_recipe, declared_arm

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 from torch import nn
 
 from ..assets import asset_path
-from ..nn.transformer import ATTENTIONS
+from ..nn.model import ATTENTIONS
 from ..train import NonFiniteLossError, tier
 from .engine import run_plan
 from .plan import Arm, Contrast, Job, Plan, all_jobs

@@ -9,8 +9,8 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
 from ..labels import Views, mix_class_targets, random_box, smooth, soft_targets, token_labeling_loss
+from ..nn.model import VisionTransformer
 from ..nn.tokens import Box
-from ..nn.transformer import VisionTransformer
 from ..train import collected_maps, map_likeness
 from .data import Targets
 from .recipe import ImageNetRecipe

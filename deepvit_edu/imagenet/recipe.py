@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from timm.data import create_transform
 
-from ..nn.transformer import VisionTransformer
+from ..nn.model import VisionTransformer
 from ..train import check_precision
 from ..words import nearest
 from ..zoo import create_model, model_config

@@ -1,14 +1,15 @@
-"""Multi-head self-attention, on two equal paths: a legible one that forms the map step by step, and a fast one."""
+"""Multi-head self-attention, Re-attention, and refined attention, as the chapters write them."""
 
-from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from einops import rearrange
+from torch import Tensor, fx, nn
 
-from . import fast
-from .fast import legible_attention as legible_attention
-from .kernels import without_autocast
+from .paths import by_fast_path, without_autocast
+from .paths import legible_attention as legible_attention
+
+fx.wrap("rearrange")  # torch.fx cannot look into it
 
 
 class Attention(nn.Module):
@@ -25,16 +26,6 @@ class Attention(nn.Module):
         ValueError: when `dim` is not a multiple of `num_heads`.
     """
 
-    fast_values = fast.plain_values  # stands in for `attention_map` and the product with the values
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """A subclass that makes its map in another way has no fast path, unless it names one."""
-        super().__init_subclass__(**options)
-        names = ("fast_values", "attention_map", "softmax_of")
-        path, *maps = (next(i for i, kind in enumerate(cls.__mro__) if name in vars(kind)) for name in names)
-        if path > min(maps):
-            cls.fast_values = None
-
     def __init__(
         self, dim: int, num_heads: int = 8, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
     ) -> None:
@@ -44,7 +35,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        # On the legible path the map passes through these two, so that hooks on them can read or replace it.
+        # The map passes through these two, so that hooks on them can read or replace it.
         self.softmax_map = nn.Identity()
         self.used_map = nn.Identity()
         self.attn_drop = nn.Dropout(attn_drop)
@@ -54,14 +45,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         query, key, value = self.split_heads(self.qkv(x))
-        out = fast.values(self, query, key, value)  # (B, H, N, D), or None
+        # The same product by a faster way (nn/fast.py); None where there is none.
+        out = by_fast_path(self, (self.attention_map, self.softmax_of), query, key, value)
         if out is None:
-            out = self.attention_map(query, key) @ value
+            out = self.attention_map(query, key) @ value  # (B, H, N, D)
         return self.merge_heads(out)
-
-    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Like `forward`, in a chain of blocks that may hand a map on; this attention neither takes nor gives one."""
-        return self(x), None
 
     def forward_with_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) to (tokens (B, N, C), the attention map that multiplied the values (B, H, N, N))."""
@@ -71,7 +59,7 @@ class Attention(nn.Module):
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3C), queries then keys then values, to three tensors (B, H, N, D)."""
-        return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return rearrange(qkv, "b n (part h d) -> part b h n d", part=3, h=self.num_heads).unbind(0)
 
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to the map (B, H, N, N): one distribution over keys for every query."""
@@ -84,7 +72,7 @@ class Attention(nn.Module):
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """Head outputs (B, H, N, D), side by side and projected, to tokens (B, N, C)."""
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+        return self.proj_drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
 
 
 class HeadNorm(nn.Module):
@@ -146,7 +134,6 @@ class ReAttention(Attention):
     """
 
     MIXINGS = ("random", "identity", "frozen")
-    fast_values = fast.mixed_values
 
     def __init__(
         self,
@@ -175,11 +162,12 @@ class ReAttention(Attention):
         """Queries and keys (B, H, N, D) to the mixed and normed map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
         with without_autocast(attn):  # 16 bits beside the bias would round away what the norm shall amplify
-            attn = self.norm(self.mix(attn.to(self.mix.weight.dtype))) * self.map_scale
+            attn = attn.to(next(self.mix.parameters(), attn).dtype)
+            attn = self.norm(self.mix(attn)) * self.map_scale
         return self.used_map(attn)
 
 
-def _expanded(num_heads: int, expansion: int) -> int:
+def expanded_maps(num_heads: int, expansion: int) -> int:
     """The number of maps after an expansion; ValueError unless that is a whole multiple of the heads."""
     if not isinstance(expansion, int) or expansion < 1:
         raise ValueError(f"expansion is {expansion}; it must be a whole number, 1 or more")
@@ -190,7 +178,7 @@ class RefinedAttention(Attention):
     """Attention whose map is expanded, convolved and reduced before use (Refiner, Zhou et al. 2021).
 
     This is the paper's reading: attention expansion, distributed local attention and linear reduction in every block.
-    The released code differs; see `AccumulatedAttention` and `ReusedAttention`.
+    The released code differs; see `nn/refiner.py`.
 
     Args:
         args, options: as of `Attention`.
@@ -201,13 +189,11 @@ class RefinedAttention(Attention):
         ValueError: when `kernel_size` is even, or there would be no map.
     """
 
-    fast_values = fast.refined_values
-
     def __init__(self, *args: Any, expansion: int = 3, kernel_size: int = 3, **options: Any) -> None:
         super().__init__(*args, **options)
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise ValueError(f"kernel_size is {kernel_size}; an odd one, 1 or more, keeps the map's size")
-        wide = _expanded(self.num_heads, expansion)
+        wide = expanded_maps(self.num_heads, expansion)
         self.expand = nn.Conv2d(self.num_heads, wide, 1, bias=False)
         self.local = nn.Conv2d(wide, wide, kernel_size, padding=kernel_size // 2, groups=wide, bias=False)
         self.reduce = nn.Conv2d(wide, self.num_heads, 1, bias=False)
@@ -216,95 +202,3 @@ class RefinedAttention(Attention):
         """Queries and keys (B, H, N, D) to the refined map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
         return self.used_map(self.reduce(self.local(self.expand(attn))))
-
-
-class AccumulatedAttention(Attention):
-    """Attention that adds a share of the last map to its own (the even blocks of Refiner's released code)."""
-
-    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) and the last map (B, H, N, N) or None, to (tokens (B, N, C), this map)."""
-        query, key, value = self.split_heads(self.qkv(x))
-        attn = fast.accumulated_map(self, query, key, handed)
-        if attn is None:
-            attn = self.softmax_of(query, key)
-            attn = attn if handed is None else attn + self.scale * handed
-        attn = self.used_map(self.attn_drop(attn))
-        return self.merge_heads(attn @ value), attn
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C), as in a first block."""
-        return self.forward_chain(x, None)[0]
-
-
-class HandedAttention(nn.Module):
-    """Attention with the map of the block before it, and no queries or keys of its own: as it is, collapse by force.
-
-    Args:
-        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`; no map is dropped here.
-    """
-
-    def __init__(
-        self, dim: int, num_heads: int = 8, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.value = nn.Linear(dim, dim, bias=qkv_bias)
-        self.softmax_map, self.used_map = nn.Identity(), nn.Identity()
-        self.proj, self.proj_drop = nn.Linear(dim, dim), nn.Dropout(proj_drop)
-
-    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) and the map (B, H, N, N) of the block before, to (tokens (B, N, C), the same map).
-
-        Raises:
-            ValueError: when the block before handed no map on.
-        """
-        if handed is None:
-            raise ValueError(
-                "a 'handed' or 'reused' block takes the map of the block before it, and that one hands none on; put a "
-                "'handing' or 'accumulated' block before it"
-            )
-        value = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
-        out = self.handed_values(handed, value)  # (B, H, N, D)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), handed
-
-    def handed_values(self, handed: Tensor, value: Tensor) -> Tensor:
-        """The map (B, H, N, N) times values (B, H, N, D)."""
-        return self.used_map(self.softmax_map(handed)) @ value
-
-
-class ReusedAttention(HandedAttention):
-    """Attention that refines the map of the block before it (the odd blocks of Refiner's released code).
-
-    The refinement: 1×1 convolution to `expansion` times the heads, depth-wise 3×3, 1×1 back, each with BatchNorm, the
-    first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5. The map is handed on as it came.
-
-    Args:
-        dim, num_heads, args, options: as of `HandedAttention`.
-        expansion: maps after the expansion, as a multiple of the heads.
-    """
-
-    def __init__(self, dim: int, num_heads: int = 8, *args: Any, expansion: int = 3, **options: Any) -> None:
-        super().__init__(dim, num_heads, *args, **options)
-        wide = _expanded(num_heads, expansion)
-        self.scale = (dim // num_heads) ** -0.5
-        self.refine = nn.Sequential(
-            OrderedDict(
-                expand=nn.Conv2d(num_heads, wide, 1, bias=False),
-                norm1=nn.BatchNorm2d(wide),
-                act1=nn.ReLU6(),
-                local=nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False),
-                norm2=nn.BatchNorm2d(wide),
-                act2=nn.ReLU6(),
-                reduce=nn.Conv2d(wide, num_heads, 1, bias=False),
-                norm3=nn.BatchNorm2d(num_heads),
-            )
-        )
-        self.norm = nn.BatchNorm2d(num_heads)
-
-    def handed_values(self, handed: Tensor, value: Tensor) -> Tensor:
-        """The map (B, H, N, N), refined, times values (B, H, N, D)."""
-        out = fast.reused_values(self, handed, value)
-        if out is None:
-            shared = self.softmax_map(handed)
-            out = self.used_map(self.norm(self.refine(shared) + shared) * self.scale) @ value
-        return out

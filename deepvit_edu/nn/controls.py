@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .attention import Attention
+from .refiner import PassesMap, TokensAndMap
 
 
 class SharpenedAttention(Attention):
@@ -20,9 +21,9 @@ class SharpenedAttention(Attention):
         self.scale *= sharpness
 
 
-class HandingAttention(Attention):
-    """Plain attention that hands its map on to the next block."""
+class SharingAttention(PassesMap, Attention):
+    """Plain attention that gives its map to the next block, which may use it in place of one of its own."""
 
-    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) to (tokens (B, N, C), this map (B, H, N, N))."""
+    def forward(self, x: Tensor, last_map: Tensor | None = None) -> TokensAndMap:
+        """Tokens (B, N, C) and the last block's map, which is not used, to (tokens (B, N, C), this map)."""
         return self.forward_with_map(x)

@@ -1,59 +1,17 @@
-"""Which attention may take a fast path, and which one that is.
+"""The fast paths: each gives what some methods of an attention give, and never forms the map that they form.
 
-A fast path stands in for one `attention_map`: it gives the same head outputs, and never forms the map that the legible
-path forms. Each is a function of the attention, its queries, keys and values; it answers None where it does not apply.
+A path is a function of the attention and of the inputs of those methods; it returns None where it does not apply. The
+table at the end of this file names, for each path, the methods that it replaces and the parts that it does not call.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
-
-_legible_only = False
-
-
-@contextmanager
-def legible_attention() -> Iterator[None]:
-    """Within this context every attention forms its map explicitly, step by step, as the chapters write it.
-
-    Outside it an attention takes the fastest path that gives the same output.
-    """
-    global _legible_only
-    before, _legible_only = _legible_only, True
-    try:
-        yield
-    finally:
-        _legible_only = before
-
-
-def fast_path_allowed() -> bool:
-    """False within `legible_attention()`."""
-    return not _legible_only
-
-
-def values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
-    """Queries, keys and values (B, H, N, D) to `attention_map(query, key) @ value` (B, H, N, D) by the fast path.
-
-    None within `legible_attention()`, where something watches the map or stands in for it, and where no fast path fits.
-    """
-    return attn.fast_values(query, key, value) if _may_replace_map(attn) else None
-
-
-def _may_replace_map(attn: nn.Module) -> bool:
-    """Whether the class of an attention has a fast path for the map that it makes, and nothing watches that map."""
-    return attn.fast_values is not None and _nothing_watches(attn)
-
-
-def _nothing_watches(attn: nn.Module) -> bool:
-    """Whether fast paths are allowed, and the identities that only the legible path calls are without hooks."""
-    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    places = (attn.softmax_map, attn.used_map)
-    plain = (type(place) is nn.Identity and not any(getattr(place, hook) for hook in hooks) for place in places)
-    return fast_path_allowed() and all(plain)
+from .attention import Attention, HeadNorm, ReAttention, RefinedAttention
+from .paths import register_fast_path, traced
+from .refiner import AccumulatedAttention, ReusedAttention
 
 
 def plain_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -65,12 +23,13 @@ def plain_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> 
 def mixed_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
     """The path of `ReAttention`: its norm is folded into its mixing, by the statistics of the heads' own maps.
 
-    None for LayerNorm, dropped entries and parts in different modes; and while a training step is compiled, since the
-    compiler fuses the legible path by itself.
+    None for LayerNorm, dropped entries and parts in different modes; where the older exporters trace the model, which
+    would keep the number of images; and while a training step is compiled, since the compiler fuses the explicit path
+    by itself.
     """
     one_mode = all(part.training == attn.training for part in attn.modules())
-    compiled_or_drops = attn.training and (kernels.traced() or attn.attn_drop.p > 0)
-    if not (_is_affine(attn.norm) and one_mode) or compiled_or_drops:
+    usual = one_mode and _is_pointwise(attn.mix, bias=True) and _is_affine(attn.norm)
+    if not usual or torch.jit.is_tracing() or (attn.training and not _trains(attn.attn_drop)):
         return None
     tokens, mixing = query.shape[-2], attn.mix.weight.flatten(1)  # (H, H)
     mean = mixing.sum(dim=1) / tokens + attn.mix.bias  # of the mixed map, as rows of the softmax map sum to 1
@@ -86,14 +45,43 @@ def mixed_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> 
     return out + kernels.constant_map(attn.map_scale * shift, value)
 
 
-def _is_affine(norm: nn.Module) -> bool:
+def _trains(dropout: nn.Dropout) -> bool:
+    """Whether the paths for training apply: nothing is dropped or compiled, and torch has what they are made of."""
+    return dropout.p == 0 and not traced() and kernels.torch_has_private_operations()
+
+
+def _is_pointwise(conv: nn.Conv2d, bias: bool) -> bool:
+    """Whether a convolution is one matrix for all entries of the map."""
+    return (
+        conv.kernel_size == conv.stride == (1, 1)
+        and conv.groups == 1
+        and conv.padding in ((0, 0), 0)
+        and (conv.bias is not None) == bias
+    )
+
+
+def _is_local(conv: nn.Conv2d) -> bool:
+    """Whether a convolution works on each map by itself and keeps its size, with zeros around it."""
+    size, channels = conv.kernel_size[0], conv.in_channels
+    return (
+        conv.kernel_size == (size, size)
+        and conv.padding == (size // 2, size // 2)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.groups == conv.out_channels == channels
+        and conv.padding_mode == "zeros"
+        and conv.bias is None
+        and size % 2 == 1
+    )
+
+
+def _is_affine(norm: HeadNorm) -> bool:
     """Whether a `HeadNorm` is a slope and a shift for each head: every kind but "layer" is."""
     return norm.layer is None and (norm.batch is None or _is_usual(norm.batch))
 
 
-def _is_usual(norm: nn.Module) -> bool:
-    """Whether a norm is a BatchNorm with all its parts, and not one that asks other processes."""
-    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
+def _is_usual(norm: nn.BatchNorm2d) -> bool:
+    """Whether a BatchNorm has all its parts."""
+    return norm.affine and norm.track_running_stats
 
 
 def norm_affine(
@@ -116,34 +104,74 @@ def norm_affine(
     return slope, slope * mean
 
 
-def refined_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The path of `RefinedAttention`: one convolution that is all three."""
-    maps = attn.attn_drop(attn.softmax_of(query, key))
-    return kernels.refined_at_once(maps, attn.expand.weight, attn.local.weight, attn.reduce.weight) @ value
-
-
-def accumulated_map(attn: nn.Module, query: Tensor, key: Tensor, handed: Tensor | None) -> Tensor | None:
-    """The path of `AccumulatedAttention`, which has to form its map to hand it on: two passes over it fewer.
-
-    Queries and keys (B, H, N, D) and the last map (B, H, N, N) or None, to this map before dropout; None where `values`
-    gives None.
-    """
-    if not _may_replace_map(attn):
+def refined_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
+    """The path of `RefinedAttention`: one convolution that is all three; None for others than it was built with."""
+    pointwise = _is_pointwise(attn.expand, bias=False) and _is_pointwise(attn.reduce, bias=False)
+    if not (pointwise and _is_local(attn.local)):
         return None
+    maps = attn.attn_drop(attn.softmax_of(query, key))
+    weights = attn.expand.weight, attn.local.weight, attn.reduce.weight
+    return kernels.refined_as_one_convolution(maps, *weights) @ value
+
+
+def accumulated_map(attn: nn.Module, query: Tensor, key: Tensor, last_map: Tensor | None) -> Tensor:
+    """The path of `AccumulatedAttention`, which has to form its map to pass it on: two passes over it fewer."""
     maps = kernels.scores_of(query, key, attn.scale).softmax(dim=-1)
-    return maps if handed is None else torch.add(maps, handed, alpha=attn.scale)
+    return maps if last_map is None else torch.add(maps, last_map, alpha=attn.scale)
 
 
-def reused_values(attn: nn.Module, handed: Tensor, value: Tensor) -> Tensor | None:
-    """The path of `ReusedAttention`, for the map handed on (B, H, N, N) and values (B, H, N, D).
+def reused_values(attn: nn.Module, last_map: Tensor, value: Tensor) -> Tensor | None:
+    """The path of `ReusedAttention`, for the last block's map (B, H, N, N) and values (B, H, N, D).
 
-    None where `values` gives None, and while a training step is compiled.
+    None for other layers than it was built with, and while a training step is compiled.
     """
+    refine = attn.refine
     trains = torch.is_grad_enabled() or any(part.training for part in attn.modules())
-    usual = all(map(_is_usual, (attn.refine.norm1, attn.refine.norm2, attn.refine.norm3, attn.norm)))
-    if not (_nothing_watches(attn) and usual) or (trains and kernels.traced()):
+    pointwise = _is_pointwise(refine.expand, bias=False) and _is_pointwise(refine.reduce, bias=False)
+    usual = all(map(_is_usual, (refine.norm1, refine.norm2, refine.norm3, attn.norm)))
+    if not (pointwise and _is_local(refine.local) and usual):
         return None
     if not trains:
-        return kernels.refined_values(handed, value, attn.refine, attn.norm, attn.scale)
-    refined = kernels.refine_in_training(handed, attn.refine)
-    return kernels.batch_norm(attn.norm, refined + handed) * attn.scale @ value
+        return kernels.reused_in_evaluation(last_map, value, refine, attn.norm, attn.scale)
+    if traced() or not kernels.torch_has_private_operations():
+        return None
+    refined = kernels.refine_in_training(last_map, refine)
+    return kernels.batch_norm(attn.norm, refined + last_map) * attn.scale @ value
+
+
+_MAP = {"softmax_map": nn.Identity, "used_map": nn.Identity}
+
+register_fast_path((Attention.attention_map, Attention.softmax_of), plain_values, **_MAP, attn_drop=nn.Dropout)
+register_fast_path(
+    (ReAttention.attention_map, Attention.softmax_of),
+    mixed_values,
+    **_MAP,
+    attn_drop=nn.Dropout,
+    mix=nn.Conv2d,
+    norm=HeadNorm,
+    norm__batch=(nn.BatchNorm2d, type(None)),
+    norm__layer=type(None),
+)
+register_fast_path(
+    (RefinedAttention.attention_map, Attention.softmax_of),
+    refined_values,
+    used_map=nn.Identity,
+    expand=nn.Conv2d,
+    local=nn.Conv2d,
+    reduce=nn.Conv2d,
+)
+register_fast_path(
+    (AccumulatedAttention.accumulated_map, AccumulatedAttention.attention_map, Attention.softmax_of),
+    accumulated_map,
+    softmax_map=nn.Identity,
+)
+register_fast_path(
+    (ReusedAttention.map_for_values,),
+    reused_values,
+    **_MAP,
+    norm=nn.BatchNorm2d,
+    refine=nn.Sequential,
+    **{f"refine__{name}": nn.Conv2d for name in ("expand", "local", "reduce")},
+    **{f"refine__norm{i}": nn.BatchNorm2d for i in (1, 2, 3)},
+    **{f"refine__act{i}": nn.ReLU6 for i in (1, 2)},
+)

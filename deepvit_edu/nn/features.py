@@ -6,6 +6,8 @@ from typing import Any
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .refiner import tokens_of
+
 
 class IntermediateFeatures:
     """The part of timm's interface that looks inside; mixed into `VisionTransformer`, whose parts it uses."""
@@ -32,13 +34,14 @@ class IntermediateFeatures:
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt is '{output_fmt}'; choose NCHW or NLC")
         wanted, last = feature_take_indices(len(self.blocks), indices)
-        x, handed, outputs = self.embed(images), None, []
+        x, outputs = self.embed(images), []
         for i, block in enumerate(self.blocks):
-            x, handed = self.step(block, x, handed)
+            x = self.run_block(block, x)
             if i in wanted:
-                outputs.append(self._normed(x) if norm else x)
+                outputs.append(self._normed(tokens_of(x)) if norm else tokens_of(x))
             if stop_early and i == last:
                 break
+        x = tokens_of(x)
         prefixes, outputs = zip(*(x.tensor_split([self.num_prefix_tokens], dim=1) for x in outputs), strict=True)
         if output_fmt == "NCHW":
             grid = (self.patch_embed.grid_size,) * 2

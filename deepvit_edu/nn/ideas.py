@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from einops import rearrange
+from torch import Tensor, fx, nn
 
 from .attention import Attention
+
+fx.wrap("rearrange")  # torch.fx cannot look into it
 
 
 class SqueezeExciteAttention(Attention):
@@ -29,7 +32,7 @@ class SqueezeExciteAttention(Attention):
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """Head outputs (B, H, N, D), side by side, projected and gated, to tokens (B, N, C)."""
-        x = self.proj(out.transpose(1, 2).flatten(2))
+        x = self.proj(rearrange(out, "b h n d -> b n (h d)"))
         return self.proj_drop(x * self.gate(x.mean(dim=1, keepdim=True)))
 
 
@@ -107,10 +110,9 @@ class DenseBlock(nn.Module):
         self.block = block
         self.narrow = nn.Linear(dim, growth)
 
-    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, N, C) to (tokens (B, N, C + growth), the map handed on)."""
-        out, handed = self.block.forward_chain(x, handed)
-        return torch.cat([x, self.narrow(out)], dim=-1), handed
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C + growth)."""
+        return torch.cat([x, self.narrow(self.block(x))], dim=-1)
 
 
 class Transition(nn.Module):
@@ -125,9 +127,9 @@ class Transition(nn.Module):
         self.linear = nn.Linear(dim, dim // 2)
         self.act = nn.GELU()
 
-    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, N, C) to (tokens (B, N, C / 2), the map handed on)."""
-        return self.act(self.linear(x)), handed
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C / 2)."""
+        return self.act(self.linear(x))
 
 
 def dense_blocks(

@@ -11,24 +11,21 @@ and BatchNorm amplifies what is left of it some 300-fold, rounding errors includ
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from .paths import traced, without_autocast
+
 CACHE_BYTES = 2**21  # of the maps that are worked on at once on a CPU
+PRIVATE_OPERATIONS = ("_softmax_backward_data", "native_group_norm", "native_batch_norm_backward")
 
 
-def traced() -> bool:
-    """True while `torch.compile`, `torch.export` or `torch.jit.trace` records the operations."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def without_autocast(tensor: Tensor) -> torch.autocast:
-    """A context in which operations on a tensor's device keep the types that their inputs have."""
-    return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)  # meta knows no autocast
+def torch_has_private_operations() -> bool:
+    """Whether this torch has the operations below that it promises to nobody; training's fast paths need them."""
+    return all(hasattr(torch.ops.aten, name) for name in PRIVATE_OPERATIONS)
 
 
 def images_at_once(value: Tensor, num_maps: int) -> int:
@@ -210,22 +207,9 @@ def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Ten
         running.data.lerp_(new.to(running.dtype), momentum)  # as torch does it: unseen by autograd
 
 
-@contextmanager
-def frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Within it the running statistics of a block's BatchNorms stay as they are, in training too."""
-    norms = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
-
-
-def refined_values(maps: Tensor, value: Tensor, refine: nn.Sequential, norm: nn.BatchNorm2d, scale: float) -> Tensor:
+def reused_in_evaluation(
+    maps: Tensor, value: Tensor, refine: nn.Sequential, norm: nn.BatchNorm2d, scale: float
+) -> Tensor:
     """`(scale * norm(refine(A) + A)) V` with running statistics, the norms folded into the convolutions.
 
     Maps A (B, H, N, N) and values V (B, H, N, D) to (B, H, N, D); `refine` as in `ReusedAttention`.
@@ -281,7 +265,9 @@ class _BatchNorm(torch.autograd.Function):
         """Called by `apply`."""
         images, heads, *sides = maps.shape
         entries = maps.numel() // heads
-        _, means, rstds = torch.native_group_norm(maps, None, None, images, heads, math.prod(sides), heads, 0.0)
+        _, means, rstds = torch.ops.aten.native_group_norm(
+            maps, None, None, images, heads, math.prod(sides), heads, 0.0
+        )
         mean = means.mean(dim=0)
         variance = (rstds**-2 + (means - mean) ** 2).mean(dim=0)
         _update_running_statistics(norm, mean, variance * entries / (entries - 1))
@@ -300,7 +286,7 @@ class _BatchNorm(torch.autograd.Function):
         return *grads, None
 
 
-def refined_at_once(maps: Tensor, expand: Tensor, local: Tensor, reduce: Tensor) -> Tensor:
+def refined_as_one_convolution(maps: Tensor, expand: Tensor, local: Tensor, reduce: Tensor) -> Tensor:
     """1×1, depth-wise k×k and 1×1 convolutions of maps (B, H, N, N), given their weights, as the one that they make."""
     kernel = torch.einsum("gw,wij,wh->ghij", reduce.flatten(1), local[:, 0], expand.flatten(1))
     size, uniform = int(local.shape[-1]), torch.full_like(maps[:1, :1], 1 / maps.shape[-1])

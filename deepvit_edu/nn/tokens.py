@@ -5,10 +5,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from einops import rearrange
+from torch import Tensor, fx, nn
 
-from .fast import fast_path_allowed
-from .kernels import without_autocast
+from .paths import fast_path_allowed, without_autocast
+
+fx.wrap("rearrange")  # torch.fx cannot look into these two
+fx.wrap("check_images")
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the grid of tokens; the last two are outside
 
@@ -48,7 +51,7 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, N, C), row by row from the top left; ValueError at another size."""
         check_images(images, self.proj.in_channels, self.img_size)
-        return self.proj(images).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
+        return rearrange(self.proj(images), "b c row col -> b (row col) c")
 
 
 def check_images(images: Tensor, in_chans: int, img_size: int) -> None:
@@ -63,7 +66,7 @@ def check_images(images: Tensor, in_chans: int, img_size: int) -> None:
 def swap_within(tokens: Tensor, box: Box) -> Tensor:
     """Tokens (B, N, C) of a square grid, those within the box from the batch-flipped sample.
 
-    Twice is as if never.
+    Applying it twice gives the input back.
 
     Raises:
         ValueError: when the box is not within the grid.
@@ -232,6 +235,7 @@ class TokensToToken(nn.Module):
             nn.Unfold(kernel, stride=stride, padding=max(stride // 2, 1))
             for kernel, stride in zip(kernels, strides, strict=True)
         )
+        self.sides = [img_size // math.prod(strides[: i + 1]) for i in range(len(strides) - 1)]  # of the inner images
         channels = [in_chans] + [token_dim] * (len(strides) - 1)
         widths = [width * kernel**2 for width, kernel in zip(channels, kernels, strict=True)]
         self.layers = nn.ModuleList(layer(width, token_dim) for width in widths[:-1])
@@ -240,8 +244,8 @@ class TokensToToken(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, N, C)."""
         check_images(images, self.in_chans, self.img_size)
-        for split, layer in zip(self.splits[:-1], self.layers, strict=True):
-            tokens = layer(split(images).transpose(1, 2))  # (B, h·w, D)
-            side = math.isqrt(tokens.shape[1])
-            images = tokens.transpose(1, 2).unflatten(2, (side, side))  # re-structurisation: (B, D, h, w)
-        return self.proj(self.splits[-1](images).transpose(1, 2))
+        for split, layer, side in zip(self.splits[:-1], self.layers, self.sides, strict=True):
+            tokens = layer(rearrange(split(images), "b d n -> b n d"))
+            # Re-structurisation: the tokens form an image again, of side h = w.
+            images = rearrange(tokens, "b (row col) d -> b d row col", row=side)
+        return self.proj(rearrange(self.splits[-1](images), "b d n -> b n d"))

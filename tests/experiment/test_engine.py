@@ -8,7 +8,7 @@ import torch
 from deepvit_edu.experiment import engine, load_plan, missing_jobs, run_plan
 from deepvit_edu.experiment.plan import Job, all_jobs
 from deepvit_edu.experiment.results import outcome, record_path, tuned_rate
-from deepvit_edu.nn.transformer import VisionTransformer
+from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.records import load_record
 from deepvit_edu.train import Interrupted, Run
 

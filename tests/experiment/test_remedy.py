@@ -9,7 +9,7 @@ from deepvit_edu.experiment import test_remedy as weigh_remedy
 from deepvit_edu.experiment.plan import Job, arm_config, arm_recipe
 from deepvit_edu.experiment.remedy import YOURS, _forget
 from deepvit_edu.nn.attention import Attention
-from deepvit_edu.nn.transformer import ATTENTIONS
+from deepvit_edu.nn.model import ATTENTIONS
 from deepvit_edu.train import TIERS, NonFiniteLossError
 
 from .plans import TINY_PLAN, TUNING, write_plan

@@ -9,14 +9,8 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 from deepvit_edu.nn import kernels
-from deepvit_edu.nn.attention import (
-    AccumulatedAttention,
-    HeadNorm,
-    ReAttention,
-    RefinedAttention,
-    ReusedAttention,
-    legible_attention,
-)
+from deepvit_edu.nn.attention import HeadNorm, ReAttention, RefinedAttention, legible_attention
+from deepvit_edu.nn.refiner import AccumulatedAttention, ReusedAttention
 
 
 class Reused(ReusedAttention):
@@ -25,7 +19,7 @@ class Reused(ReusedAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         heads = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return self.forward_chain(x, (heads @ heads.transpose(-2, -1)).softmax(dim=-1))[0]
+        return super().forward(x, (heads @ heads.transpose(-2, -1)).softmax(dim=-1))[0]
 
 
 class Accumulated(AccumulatedAttention):
@@ -33,7 +27,7 @@ class Accumulated(AccumulatedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        return self.forward_chain(*self.forward_chain(x, None))[0]
+        return super().forward(*super().forward(x))[0]
 
 
 def outcome(attn: nn.Module, x: Tensor, legible: bool) -> dict[str, Tensor]:
@@ -171,7 +165,7 @@ def takes_fast_path(attn: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch)
     def fail(*args: object) -> None:
         raise NotImplementedError
 
-    for name in ("mixed_attention", "constant_map", "refined_values", "refine_in_training"):
+    for name in ("mixed_attention", "constant_map", "reused_in_evaluation", "refine_in_training"):
         monkeypatch.setattr(kernels, name, fail)
     try:
         attn(x)

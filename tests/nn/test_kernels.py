@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from deepvit_edu.nn import kernels
-from deepvit_edu.nn.attention import ReusedAttention
+from deepvit_edu.nn.refiner import ReusedAttention
 
 
 @pytest.mark.parametrize("entries", [(2, 3), (1, 17)])

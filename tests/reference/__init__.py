@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepvit_edu.nn.transformer import sinusoid
+from deepvit_edu.nn.model import sinusoid
 
 HERE = Path(__file__).resolve().parent
 

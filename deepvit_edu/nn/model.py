@@ -1,4 +1,4 @@
-"""The Vision Transformer: MLP, block, configuration and model."""
+"""The Vision Transformer: its configuration, and the model built from it."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -6,91 +6,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from timm.layers import DropPath
-from timm.models.vision_transformer import LayerScale
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from .attention import (
-    AccumulatedAttention,
-    Attention,
-    HandedAttention,
-    ReAttention,
-    RefinedAttention,
-    ReusedAttention,
-)
-from .controls import HandingAttention, SharpenedAttention
+from .attention import Attention, ReAttention, RefinedAttention
+from .blocks import Block, Mlp
+from .controls import SharingAttention, SharpenedAttention
 from .features import IntermediateFeatures
 from .ideas import GhostAttention, GhostMlp, SqueezeExciteAttention, dense_blocks
-from .kernels import frozen_statistics, traced
+from .paths import frozen_statistics, traced
+from .refiner import AccumulatedAttention, ChainedBlock, ReusedAttention, SharedAttention, passes_map, tokens_of
 from .tokens import Box, ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer, swap_within
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, applied to every token by itself.
-
-    Args:
-        dim: channels C of a token.
-        hidden_dim: channels between the two layers.
-        drop: dropout probability after each layer.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block: two branches, each added to the residual stream.
-
-    Args:
-        dim: channels C of a token.
-        attn: the module that mixes tokens, (B, N, C) to (B, N, C).
-        mlp: the module that works on every token by itself, (B, N, C) to (B, N, C).
-        drop_path: probability that a sample skips a branch in training (stochastic depth, Huang et al. 2016).
-        norm_eps: epsilon of the LayerNorms.
-        branch_scale: factor on what a branch adds.
-        attn_scale, mlp_scale: start of a LayerScale (Touvron et al. 2021, CaiT) on the branch; none where None.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        attn: nn.Module,
-        mlp: nn.Module,
-        drop_path: float = 0.0,
-        norm_eps: float = 1e-6,
-        branch_scale: float = 1.0,
-        attn_scale: float | None = None,
-        mlp_scale: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = attn
-        self.scale1 = nn.Identity() if attn_scale is None else LayerScale(dim, attn_scale)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = mlp
-        self.scale2 = nn.Identity() if mlp_scale is None else LayerScale(dim, mlp_scale)
-        self.drop_path = DropPath(drop_path)
-        self.branch_scale = branch_scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        return self.forward_chain(x, None)[0]
-
-    def forward_chain(self, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tokens, and the attention map (B, H, N, N) that the last block handed on or None, to the same two."""
-        branch, handed = self.attn.forward_chain(self.norm1(x), handed)
-        x = x + self.drop_path(self.scale1(branch)) * self.branch_scale
-        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x)))) * self.branch_scale, handed
 
 
 def _tokens_to_token(layer: type[nn.Module]) -> Callable[..., nn.Module]:
@@ -115,8 +42,8 @@ ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
     "squeeze-excite": SqueezeExciteAttention,
     "ghost": GhostAttention,
     "sharpened": SharpenedAttention,
-    "handing": HandingAttention,
-    "handed": HandedAttention,
+    "handing": SharingAttention,
+    "handed": SharedAttention,
 }
 MLPS: dict[str, Callable[..., nn.Module]] = {"plain": Mlp, "ghost": GhostMlp}
 
@@ -241,18 +168,18 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
 
     def forward_features(self, images: Tensor, box: Box | None = None) -> Tensor:
         """Images (B, 3, H, W) to the tokens after the last norm (B, N + 1, C); (B, N, C) without a class token."""
-        x, handed = self.embed(images, box), None
+        x = self.embed(images, box)
         for block in self.blocks:
-            x, handed = self.step(block, x, handed)
-        return self.norm(x)
+            x = self.run_block(block, x)
+        return self.norm(tokens_of(x))
 
-    def step(self, block: nn.Module, x: Tensor, handed: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """One block, as its `forward_chain`; where checkpointing is on, what it made is made anew going back."""
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            # A compiler makes the second pass itself, without what the first one did to statistics.
-            contexts = {} if traced() else {"context_fn": lambda: (nullcontext(), frozen_statistics(block))}
-            return checkpoint(block.forward_chain, x, handed, use_reentrant=False, **contexts)
-        return block.forward_chain(x, handed)
+    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        """`block(x)`; with gradient checkpointing its activations are computed again in the backward pass."""
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return block(x)
+        # A compiler makes the second pass itself, without what the first one did to statistics.
+        contexts = {} if traced() else {"context_fn": lambda: (nullcontext(), frozen_statistics(block))}
+        return checkpoint(block, x, use_reentrant=False, **contexts)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (B, N + 1, C) to logits (B, K); to the pooled features (B, C) where `pre_logits`.
@@ -331,6 +258,8 @@ def sinusoid(num_positions: int, dim: int) -> Tensor:
 def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
     """The blocks of a model, and the channels that come out of each."""
     new, dim, last = partial(build_block, config), config.embed_dim, max(config.depth - 1, 1)
+    if config.dense_stages and any(passes_map(ATTENTIONS[name]) for name in config.attention):
+        raise ValueError(f"a dense model has no place for attentions that pass maps on, as {config.attention} do")
     if config.dense_stages:
         return dense_blocks(new, config.dense_stages, dim, config.growth, config.drop_path_rate)
     rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]
@@ -339,14 +268,26 @@ def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
 
 def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Block:
     """The block at depth `layer`, of width `dim`."""
-    name, options = "plain", {}
-    if layer >= config.attention_start:
-        name, options = config.attention[layer % len(config.attention)], config.attention_options
+    name = attention_name(config, layer)
+    options = config.attention_options if layer >= config.attention_start else {}
     sizes = (dim, config.num_heads, config.qkv_bias, config.attn_drop_rate, config.drop_rate)
     attn = _build(f"attention '{name}'", ATTENTIONS[name], sizes, options)
     mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio), config.drop_rate)
     eps = config.norm_eps if config.block_norm_eps is None else config.block_norm_eps
-    return Block(dim, attn, mlp, drop_path, eps, config.branch_scale, config.attn_scale, config.mlp_scale)
+    parts = (dim, attn, mlp, drop_path, eps, config.branch_scale, config.attn_scale, config.mlp_scale)
+    if not passes_map(attn):
+        return Block(*parts)
+    takes_map, gives_map = (_layer_passes_map(config, other) for other in (layer - 1, layer + 1))
+    return ChainedBlock(*parts, takes_map=takes_map, gives_map=gives_map)
+
+
+def attention_name(config: ViTConfig, layer: int) -> str:
+    """The key of ATTENTIONS for the block at depth `layer`."""
+    return config.attention[layer % len(config.attention)] if layer >= config.attention_start else "plain"
+
+
+def _layer_passes_map(config: ViTConfig, layer: int) -> bool:
+    return 0 <= layer < config.depth and passes_map(ATTENTIONS[attention_name(config, layer)])
 
 
 def _build(what: str, kind: Callable[..., nn.Module], sizes: tuple, options: dict) -> nn.Module:

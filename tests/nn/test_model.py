@@ -6,7 +6,7 @@ import timm
 import torch
 
 from deepvit_edu.nn.attention import legible_attention
-from deepvit_edu.nn.transformer import VisionTransformer, ViTConfig
+from deepvit_edu.nn.model import VisionTransformer, ViTConfig
 from deepvit_edu.zoo import create_model
 
 TINY = ViTConfig(img_size=16, patch_size=4, embed_dim=24, depth=3, num_heads=4, num_classes=7)
@@ -171,5 +171,5 @@ def test_weights_start_at_the_spread_asked_for():
 @pytest.mark.parametrize("kind", ["handed", "reused"])
 def test_a_block_without_a_map_to_take_says_so(kind):
     model = create_model("cifar_vit_4x64", depth=2, attention=("plain", kind))
-    with pytest.raises(ValueError, match="takes the map of the block before it, and that one hands none on"):
+    with pytest.raises(ValueError, match="takes the map of the block before it, and that one gives none"):
         model(torch.randn(1, 3, 32, 32))

@@ -16,7 +16,7 @@ help: ## list the targets
 
 .PHONY: book
 book: $(INSTALLED) ## build the book with every cell executed, test its pages, print the page to open
-	@$(BIN)/python scripts/build_book.py
+	@$(BIN)/python -m tools.book.build
 	@$(BIN)/python -m pytest tests/book -m "not colab"
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
@@ -30,24 +30,24 @@ colab: $(INSTALLED) ## run each learner's notebook in a fresh environment, as Co
 
 .PHONY: notebooks
 notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters, and the instructor's list of exercises
-	@$(BIN)/python scripts/make_notebooks.py
-	@PYTHONPATH=scripts $(BIN)/python -m instructor.overview
+	@$(BIN)/python -m tools.book.notebooks
+	@$(BIN)/python -m tools.assignments.exercise_list
 
 .PHONY: assets
 assets: $(INSTALLED) ## write the index of records and trained models that the installed package fetches
-	@$(BIN)/python scripts/make_assets.py
+	@$(BIN)/python -m tools.book.assets
 
 .PHONY: records
 records: $(INSTALLED) ## write the tables that follow from the recorded runs
-	@$(BIN)/python scripts/make_tables.py
-	@$(BIN)/python scripts/make_assets.py
+	@$(BIN)/python -m tools.book.tables
+	@$(BIN)/python -m tools.book.assets
 
 .PHONY: specimens
 specimens: $(INSTALLED) ## train the models that the chapters dissect and that have no record yet (hours of two cores)
-	@OMP_NUM_THREADS=1 $(BIN)/python scripts/train_specimens.py
-	@OMP_NUM_THREADS=1 $(BIN)/python scripts/measure_specimens.py
-	@$(BIN)/python scripts/make_tables.py
-	@$(BIN)/python scripts/make_assets.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.measure.train_specimens
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.measure.interventions
+	@$(BIN)/python -m tools.book.tables
+	@$(BIN)/python -m tools.book.assets
 
 # The decisive experiments come first, the long ones last, and at the end the one that wants other images than CIFAR.
 # Whatever was cut goes on where it stood.
@@ -60,9 +60,9 @@ gpu: $(INSTALLED) ## run what waits for a GPU (hours; SECTION=gpu-short: fewer e
 	@for plan in e1_which_part e2_depth e3_cause; do \
 		$(BIN)/deepvit-edu run book/experiments/$$plan.yml --section $(SECTION) --device cuda --workers $(WORKERS); \
 	done
-	@$(BIN)/python scripts/measure_imagenet.py --device cuda
+	@$(BIN)/python -m tools.measure.imagenet_speed --device cuda
 	@$(BIN)/deepvit-edu bench data --device cuda --out $(MEASURED)/loading_gpu.json
-	@$(BIN)/python scripts/calibrate.py --device cuda --seeds 0 1 2 3 4 --out $(MEASURED)/calibration_cifar10_gpu.json
+	@$(BIN)/python -m tools.measure.calibrate --device cuda --seeds 0 1 2 3 4 --out $(MEASURED)/calibration_cifar10_gpu.json
 	@for plan in e4_refiner e5_tokens e8_token_labels e7_recipes; do \
 		$(BIN)/deepvit-edu run book/experiments/$$plan.yml --device cuda --workers $(WORKERS); \
 	done
@@ -79,25 +79,25 @@ imagenet-smoke: $(INSTALLED) ## train, stop, resume and measure in ImageNet's fo
 .PHONY: assignments
 assignments: $(INSTALLED) ## write graded assignments from a seed of your own: make assignments SEED=some-words
 	@[ -n "$(SEED)" ] || { echo "Give a seed that students will not guess: make assignments SEED=some-words"; exit 1; }
-	@PYTHONPATH=scripts $(BIN)/python -m instructor.assignment "$(SEED)"
+	@$(BIN)/python -m tools.assignments.write "$(SEED)"
 
 .PHONY: grade
 grade: $(INSTALLED) .venv-instructor/.installed ## grade a folder: make grade COURSE=assignments/some-words SUBMISSIONS=folder
 	@[ -n "$(COURSE)" ] && [ -n "$(SUBMISSIONS)" ] || \
 		{ echo "Name both: make grade COURSE=assignments/some-words SUBMISSIONS=folder"; exit 1; }
-	@PYTHONPATH=scripts $(BIN)/python -m instructor.grading "$(COURSE)" "$(SUBMISSIONS)"
+	@$(BIN)/python -m tools.assignments.grading "$(COURSE)" "$(SUBMISSIONS)"
 
 .PHONY: assignments-smoke
 assignments-smoke: $(INSTALLED) .venv-instructor/.installed ## run nbgrader's whole cycle on submissions of every sort
-	@$(BIN)/python -m pytest tests/instructor/test_grading.py
+	@$(BIN)/python -m pytest tests/tools/test_grading.py
 
 .PHONY: figures
 figures: $(INSTALLED) ## take the figures out of the built book, for slides (after make book)
-	@$(BIN)/python scripts/export_figures.py
+	@$(BIN)/python -m tools.book.figures
 
 .PHONY: exactness
 exactness: $(INSTALLED) ## compare every model with its authors' numbers, and print the table
-	@$(BIN)/python scripts/exactness.py
+	@$(BIN)/python -m tools.measure.exactness
 
 .PHONY: bench
 bench: $(INSTALLED) ## time attentions, data loading and several models at once on an otherwise idle machine (minutes)
@@ -112,16 +112,16 @@ lint: $(INSTALLED) ## check the style of code, workflows and metadata
 	@$(BIN)/yamllint --strict -c .yamllint.yml _config.yml _toc.yml .github CITATION.cff
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
-	@$(BIN)/python scripts/make_notebooks.py --check
-	@$(BIN)/python scripts/make_assets.py --check
-	@$(BIN)/python scripts/make_tables.py --check
-	@PYTHONPATH=scripts $(BIN)/python -m instructor.overview --check
+	@$(BIN)/python -m tools.book.notebooks --check
+	@$(BIN)/python -m tools.book.assets --check
+	@$(BIN)/python -m tools.book.tables --check
+	@$(BIN)/python -m tools.assignments.exercise_list --check
 
 .PHONY: publish-check
 publish-check: $(INSTALLED) ## fail while the repository's address is a placeholder or a notebook is stale
-	@$(BIN)/python scripts/build_book.py --publish --check-only
-	@$(BIN)/python scripts/make_notebooks.py --check
-	@$(BIN)/python scripts/make_assets.py --check
+	@$(BIN)/python -m tools.book.build --publish --check-only
+	@$(BIN)/python -m tools.book.notebooks --check
+	@$(BIN)/python -m tools.book.assets --check
 
 .PHONY: links
 links: $(INSTALLED) ## check the book's links to other sites (needs the network)

@@ -1,7 +1,7 @@
 """Small deep trained models for the chapters to dissect, and what was measured of them while they learned.
 
-`book/experiments/specimens.yml` declares them, `scripts/train_specimens.py` trains them, and
-`scripts/measure_specimens.py` measures what their maps are worth.
+`book/experiments/specimens.yml` declares them, `tools/measure/train_specimens.py` trains them, and
+`tools/measure/interventions.py` measures what their maps are worth.
 """
 
 from safetensors.torch import load_file

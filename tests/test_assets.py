@@ -90,6 +90,6 @@ def test_unknown_asset_names_the_nearest(installed):
 
 def test_index_is_fresh():
     check = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "make_assets.py", "--check"], capture_output=True, text=True
+        [sys.executable, "-m", "tools.book.assets", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert check.returncode == 0, check.stderr

@@ -5,8 +5,8 @@ import torch
 
 from deepvit_edu.checkpoints import from_official, to_official
 from deepvit_edu.nn.attention import legible_attention
-from exactness import OUTPUT_BOUND, load_reference, output_differences, published
 from tests.reference import weights
+from tools.measure.exactness import OUTPUT_BOUND, load_reference, output_differences, published
 
 REFERENCES = {variant.reference: variant.model for variant in published() if variant.reference}
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from contents import ROOT, pages
+from tools.contents import ROOT, pages
 
 PERCENTAGE = re.compile(r"\d\*{0,2}(?:\s|&nbsp;)?(?:%|per ?cent\b|(?:percentage )?points?\b)")
 # The level of an interval is a convention and the points of a rubric are marks, not results.

@@ -13,11 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import calibrate
-import measure_imagenet
-from contents import PLACEHOLDER, ROOT, is_placeholder, load_yaml, pages, repository_url
 from deepvit_edu import cli
 from deepvit_edu.experiment import load_plan
+from tools.contents import PLACEHOLDER, ROOT, is_placeholder, load_yaml, pages, repository_url
+from tools.measure import calibrate, imagenet_speed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -184,10 +183,10 @@ def test_what_waits_for_a_gpu_is_declared(section: str) -> None:
     assert {ROOT / options.plan for options in plans} == set((ROOT / "book" / "experiments").glob("e?_*.yml"))
     benches = [parse(shlex.split(bench)) for bench in re.findall(r"bin/deepvit-edu (bench .*)", printed)]
     assert [options.device for options in benches] == ["cuda"] * 2
-    (calibration,) = re.findall(r"calibrate\.py (.*)", printed)
+    (calibration,) = re.findall(r"tools\.measure\.calibrate (.*)", printed)
     assert calibrate.build_parser().parse_args(shlex.split(calibration)).device == "cuda"
-    (trial,) = re.findall(r"measure_imagenet\.py (.*)", printed)
-    assert measure_imagenet.build_parser().parse_args(shlex.split(trial)).device == "cuda"
+    (trial,) = re.findall(r"tools\.measure\.imagenet_speed (.*)", printed)
+    assert imagenet_speed.build_parser().parse_args(shlex.split(trial)).device == "cuda"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
@@ -251,7 +250,7 @@ def test_address_stands_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_publishing_with_the_placeholder_fails() -> None:
-    command = [sys.executable, "scripts/build_book.py", "--publish", "--check-only"]
+    command = [sys.executable, "-m", "tools.book.build", "--publish", "--check-only"]
 
     def publish(address: str) -> subprocess.CompletedProcess:
         environment = {**os.environ, "DEEPVIT_EDU_REPOSITORY": address}

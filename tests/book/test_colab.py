@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from contents import ROOT, notebook_pages
+from tools.contents import ROOT, notebook_pages
 
 pytestmark = [pytest.mark.colab, pytest.mark.timeout(1200)]
 

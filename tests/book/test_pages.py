@@ -11,9 +11,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from build_book import BUILD, HTML, REPORT
-from contents import ROOT, is_notebook, notebook_pages, pages, repository_url, source_of
 from deepvit_edu.check import exercise_ids
+from tools.book.build import BUILD, HTML, REPORT
+from tools.contents import ROOT, is_notebook, notebook_pages, pages, repository_url, source_of
 
 Reader = Callable[[str], BeautifulSoup]
 CHAPTER_SECONDS = 180  # CONTRIBUTING.md: a chapter takes at most three minutes on two cores in the cpu tier

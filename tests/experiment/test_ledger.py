@@ -1,7 +1,6 @@
 import pytest
 import yaml
 
-from contents import ROOT
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.ledger import (
     VERDICTS,
@@ -15,6 +14,7 @@ from deepvit_edu.experiment.ledger import (
     load_claims,
 )
 from deepvit_edu.experiment.verdict import Effect
+from tools.contents import ROOT
 
 from .plans import fill, write_plan
 

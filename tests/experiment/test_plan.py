@@ -1,10 +1,10 @@
 import pytest
 import yaml
 
-from contents import ROOT
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe
 from deepvit_edu.experiment.reading import sections_of
+from tools.contents import ROOT
 
 from .plans import TINY_PLAN, TUNING, write_plan
 

@@ -3,7 +3,6 @@ import math
 import pytest
 from torch import nn
 
-from contents import ROOT
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment import test_remedy as weigh_remedy
 from deepvit_edu.experiment.plan import Job, arm_config, arm_recipe
@@ -11,6 +10,7 @@ from deepvit_edu.experiment.remedy import YOURS, _forget
 from deepvit_edu.nn.attention import Attention
 from deepvit_edu.nn.model import ATTENTIONS
 from deepvit_edu.train import TIERS, NonFiniteLossError
+from tools.contents import ROOT
 
 from .plans import TINY_PLAN, TUNING, write_plan
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch.distributed.run import get_args_parser
 
-from contents import ROOT
 from deepvit_edu.checkpoints import save_model, to_official
 from deepvit_edu.imagenet import train, validate
 from deepvit_edu.imagenet.recipe import load_recipe
 from deepvit_edu.records import load_record
 from deepvit_edu.zoo import create_model
 from tests.imagenet.helpers import SMALL, make_imagenet, make_label_maps, settings, small_recipe, together
+from tools.contents import ROOT
 
 PAGE = ROOT / "book" / "appendix" / "imagenet.md"
-SCRIPT = ROOT / "scripts" / "slurm_imagenet.sh"
+SCRIPT = ROOT / "tools" / "measure" / "slurm_imagenet.sh"
 LONG = pytest.mark.skipif(not os.environ.get("DEEPVIT_EDU_SMOKE"), reason="part of `make imagenet-smoke`")
 # As the tests' conftest takes the variable away, it is read when the tests are collected.
 PHOTOS = os.environ.get("DEEPVIT_EDU_DATA", "")
@@ -166,7 +166,7 @@ def test_slurm_script_calls_what_there_is(tmp_path):
 def test_slurm_command_of_the_page_shares_out_its_batch():
     (command,) = (command for command in page_commands() if command.startswith("sbatch"))
     words = shlex.split(command)
-    nodes, script = int(words[1].removeprefix("--nodes=")), words.index("scripts/slurm_imagenet.sh")
+    nodes, script = int(words[1].removeprefix("--nodes=")), words.index("tools/measure/slurm_imagenet.sh")
     recipe, data, out, *more = words[script + 1 :]
     options = train.build_parser().parse_args(["--recipe", recipe, "--data", data, "--out", out, *more])
     gpus = int(re.search(r"--gpus-per-node=(\d+)", SCRIPT.read_text())[1])

@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 from PIL import Image
 
-import measure_imagenet
 from deepvit_edu.imagenet import pace
 from deepvit_edu.imagenet.pace import Pace, speed_table, training_hours
 from deepvit_edu.imagenet.train import TrialEnded, train
 from deepvit_edu.records import load_measurement
+from tools.measure import imagenet_speed
 
 from .helpers import SMALL, make_imagenet, settings, small_recipe, together
 from .test_commands import page_commands
@@ -103,12 +103,12 @@ def test_a_trial_too_short_to_tell_says_so(tmp_path, capsys):
 def measure(folder, *more):
     changes = [change for change in SMALL if not change.startswith("num_classes")]
     small = ["--folder", str(folder), "--workers", "1", "--device", "cpu", "--steps", "3", *more]
-    measure_imagenet.main([*small, "--set", *changes])
+    imagenet_speed.main([*small, "--set", *changes])
 
 
 def test_script_of_the_page_measures_recipes_and_records_them(tmp_path, capsys):
-    (command,) = (command for command in page_commands() if "measure_imagenet" in command)
-    assert command == "python scripts/measure_imagenet.py --photos /data/imagenet/val"
+    (command,) = (command for command in page_commands() if "imagenet_speed" in command)
+    assert command == "python -m tools.measure.imagenet_speed --photos /data/imagenet/val"
     photos = make_imagenet(tmp_path / "imagenet") / "val"
     (photos / "list.json").write_text("no photograph")
     measure(tmp_path / "records", "--recipes", "t2t_vit_14", "refiner_vit_s", "--photos", str(photos))
@@ -122,7 +122,7 @@ def test_script_of_the_page_measures_recipes_and_records_them(tmp_path, capsys):
 
 
 def test_script_draws_images_where_there_are_no_photographs(tmp_path):
-    paths = measure_imagenet.draw_photos(tmp_path / "photos", count=2)
+    paths = imagenet_speed.draw_photos(tmp_path / "photos", count=2)
     assert [Image.open(path).size for path in paths] == [(500, 375)] * 2
     assert all(30_000 < path.stat().st_size < 150_000 for path in paths)
 

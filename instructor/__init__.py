@@ -1,1 +1,0 @@
-"""For instructors: the bank of exercises, assignments made from it, their grading. Learners need none of it."""

@@ -1,0 +1,73 @@
+"""Submissions that come back changed: what is mended, and what is only told."""
+
+import nbformat
+import pytest
+
+from tools.assignments.grading import GradingError, find_submissions, grade, mend
+from tools.assignments.write import source_notebook, student_notebook
+
+CHAPTER, SEED = 4, "maple"
+
+
+def ids(notebook) -> list[str]:
+    return [cell.metadata.nbgrader.grade_id for cell in notebook.cells if "nbgrader" in cell.metadata]
+
+
+def test_untouched_notebook_stays_and_gets_its_hidden_tests_back() -> None:
+    source = source_notebook(CHAPTER, SEED)
+    mended, remarks = mend(student_notebook(CHAPTER, SEED), source)
+    assert remarks == []
+    assert [cell.source for cell in mended.cells] == [cell.source for cell in source.cells]
+
+
+def test_added_cells_stay_where_they_were() -> None:
+    back = student_notebook(CHAPTER, SEED)
+    back.cells.insert(4, nbformat.v4.new_code_cell("helper = 1"))
+    back.cells.append(nbformat.v4.new_markdown_cell("The end."))
+    mended, _ = mend(back, source_notebook(CHAPTER, SEED))
+    assert mended.cells[4].source == "helper = 1"
+    assert mended.cells[-1].source == "The end."
+    assert ids(mended) == ids(source_notebook(CHAPTER, SEED))
+
+
+def test_deleted_cells_come_back_and_answers_are_remarked() -> None:
+    back = student_notebook(CHAPTER, SEED)
+    gone = [cell.metadata.nbgrader.grade_id for cell in back.cells[3:6]]
+    del back.cells[3:6]
+    mended, remarks = mend(back, source_notebook(CHAPTER, SEED))
+    assert ids(mended) == ids(source_notebook(CHAPTER, SEED))
+    assert [name in " ".join(remarks) for name in gone] == [name.endswith("answer") for name in gone]
+
+
+def test_lost_metadata_is_found_again_by_first_lines() -> None:
+    back = student_notebook(CHAPTER, SEED)
+    for cell in back.cells:
+        if cell.source.startswith("# answer 1"):
+            cell.source += "\nmine = 5"
+        cell.metadata = nbformat.from_dict({})
+    mended, remarks = mend(back, source_notebook(CHAPTER, SEED))
+    assert ids(mended) == ids(source_notebook(CHAPTER, SEED))
+    assert sum("mine = 5" in cell.source for cell in mended.cells) == 1
+    assert len(remarks) == 4
+
+
+def test_lost_metadata_and_lost_first_line_is_told() -> None:
+    back = student_notebook(CHAPTER, SEED)
+    for cell in back.cells:
+        cell.metadata = nbformat.from_dict({})
+        cell.source = cell.source.replace("# answer 1", "# mine 1")
+    mended, remarks = mend(back, source_notebook(CHAPTER, SEED))
+    assert any("is missing" in remark for remark in remarks)
+    assert any("# mine 1" in cell.source for cell in mended.cells), "nothing that a student wrote is lost"
+
+
+def test_no_course_is_a_clear_error(tmp_path) -> None:
+    with pytest.raises(GradingError, match="holds no assignments"):
+        grade(tmp_path / "course", [], 10)
+
+
+def test_no_submissions_is_a_clear_error(tmp_path) -> None:
+    with pytest.raises(GradingError, match="there is no folder"):
+        find_submissions(tmp_path / "none", [4])
+    with pytest.raises(GradingError, match=r"holds no STUDENT/NOTEBOOK.*chapter_4.ipynb"):
+        find_submissions(tmp_path, [4])

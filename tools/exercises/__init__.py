@@ -1,0 +1,1 @@
+"""The exercises of the chapters, and wrong answers that their checks must refuse."""

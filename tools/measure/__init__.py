@@ -1,0 +1,1 @@
+"""Measurements and trainings that write the records of the book."""

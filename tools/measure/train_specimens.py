@@ -1,0 +1,111 @@
+"""Train the models that the chapters dissect, as declared in book/experiments/specimens.yml: hours of one core.
+
+python -m tools.measure.train_specimens [shapes|cifar10 …]   train those that have no record yet; continue what was cut
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepvit_edu.checkpoints import save_model
+from deepvit_edu.diagnostics import similarity_matrices
+from deepvit_edu.experiment import load_plan
+from deepvit_edu.experiment.engine import paired_model, splits
+from deepvit_edu.experiment.measure import measure_model
+from deepvit_edu.experiment.plan import Job, arm_recipe
+from deepvit_edu.files import atomic_path
+from deepvit_edu.records import save_record
+from deepvit_edu.specimens import DATA, REMEDIES
+from deepvit_edu.train import train
+from tools.contents import ROOT
+
+PLAN = ROOT / "book" / "experiments" / "specimens.yml"
+PROBE_IMAGES = 64
+SEED = 0
+
+
+class SimilarityTrace:
+    """Notes how alike a model's maps are each time that it is called; kept in a file, so that a cut run keeps it."""
+
+    def __init__(self, images: torch.Tensor, path: Path) -> None:
+        self.images, self.path = images, path
+        self.matrices = load_file(path) if path.exists() else {}
+
+    def __call__(self, model: torch.nn.Module) -> None:
+        """Measures the model, and writes all measures so far."""
+        was_training = model.training
+        model.eval()
+        for key, centre in (("raw", None), ("row", "row")):
+            layers, others = similarity_matrices(model, self.images, centre=centre, which="used")
+            self._append(key, layers)
+            self._append(f"images_{key}", others)
+        with atomic_path(self.path) as temporary:
+            save_file(self.matrices, temporary)
+        model.train(was_training)
+
+    def _append(self, key: str, matrix: torch.Tensor) -> None:
+        earlier = self.matrices.get(key, torch.empty(0, *matrix.shape, dtype=torch.half))
+        self.matrices[key] = torch.cat([earlier, matrix[None].half()])
+
+
+def train_specimen(data_name: str, remedy: str) -> str:
+    """Trains one specimen; writes its weights (half precision), its similarities by epoch and its record."""
+    torch.set_num_threads(1)
+    plan, job = load_plan(PLAN, data_name), Job(remedy, SEED)
+    record_path = ROOT / "book" / "records" / "specimens" / data_name / f"{job.name}.json"
+    if record_path.exists():
+        return f"{data_name} {remedy}: has a record"
+    workspace = ROOT / "runs" / "specimens" / f"{remedy}_{data_name}"
+    workspace.mkdir(parents=True, exist_ok=True)
+    train_set, test_set = splits(plan, remedy)
+    model = paired_model(plan, remedy, SEED, train_set.num_classes)
+    order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(0))
+    trace = SimilarityTrace(test_set.normalise(test_set.images[order[:PROBE_IMAGES]]), workspace / "trace.safetensors")
+    if not trace.matrices:
+        trace(model)
+    recipe = arm_recipe(plan, job, None)
+    record = train(
+        model, train_set, test_set, recipe, name=plan.model["name"], out=workspace, resume=True, device="cpu",
+        progress=False, after_epoch=trace,
+    )  # fmt: skip
+    record["plan"] = {"name": plan.name, "section": plan.section, "arm": remedy, "tuning": False}
+    record["diagnostics"] = measure_model(model, test_set)
+    weights = ROOT / "book" / "weights" / f"{remedy}_{data_name}.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    about = {"name": plan.model["name"], "dataset": train_set.name, "classes": list(train_set.classes)}
+    save_model(in_half_precision(model), weights, mean=list(train_set.mean), std=list(train_set.std), **about)
+    save_file(trace.matrices, weights.with_name(f"{weights.stem}_similarity.safetensors"))
+    save_record(record, record_path)
+    return f"{data_name} {remedy}: accuracy {record['test_accuracy']:.2%}, {record['seconds']:.0f} s"
+
+
+def in_half_precision(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with its matrices at half precision; what is small (norms, LayerScale) keeps its range."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.half()
+    return model
+
+
+def main() -> None:
+    """Train what is missing, two models at once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="*", help=f"of {', '.join(DATA)}; all unless given")
+    chosen = parser.parse_args().data or DATA
+    if unknown := set(chosen) - set(DATA):
+        sys.exit(f"there are no specimens of {', '.join(sorted(unknown))}; choose of {', '.join(DATA)}")
+    jobs = [(data_name, remedy) for data_name in chosen for remedy in REMEDIES]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for told in pool.map(train_specimen, *zip(*jobs, strict=True)):
+            print(told, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -103,8 +103,9 @@ def load_record(path: str | Path) -> Record:
 
 
 def list_records(folder: str | Path) -> list[tuple[Path, Record]]:
-    """Every record in a folder, by name."""
-    return [(path, load_record(path)) for path in sorted(Path(folder).glob("*.json"))]
+    """Every record in a folder, by name; where it has none itself, those of the folders in it (a plan's sections)."""
+    paths = sorted(Path(folder).glob("*.json")) or sorted(Path(folder).rglob("*_s[0-9]*.json"))
+    return [(path, load_record(path)) for path in paths if not any(p.startswith(".") for p in path.parts[-4:])]
 
 
 def save_measurement(path: str | Path, kind: str, command: str, rows: list[dict], **more: object) -> Path:

@@ -35,6 +35,7 @@ ROOMS = [
     "nn/tokens",
     "nn/ideas",
     "nn/controls",
+    "nn/registry",
     "nn/features",
     "nn/model",
     "nn/kernels",

@@ -23,6 +23,7 @@ from ..data.folders import balanced_choice
 from ..files import atomic_path
 from ..labels import load_label_maps
 from ..nn.model import VisionTransformer
+from ..nn.registry import ATTENTION_SOURCES
 from ..records import Record, save_record
 from ..train import Interrupted, NonFiniteLossError, pick_device, train
 from .annotator import ensure_label_maps, label_maps_path
@@ -122,6 +123,8 @@ def run_job(
             temporary.write_text(json.dumps({"failed": str(error), "recipe": asdict(recipe)}, indent=1) + "\n")
         rmtree(workspace, ignore_errors=True)
         raise
+    if sources := {name: ATTENTION_SOURCES[name] for name in model.config.attention if name in ATTENTION_SOURCES}:
+        record["attention_source"] = sources
     record["plan"] = {"name": plan.name, "section": plan.section, "arm": job.arm, "tuning": bool(job.learning_rate)}
     if measure and not job.learning_rate:
         record["diagnostics"] = measure(model, test_set)
@@ -232,8 +235,7 @@ def run_plan(
                     waiting = []
                     break
                 waiting.remove(job)
-                rate = job.learning_rate or tuned_rate(plan, job.arm, folder)
-                pool.start(worker, job, rate, deadline)
+                pool.start(worker, job, _known_rate(plan, job, folder), deadline)
             if not pool.running:
                 break
             for job, told in pool.finished():
@@ -301,7 +303,11 @@ def _default_workers(device: torch.device) -> int:
 
 def _next_job(plan: Plan, folder: Path, waiting: Iterable[Job]) -> Job | None:
     """The first job that can start: a tuning run at once, another when its learning rate is known."""
-    return next((job for job in waiting if job.learning_rate or tuned_rate(plan, job.arm, folder)), None)
+    return next((job for job in waiting if _known_rate(plan, job, folder) is not None), None)
+
+
+def _known_rate(plan: Plan, job: Job, folder: Path) -> float | None:
+    return tuned_rate(plan, job.arm, folder) if job.learning_rate is None else job.learning_rate
 
 
 class _Pool:

@@ -112,7 +112,7 @@ def arm_recipe(plan: Plan, job: Job, learning_rate: float | None) -> Recipe:
     options = {**plan.recipe, **declared_arm(plan, job.arm).recipe, "seed": job.seed}
     if job.learning_rate:
         options.update(plan.tuning.get("recipe", {}))
-    if learning_rate:
+    if learning_rate is not None:
         options["learning_rate"] = learning_rate
     return Recipe(**options)
 

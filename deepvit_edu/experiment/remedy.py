@@ -1,26 +1,32 @@
 """Test your own remedy: one more arm in the plan, paired by seed with the plain model."""
 
 import atexit
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+import json
+import threading
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
+from filelock import FileLock
 from torch import nn
 
 from ..assets import asset_path
-from ..nn.model import ATTENTIONS
+from ..nn.registry import register_attention
+from ..records import Record
 from ..train import NonFiniteLossError, tier
 from .engine import run_plan
 from .plan import Arm, Contrast, Job, Plan, all_jobs
 from .reading import load_plan
-from .results import outcome
+from .results import outcome, record_path
 from .verdict import Effect, contrast_effect, results_of
 
-YOURS = "yours"
+SAME_LOSS = 1e-4
+"""Two runs with the same accuracy, and training losses less than this apart, count as the same."""
+
+_one_at_a_time = threading.Lock()  # training draws from this process's global random numbers
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Remedy:
     train_loss: Effect
     verdict: str
     plan: Plan
+    arm: str  # the remedy's name among the plan's arms, and in the names of its records
+    records: Path  # the folder that they are in
 
     def __str__(self) -> str:
         a, loss = self.accuracy, self.train_loss
@@ -52,38 +60,92 @@ def test_remedy(
 ) -> Remedy:
     """Trains models with an attention of yours beside plain ones, seed by seed, and weighs the difference.
 
+    Records of the same code in the same folder are taken as they are; those of other remedies stay beside them. A
+    record keeps the source of your class. Several processes may share a folder.
+
     Args:
-        attention: a module class called with (channels, heads, qkv_bias, attn_drop, proj_drop), best derived from
-            `Attention`; or changes to the model's configuration, such as `{"attention": ("re",)}`.
+        attention: a module class, called with (channels, heads) and, as far as its `__init__` takes them, `qkv_bias`,
+            `attn_drop` and `proj_drop`; it turns tokens (B, N, C) into tokens (B, N, C). Or changes to the model's
+            configuration, such as `{"attention": ("re",)}`.
         plan: a plan's file with an arm `plain` of its own; the book's `experiments/remedy.yml` unless given.
         section: the part of the plan; the reader's tier unless given.
-        folder: where records are kept; a temporary one, which keeps the plain runs for a second try, unless given.
+        folder: where records are kept; a temporary one, which keeps the runs while Python runs, unless given.
         device: where to train; the best there is unless given.
         progress: show a progress bar.
 
     Raises:
         ValueError: for a plan without an arm `plain` of its own, or an attention that is neither a module class nor
-            changes.
+            changes, or whose options do not fit. Errors of the attention's own code come through as they are.
         NonFiniteLossError: when a run to compare failed, or tuning did at every learning rate; it says why.
     """
     path = asset_path("experiments/remedy.yml") if plan is None else Path(plan)
     declared = load_plan(path, section if section or plan else tier())
     plain = _plain_arm(declared, path)
     folder = Path(folder) if folder else _temporary_folder()
-    with _registered(attention) as changes:
-        trial = replace(
-            declared,
-            arms={"plain": plain, YOURS: replace(plain, model={**plain.model, **changes})},
-            contrasts=(Contrast("remedy", (YOURS,), ("plain",)),),
-        )
-        _forget(trial, folder)
-        _run(trial, folder, device, progress)
-        found = results_of(trial, folder)
-    accuracy, loss = (contrast_effect(trial, trial.contrasts[0], found, key) for key in ("test_accuracy", "train_loss"))
-    return Remedy(accuracy, loss, accuracy.verdict(trial.margin), trial)
+    arm, changes = _named(attention)
+    control = replace(declared, arms={"plain": plain}, contrasts=())
+    trial = replace(
+        declared,
+        arms={"plain": plain, arm: replace(plain, model={**plain.model, **changes})},
+        contrasts=(Contrast("remedy", (arm,), ("plain",)),),
+    )
+    home = record_path(trial, Job(arm, 0), folder).parent
+    home.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time:
+        for part, lock in ((control, "plain"), (trial, arm)):  # another process may be making the same runs
+            with FileLock(home / f".{lock}.lock"):
+                _forget_failures(trial, arm, folder)
+                _run(part, folder, device, progress)
+    results = results_of(trial, folder)
+    accuracy, loss = (
+        contrast_effect(trial, trial.contrasts[0], results, key) for key in ("test_accuracy", "train_loss")
+    )
+    verdict = _obvious(results["plain"], results[arm]) or accuracy.verdict(trial.margin)
+    return Remedy(accuracy, loss, verdict, trial, arm, home)
 
 
 test_remedy.__test__ = False  # its name is a promise to readers, not a test
+
+
+def _named(attention: type[nn.Module] | dict) -> tuple[str, dict]:
+    """A name for the remedy's arm, which no other remedy has, and its changes of the model's configuration."""
+    if isinstance(attention, dict):
+        digest = hashlib.sha256(json.dumps(attention, sort_keys=True, default=repr).encode()).hexdigest()[:8]
+        return f"changes_{digest}", attention
+    if not (isinstance(attention, type) and issubclass(attention, nn.Module)):
+        raise ValueError("attention is neither a module class nor a dict of changes to the model's configuration")
+    name = register_attention(attention)
+    return name.replace("#", "_"), {"attention": (name,)}
+
+
+def _obvious(plain: dict[int, Record], yours: dict[int, Record]) -> str | None:
+    """The verdict where no statistics are needed, or none can help; else None."""
+    pairs = [(plain[seed], yours[seed]) for seed in plain]
+    if all(_same(*pair) for pair in pairs):
+        return "the same in every seed: it computes what plain attention does"
+    records = [record for pair in pairs for record in pair]
+    if all(_at_chance(arm) for arm in zip(*pairs, strict=True)):
+        chance = 1 / _num_classes(records[0])
+        return f"no verdict: neither is better than guessing ({chance:.0%}); train longer, or at another rate"
+    return None
+
+
+def _same(first: Record, second: Record) -> bool:
+    return (
+        first["test_accuracy"] == second["test_accuracy"]
+        and abs(first["train_loss"] - second["train_loss"]) < SAME_LOSS
+    )
+
+
+def _at_chance(records: tuple[Record, ...]) -> bool:
+    """Whether the mean accuracy of an arm's runs lies within two standard errors of guessing, or below."""
+    chance = 1 / _num_classes(records[0])
+    error = (chance * (1 - chance) / sum(record["test_images"] for record in records)) ** 0.5
+    return sum(record["test_accuracy"] for record in records) / len(records) <= chance + 2 * error
+
+
+def _num_classes(record: Record) -> int:
+    return record["config"]["model"]["num_classes"]
 
 
 def _plain_arm(plan: Plan, path: Path) -> Arm:
@@ -110,10 +172,10 @@ def _run(plan: Plan, folder: Path, device: str | None, progress: bool) -> None:
         for arm in plan.arms:
             failed = _failures(plan, folder, [job for job in all_jobs(plan) if job.arm == arm and job.learning_rate])
             if failed and {job.learning_rate for job in failed} == set(plan.tuning["learning_rates"]):
-                raise NonFiniteLossError(f"{error}; {_told(failed)}") from error
+                raise NonFiniteLossError(f"{error}; {_first_failure(failed)}") from error
         raise
     if failed := _failures(plan, folder, [Job(arm, seed) for arm in plan.arms for seed in plan.seeds]):
-        raise NonFiniteLossError(f"the remedy cannot be judged: {_told(failed)}")
+        raise NonFiniteLossError(f"the remedy cannot be judged: {_first_failure(failed)}")
 
 
 def _failures(plan: Plan, folder: Path, jobs: list[Job]) -> dict[Job, str]:
@@ -122,31 +184,16 @@ def _failures(plan: Plan, folder: Path, jobs: list[Job]) -> dict[Job, str]:
     return {job: result["failed"] for job, result in outcomes.items() if result and "failed" in result}
 
 
-def _told(failed: dict[Job, str]) -> str:
+def _first_failure(failed: dict[Job, str]) -> str:
     job, why = next(iter(failed.items()))
     return f"the run {job.name} failed: {why}"
 
 
-@contextmanager
-def _registered(attention: type[nn.Module] | dict) -> Iterator[dict]:
-    """The changes of configuration that build the attention; a class has a name among the attentions within it."""
-    if isinstance(attention, dict):
-        yield attention
-        return
-    if not (isinstance(attention, type) and issubclass(attention, nn.Module)):
-        raise ValueError("attention is neither a module class nor a dict of changes to the model's configuration")
-    ATTENTIONS[YOURS] = attention
-    try:
-        yield {"attention": (YOURS,)}
-    finally:
-        del ATTENTIONS[YOURS]
-
-
-def _forget(plan: Plan, folder: Path) -> None:
-    """Removes what an earlier remedy left: its code may have changed under the same name."""
-    home = folder / plan.name / plan.section
-    for path in list(home.rglob(f"{YOURS}_*")):  # tuning runs, too
-        rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def _forget_failures(plan: Plan, arm: str, folder: Path) -> None:
+    """Lets runs of the remedy that failed be tried again: what they used beside their class may have changed."""
+    for job in all_jobs(plan):
+        if job.arm == arm:
+            record_path(plan, job, folder).with_suffix(".failed").unlink(missing_ok=True)
 
 
 @cache

@@ -246,4 +246,14 @@ def summary(plan: Plan, folder: Path) -> str:
     if plan.contrasts:
         parts.append(align(contrasts_table(plan, folder)))
         parts.append(describe_regime(regime(plan, control_arm(plan), folder)))
-    return "\n\n".join([*parts, f"rule: {plan.decision}", waiting])
+    return "\n\n".join([*parts, f"rule: {plan.decision}", waiting, *_others_text(plan, folder)])
+
+
+def _others_text(plan: Plan, folder: Path) -> list[str]:
+    """A sentence on records beside the plan's, such as those of readers' remedies; none where there are none."""
+    home = folder / plan.name / plan.section
+    own = {record_path(plan, Job(arm, seed), folder) for arm in plan.arms for seed in plan.seeds}
+    others = [path.stem for path in sorted(home.glob("*.json")) if path not in own]
+    if not others:
+        return []
+    return [f"{len(others)} more records that the plan does not declare ({others[0]}, …): deepvit-edu records {home}"]

@@ -12,12 +12,12 @@ class SharpenedAttention(Attention):
     """Plain attention with larger scores: the softmax leaves the uniform map sooner, and nothing else changes.
 
     Args:
-        dim, num_heads, options: as of `Attention`.
+        args, options: as of `Attention`.
         sharpness: factor on the scores.
     """
 
-    def __init__(self, dim: int, num_heads: int, *options: Any, sharpness: float = 4.0) -> None:
-        super().__init__(dim, num_heads, *options)
+    def __init__(self, *args: Any, sharpness: float = 4.0, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.scale *= sharpness
 
 

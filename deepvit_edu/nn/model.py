@@ -10,42 +10,13 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention, ReAttention, RefinedAttention
-from .blocks import Block, Mlp
-from .controls import SharingAttention, SharpenedAttention
+from .blocks import Block
 from .features import IntermediateFeatures
-from .ideas import GhostAttention, GhostMlp, SqueezeExciteAttention, dense_blocks
+from .ideas import dense_blocks
 from .paths import frozen_statistics, traced
-from .refiner import AccumulatedAttention, ChainedBlock, ReusedAttention, SharedAttention, passes_map, tokens_of
-from .tokens import Box, ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer, swap_within
-
-
-def _tokens_to_token(layer: type[nn.Module]) -> Callable[..., nn.Module]:
-    def build(img_size: int, patch_size: int, in_chans: int, embed_dim: int, **options: object) -> nn.Module:
-        return TokensToToken(img_size, in_chans, embed_dim, layer, **options)
-
-    return build
-
-
-TOKENS: dict[str, Callable[..., nn.Module]] = {
-    "patch": PatchEmbed,
-    "stem": ConvStem,
-    "t2t-performer": _tokens_to_token(PerformerLayer),
-    "t2t-transformer": _tokens_to_token(TransformerLayer),
-}
-ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
-    "plain": Attention,
-    "re": ReAttention,
-    "refined": RefinedAttention,
-    "accumulated": AccumulatedAttention,
-    "reused": ReusedAttention,
-    "squeeze-excite": SqueezeExciteAttention,
-    "ghost": GhostAttention,
-    "sharpened": SharpenedAttention,
-    "handing": SharingAttention,
-    "handed": SharedAttention,
-}
-MLPS: dict[str, Callable[..., nn.Module]] = {"plain": Mlp, "ghost": GhostMlp}
+from .refiner import ChainedBlock, passes_map, tokens_of
+from .registry import ATTENTIONS, MLPS, TOKENS, new_attention, register_attention
+from .tokens import Box, swap_within
 
 
 @dataclass(frozen=True)
@@ -67,7 +38,7 @@ class ViTConfig:
     qkv_bias: bool = True
     tokens: str = "patch"  # a key of TOKENS
     token_options: dict = field(default_factory=dict)
-    attention: tuple[str, ...] = ("plain",)  # keys of ATTENTIONS, taken in turn from block to block
+    attention: tuple[str, ...] = ("plain",)  # keys of ATTENTIONS, or module classes, in turn from block to block
     attention_options: dict = field(default_factory=dict)
     attention_start: int = 0  # blocks before it have plain attention
     mlp: str = "plain"  # a key of MLPS
@@ -98,7 +69,9 @@ class ViTConfig:
         for name, known in (("tokens", TOKENS), ("mlp", MLPS), ("positions", ("learned", "sinusoid"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
-        if not self.attention or not set(self.attention) <= set(ATTENTIONS):
+        names = tuple(each if isinstance(each, str) else register_attention(each) for each in self.attention)
+        object.__setattr__(self, "attention", names)
+        if not names or not set(names) <= set(ATTENTIONS):
             raise ValueError(f"attention is {self.attention}; choose names among {', '.join(ATTENTIONS)}")
 
     @classmethod
@@ -270,8 +243,8 @@ def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Bl
     """The block at depth `layer`, of width `dim`."""
     name = attention_name(config, layer)
     options = config.attention_options if layer >= config.attention_start else {}
-    sizes = (dim, config.num_heads, config.qkv_bias, config.attn_drop_rate, config.drop_rate)
-    attn = _build(f"attention '{name}'", ATTENTIONS[name], sizes, options)
+    usual = {"qkv_bias": config.qkv_bias, "attn_drop": config.attn_drop_rate, "proj_drop": config.drop_rate}
+    attn = new_attention(name, dim, config.num_heads, usual, options)
     mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio), config.drop_rate)
     eps = config.norm_eps if config.block_norm_eps is None else config.block_norm_eps
     parts = (dim, attn, mlp, drop_path, eps, config.branch_scale, config.attn_scale, config.mlp_scale)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
 
 from deepvit_edu.experiment import load_plan
@@ -131,7 +132,7 @@ def class_of_chapter(number: str, name: str) -> type[nn.Module]:
     cells = re.findall(r"```\{code-cell\}[^\n]*\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     (cell,) = [cell for cell in cells if f"class {name}(" in cell]
     code = cell[cell.index(f"class {name}(") :]
-    scope = {"torch": torch, "nn": nn, "Attention": Attention, "__name__": "__main__"}
+    scope = {"torch": torch, "nn": nn, "Attention": Attention, "rearrange": rearrange, "__name__": "__main__"}
     exec(code, scope)
     return scope[name]
 

@@ -24,42 +24,6 @@ else:
     import tomli as tomllib
 
 BIG_OR_BINARY = (".zip", ".gz", ".tar", ".tgz", ".npz", ".npy", ".pkl", ".pt", ".pth", ".parquet", ".bin")
-# The rooms of the package in the order in which they may import: each from those before it only (CONTRIBUTING.md).
-ROOMS = [
-    "words",
-    "files",
-    "nn/paths",
-    "nn/attention",
-    "nn/blocks",
-    "nn/refiner",
-    "nn/tokens",
-    "nn/ideas",
-    "nn/controls",
-    "nn/registry",
-    "nn/features",
-    "nn/model",
-    "nn/kernels",
-    "nn/fast",
-    "zoo",
-    "checkpoints",
-    "diagnostics",
-    "records",
-    "assets",
-    "specimens",
-    "data",
-    "augment",
-    "labels",
-    "train",
-    "experiment",
-    "bench",
-    "figure_data",
-    "plot",
-    "explorer",
-    "check",
-    "imagenet",
-    "cli",
-    "__main__",
-]
 
 
 # The lock
@@ -120,40 +84,51 @@ def test_package_has_lower_bounds_only() -> None:
 # The package's imports
 
 
-def room_of(module: str) -> str | None:
-    """The room that a dotted module lies in: `deepvit_edu.data.shapes` is in `data`."""
-    path = module.removeprefix("deepvit_edu").lstrip(".").replace(".", "/")
-    return next((room for room in ROOMS if path == room or path.startswith(f"{room}/")), None)
+PACKAGE = ROOT / "deepvit_edu"
 
 
-def imported_modules(file: Path) -> set[str]:
-    """The modules of the package that a file imports, with their full names."""
-    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "deepvit_edu"}
+@cache
+def files_in_reading_order() -> list[str]:
+    """The files of the package as its README lists them: each may import from those above it only."""
+    return re.findall(r"^\| `([\w/]+\.py)` \|", (PACKAGE / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def package_files() -> list[str]:
-    files = (ROOT / "deepvit_edu").rglob("*.py")
-    return sorted(str(file.relative_to(ROOT)) for file in files)
+    return sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py"))
+
+
+def file_of(module: str) -> str | None:
+    """The file of a dotted module of the package; None for a name that is not a module."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file.relative_to(PACKAGE).as_posix() for file in files if file.is_file()), None)
+
+
+def imported_files(name: str) -> set[str]:
+    """The files of the package that a file of it imports."""
+    package = ("deepvit_edu", *Path(name).parts[:-1])
+    imported: set[str | None] = set()
+    for node in ast.walk(ast.parse((PACKAGE / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {file_of(alias.name) for alias in node.names if alias.name.startswith("deepvit_edu")}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module.startswith("deepvit_edu"):
+                imported |= {file_of(f"{module}.{alias.name}") or file_of(module) for alias in node.names}
+    return imported - {None, name}
+
+
+def test_package_readme_lists_every_file_once() -> None:
+    assert sorted(files_in_reading_order()) == package_files(), "deepvit_edu/README.md has a line for each file"
 
 
 @pytest.mark.parametrize("name", package_files())
 def test_imports_point_one_way(name: str) -> None:
-    own = room_of(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-    if name in ("deepvit_edu/__init__.py", "deepvit_edu/nn/__init__.py"):
-        return
-    assert own, f"{name} has no place in ROOMS: add it in the order of imports"
-    rooms = {room_of(module) for module in imported_modules(ROOT / name)} - {None, own}
-    later = [room for room in rooms if ROOMS.index(room) > ROOMS.index(own)]
-    assert not later, f"{name} imports {later}, which come after it"
+    order = files_in_reading_order()
+    assert name in order, f"{name} has no line in deepvit_edu/README.md: add it below all that it imports"
+    later = imported_files(name) - set(order[: order.index(name)])
+    assert not later, f"{name} imports {sorted(later)}, which stand below it in deepvit_edu/README.md"
 
 
 # Commands, workflows, documents

@@ -6,7 +6,7 @@ from typing import Any
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from .refiner import tokens_of
+from .refiner import ChainedBlock, tokens_of
 
 
 class IntermediateFeatures:
@@ -36,7 +36,7 @@ class IntermediateFeatures:
         wanted, last = feature_take_indices(len(self.blocks), indices)
         x, outputs = self.embed(images), []
         for i, block in enumerate(self.blocks):
-            x = self.run_block(block, x)
+            x = self.checkpointed(block, x) if self.grad_checkpointing else block(x)
             if i in wanted:
                 outputs.append(self._normed(tokens_of(x)) if norm else tokens_of(x))
             if stop_early and i == last:
@@ -63,6 +63,8 @@ class IntermediateFeatures:
         """Takes off the blocks after the last of `indices`, and norm and heads if asked; the indices from the start."""
         wanted, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
+        if isinstance(self.blocks[-1], ChainedBlock):
+            self.blocks[-1].gives_map = False  # there is no next block
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:

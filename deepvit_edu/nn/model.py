@@ -14,7 +14,7 @@ from .blocks import Block
 from .features import IntermediateFeatures
 from .ideas import dense_blocks
 from .paths import frozen_statistics, traced
-from .refiner import ChainedBlock, passes_map, tokens_of
+from .refiner import ChainedBlock, passes_map
 from .registry import ATTENTIONS, MLPS, TOKENS, new_attention, register_attention
 from .tokens import Box, swap_within
 
@@ -130,25 +130,29 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         if linear.bias is not None:
             zeros_(linear.bias)
 
-    def embed(self, images: Tensor, box: Box | None = None) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the blocks' input: class token and patches, with positions (B, N + 1, C)."""
-        x = self.patch_embed(images)  # (B, N, C)
-        if box is not None:
-            x = swap_within(x, box)
+        return self.add_positions(self.patch_embed(images))
+
+    def add_positions(self, x: Tensor) -> Tensor:
+        """Patch tokens (B, N, C) to the blocks' input (B, N + 1, C): the class token before them, positions added."""
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, N + 1, C)
         return self.pos_drop(x + self.pos_embed)
 
-    def forward_features(self, images: Tensor, box: Box | None = None) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the tokens after the last norm (B, N + 1, C); (B, N, C) without a class token."""
-        x = self.embed(images, box)
-        for block in self.blocks:
-            x = self.run_block(block, x)
-        return self.norm(tokens_of(x))
+        return self.norm(self.run_blocks(self.embed(images)))
 
-    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """`block(x)`; with gradient checkpointing its activations are computed again in the backward pass."""
-        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """The tokens (B, N + 1, C) through one block after another."""
+        for block in self.blocks:
+            x = self.checkpointed(block, x) if self.grad_checkpointing else block(x)
+        return x
+
+    def checkpointed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """`block(x)`, whose activations are computed again in the backward pass instead of being kept."""
+        if not torch.is_grad_enabled():
             return block(x)
         # A compiler makes the second pass itself, without what the first one did to statistics.
         contexts = {} if traced() else {"context_fn": lambda: (nullcontext(), frozen_statistics(block))}
@@ -177,7 +181,8 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         """
         if self.dense_head is None:
             raise ValueError("this model has no dense head; create it with dense_head=True and with num_classes")
-        x = self.forward_features(images, box)
+        patches = self.patch_embed(images) if box is None else swap_within(self.patch_embed(images), box)
+        x = self.norm(self.run_blocks(self.add_positions(patches)))
         token_logits = self.dense_head(x[:, self.num_prefix_tokens :])
         if box is not None:
             token_logits = swap_within(token_logits, box)

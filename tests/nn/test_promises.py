@@ -15,9 +15,9 @@ from deepvit_edu.zoo import create_model
 KINDS = [("plain",), ("re",), ("refined",), ("accumulated", "reused"), ("plain", "handing", "handed")]
 
 
-def small_model(attention: tuple = ("plain",), **options: object) -> nn.Module:
+def small_model(attention: tuple = ("plain",), num_classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
-    return create_model("cifar_vit_4x64", num_classes=10, attention=attention, **options)
+    return create_model("cifar_vit_4x64", num_classes=num_classes, attention=attention)
 
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -136,6 +136,13 @@ def test_a_traced_model_takes_any_number_of_images(attention):
         traced = torch.jit.trace(model, IMAGES)
         images = torch.randn(5, 3, 32, 32)
         torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_cut_after_a_block_that_passes_its_map_on_still_gives_tokens():
+    model = small_model(("accumulated", "reused"), num_classes=0).eval()
+    expected = model.forward_intermediates(IMAGES, indices=[1], output_fmt="NLC", intermediates_only=True)
+    model.prune_intermediate_layers([1], prune_norm=True)
+    torch.testing.assert_close(model.forward_features(IMAGES)[:, 1:], expected[0])
 
 
 # A fast path never passes by what stands there.

@@ -163,7 +163,7 @@ def _convert(official_name: str, tensor: Tensor, back: bool = False) -> Tensor:
 def load_official(model: VisionTransformer, path: str | Path) -> VisionTransformer:
     """Loads a file that the authors released into a model, and returns it.
 
-    Training checkpoints (the moving average first), bare weights and the fine-tuned CIFAR files are told apart by what
+    Training checkpoints (the moving average first), bare weights and the fine-tuned CIFAR files are recognised by what
     they hold. Positions are resized where the image size differs (fixed ones are rebuilt), and files from before
     Refiner's LayerScale get one of ones. Nothing but tensors and plain values is ever read from the file.
 

@@ -86,7 +86,7 @@ CONFIGS: dict[str, ViTConfig] = {
     "cifar_vit_9x192": _cifar(9, 192, 12),
 }
 
-# How timm's transforms shall prepare images: the authors' `default_cfgs`; of the patterns that fit, the last one wins.
+# How timm's transforms prepare images: the authors' `default_cfgs`; of the patterns that fit, the last one wins.
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 _IMAGES: dict[str, dict] = {
     "*": {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "crop_pct": 0.9, "interpolation": "bicubic"},

@@ -161,7 +161,7 @@ class ReAttention(Attention):
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to the mixed and normed map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
-        with without_autocast(attn):  # 16 bits beside the bias would round away what the norm shall amplify
+        with without_autocast(attn):  # added to the bias in 16 bits, what the norm amplifies would be rounded away
             attn = attn.to(next(self.mix.parameters(), attn).dtype)
             attn = self.norm(self.mix(attn)) * self.map_scale
         return self.used_map(attn)

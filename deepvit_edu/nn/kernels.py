@@ -43,7 +43,7 @@ def pieces(count: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def in_pieces(function: Callable[..., Tensor], count: int, *tensors: Tensor) -> Tensor:
     """`function`, which gives (B, H, N, D) like the last of the tensors, of `count` images at a time.
 
-    Its last argument, `out`, is where torch shall put what it gives, or None.
+    Its last argument, `out`, is the tensor that torch writes the result to, or None.
     """
     if count >= tensors[0].shape[0]:
         return function(*tensors, None)
@@ -136,7 +136,7 @@ class CentredMap(torch.autograd.Function):
 
 
 class MixedValues(torch.autograd.Function):
-    """`(T A) V` for maps A (B, H, N, N), values V (B, H, N, D) and T (H, H): the mixed map is made anew going back."""
+    """`(T A) V` for maps A (B, H, N, N), values V (B, H, N, D) and T (H, H): the mixed map is computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, maps: Tensor, value: Tensor, mixing: Tensor) -> Tensor:
@@ -292,5 +292,5 @@ def refined_as_one_convolution(maps: Tensor, expand: Tensor, local: Tensor, redu
     size, uniform = int(local.shape[-1]), torch.full_like(maps[:1, :1], 1 / maps.shape[-1])
     # The map's mean goes its own way, or it would drown the weights' small gradients in rounding errors. It is the same
     # for every image and head, so it costs one small matrix product.
-    of_mean = kernel.sum(dim=1).flatten(1) @ F.unfold(uniform, size, padding=size // 2)[0]  # (H, N * N)
-    return F.conv2d(maps - uniform, kernel, padding=size // 2) + of_mean.unflatten(1, maps.shape[2:])
+    mean_part = kernel.sum(dim=1).flatten(1) @ F.unfold(uniform, size, padding=size // 2)[0]  # (H, N * N)
+    return F.conv2d(maps - uniform, kernel, padding=size // 2) + mean_part.unflatten(1, maps.shape[2:])

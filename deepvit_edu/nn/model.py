@@ -21,7 +21,7 @@ from .tokens import Box, swap_within
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """All that tells one Vision Transformer from another. Sizes in pixels, tokens or channels.
+    """The options of a Vision Transformer. Sizes are in pixels, tokens or channels.
 
     Raises:
         ValueError: when a number is out of its range.

@@ -136,7 +136,10 @@ class CentredMap(torch.autograd.Function):
 
 
 class MixedValues(torch.autograd.Function):
-    """`(T A) V` for maps A (B, H, N, N), values V (B, H, N, D) and T (H, H): the mixed map is computed again in the backward pass."""
+    """`(T A) V` for maps A (B, H, N, N), values V (B, H, N, D) and T (H, H).
+
+    The mixed map is not kept, but computed again in the backward pass.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, maps: Tensor, value: Tensor, mixing: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 from deepvit_edu.nn import kernels
-from deepvit_edu.nn.attention import HeadNorm, ReAttention, RefinedAttention, legible_attention
+from deepvit_edu.nn.attention import Attention, HeadNorm, ReAttention, RefinedAttention, legible_attention
 from deepvit_edu.nn.refiner import AccumulatedAttention, ReusedAttention
 
 
@@ -340,3 +340,11 @@ def test_exported_for_any_number_of_images(kind):
     attn, x = spoil(kind(24, 4)).eval(), torch.randn(3, 9, 24)
     exported = torch.export.export(attn, (x[:2],), dynamic_shapes={"x": {0: torch.export.Dim("images")}})
     torch.testing.assert_close(exported.module()(x), attn(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "fused"), [(17, False), (65, True)])
+def test_short_sequences_on_a_cpu_are_spared_the_fused_kernel(tokens, fused):
+    attn, x = Attention(24, 4), torch.randn(2, tokens, 24)
+    with profile() as seen:
+        attn(x)
+    assert any("scaled_dot_product" in event.key for event in seen.key_averages()) == fused

@@ -76,9 +76,25 @@ def validate_record(record: Record) -> Record:
             f"test_accuracy is {record['test_accuracy']} and its curve ends with {last}; records are not edited"
         )
     lengths = {name: len(curve) for name, curve in record["curves"].items()}
-    if set(lengths.values()) != {record["epochs"]}:
-        raise ValueError(f"every curve needs {record['epochs']} numbers, one an epoch; the record has {lengths}")
+    rows = lengths.get("images", record["epochs"]) if _evaluated_by_images(record) else record["epochs"]
+    if set(lengths.values()) != {rows}:
+        raise ValueError(f"every curve needs {rows} numbers, one for each evaluation; the record has {lengths}")
     return record
+
+
+def _evaluated_by_images(record: Record) -> bool:
+    """Whether evaluations came after so many images, and not after each epoch."""
+    return bool(record["config"].get("recipe", {}).get("evaluate_every"))
+
+
+def images_until(record: Record, accuracy: float) -> int | None:
+    """After how many training images the test accuracy (a fraction) was first reached; None where it never was.
+
+    It is as fine as the evaluations are. Records from before the curve of images count in epochs.
+    """
+    curves = record["curves"]
+    images = curves.get("images", [epoch * record["train_images"] for epoch in curves.get("epoch", [])])
+    return next((n for n, reached in zip(images, curves["test_accuracy"], strict=True) if reached >= accuracy), None)
 
 
 def save_record(record: Record, path: str | Path) -> Path:

@@ -24,6 +24,7 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3, random_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -40,6 +41,9 @@ from .nn.attention import legible_attention
 from .nn.model import VisionTransformer
 
 TIERS = ("cpu", "t4", "full")
+SCHEDULES = ("cosine", "constant")
+FALL = 0.2
+"""The last part of a constant schedule, in which the learning rate falls."""
 RECALIBRATION_STEPS = 20
 """Batches from which the averaged model's BatchNorm takes its statistics."""
 
@@ -70,6 +74,8 @@ class Recipe:
     min_learning_rate: float = _option(1e-5, "learning rate at the end of the cosine")
     weight_decay: float = _option(0.05, "of AdamW; none on biases, norms, positions and class token")
     warmup_epochs: float = _option(1.0, "epochs in which the learning rate rises; at most half of them")
+    schedule: str = _option("cosine", "of the learning rate: cosine, or constant, of which the last fifth falls")
+    evaluate_every: int = _option(0, "images between two evaluations; 0 for one after each epoch")
     label_smoothing: float = _option(0.1, "share of the target that is spread over all classes")
     clip_grad: float = _option(1.0, "largest norm of the gradient; 0 for no limit")
     crop_padding: int = _option(4, "pixels by which images are shifted at most")
@@ -103,6 +109,7 @@ class Recipe:
             "cutmix",
             "token_weight",
             "map_penalty",
+            "evaluate_every",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
@@ -118,6 +125,13 @@ class Recipe:
         if self.token_weight and (self.mixup or self.cutmix):
             raise ValueError("token labels do not go with mixup or cutmix here; set token_weight, or these, to 0")
         check_precision(self.precision)
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is '{self.schedule}'; choose one of {', '.join(SCHEDULES)}")
+        if self.evaluate_every % self.batch_size:
+            raise ValueError(
+                f"evaluate_every is {self.evaluate_every} images, which no number of batches of {self.batch_size} "
+                "makes; choose a multiple of batch_size"
+            )
 
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -255,7 +269,8 @@ class _Progress:
     epoch_losses: list[float] = field(default_factory=list)  # of the steps of the epoch under way
     curves: dict[str, list[float]] = field(
         default_factory=lambda: {
-            key: [] for key in ("epoch", "train_loss", "test_loss", "test_accuracy", "learning_rate", "seconds")
+            key: []
+            for key in ("epoch", "images", "train_loss", "test_loss", "test_accuracy", "learning_rate", "seconds")
         }
     )
 
@@ -318,6 +333,26 @@ class Resumable:
         }
 
 
+class ConstantThenFalling(Scheduler):
+    """A learning rate that rises over the warm-up, stays, and falls linearly over the last fifth of the steps.
+
+    Args:
+        optimizer: its learning rates are the highest.
+        num_steps: steps of the whole run.
+        warmup: steps in which the rate rises.
+        lowest: the learning rate at the end.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, num_steps: int, warmup: int, lowest: float) -> None:
+        super().__init__(optimizer, "lr", t_in_epochs=False)
+        self.num_steps, self.warmup, self.lowest = num_steps, warmup, lowest
+
+    def _get_lr(self, t: int) -> list[float]:
+        rising = (t + 1) / (self.warmup + 1)
+        falling = (self.num_steps - t) / max(FALL * self.num_steps, 1)
+        return [max(rate * min(rising, 1.0, falling), min(self.lowest, rate)) for rate in self.base_values]
+
+
 class Run(Resumable):
     """A run under way: everything that a checkpoint has to keep, and how a step is made."""
 
@@ -354,8 +389,10 @@ class Run(Resumable):
         self.progress = _Progress()
         self._order: tuple[int, Tensor] | None = None
 
-    def _make_scheduler(self) -> CosineLRScheduler:
+    def _make_scheduler(self) -> Scheduler:
         warmup = min(round(self.recipe.warmup_epochs * self.steps_per_epoch), self.num_steps // 2)
+        if self.recipe.schedule == "constant":
+            return ConstantThenFalling(self.optimizer, self.num_steps, warmup, self.recipe.min_learning_rate)
         return CosineLRScheduler(
             self.optimizer,
             t_initial=max(self.num_steps - warmup, 1),
@@ -402,23 +439,29 @@ class Run(Resumable):
                 pending.append(self.train_step())
                 p.step += 1
                 bar.update()
-                epoch_done, stop = p.step % self.steps_per_epoch == 0, stop_requested()
-                if len(pending) >= look_every or epoch_done or stop:
+                measure_now, stop = self._is_measured_after(p.step), stop_requested()
+                if len(pending) >= look_every or measure_now or stop:
                     self._take_losses(pending)
                     elapsed, clock = time.perf_counter() - clock, time.perf_counter()
                     p.seconds += elapsed
                     p.total_seconds += elapsed
                     bar.set_postfix(self._postfix(), refresh=False)
-                if epoch_done:
-                    self._end_epoch()
+                if measure_now:
+                    self._measure()
                     if after_epoch:
                         after_epoch(self.evaluated_model)
                     p.total_seconds += time.perf_counter() - clock
                     clock = time.perf_counter()
-                if self.out and (epoch_done or stop):
+                if self.out and (measure_now or stop):
                     self.save_checkpoint()
                 if stop and p.step < self.num_steps:
                     raise Interrupted(self._stop_message())
+
+    def _is_measured_after(self, step: int) -> bool:
+        """Whether an evaluation follows after so many steps: as often as the recipe says, and at the end."""
+        if not self.recipe.evaluate_every:
+            return step % self.steps_per_epoch == 0
+        return step * self.recipe.batch_size % self.recipe.evaluate_every == 0 or step == self.num_steps
 
     def train_step(self) -> Tensor:
         """One step of the optimizer on the batch that belongs to it; returns the loss, still on the device."""
@@ -448,7 +491,7 @@ class Run(Resumable):
         order = self._epoch_order(epoch)
         chosen = order[position * r.batch_size : (position + 1) * r.batch_size].to(self.device)
         random_seed(seed_of(r.seed, step, 1))  # timm's: of torch, NumPy and `random`
-        images = self.train_set.images.index_select(0, chosen)
+        images, labels = self.train_set.batch(chosen)
         views = random_views(len(images), r.smallest_view) if r.smallest_view else None
         if views is not None and not r.flip:
             views = views._replace(mirrored=torch.zeros_like(views.mirrored))
@@ -458,7 +501,7 @@ class Run(Resumable):
         images = self.train_set.normalise(rand_augment(images, r.rand_augment, r.rand_magnitude))
         if views is not None:
             images = take_views(images, views, images.shape[-1])
-        targets = self.train_set.labels[chosen]
+        targets = labels
         if self.mixup:
             images, targets = self.mixup(images, targets)
         return Batch(self.erase(images), targets, self._token_targets(chosen, views) if r.token_weight else None)
@@ -478,7 +521,7 @@ class Run(Resumable):
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(seed_of(self.recipe.seed, epoch))
-            self._order = (epoch, torch.randperm(len(self.train_set), generator=generator))
+            self._order = (epoch, self.train_set.order(generator))
         return self._order[1]
 
     def _loss(self, output: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Tensor:
@@ -518,7 +561,8 @@ class Run(Resumable):
             shown["test accuracy"] = f"{p.curves['test_accuracy'][-1]:.1%}"
         return {**shown, "images/s": f"{p.step * self.recipe.batch_size / p.seconds:.0f}"}
 
-    def _end_epoch(self) -> None:
+    def _measure(self) -> None:
+        """Evaluates the model, and adds a row to the curves."""
         p = self.progress
         if self.ema:
             self._recalibrate()
@@ -527,7 +571,8 @@ class Run(Resumable):
         if not np.isfinite(measured["loss"]):  # the last step broke the weights
             raise NonFiniteLossError(self._non_finite_message(measured["loss"], p.step - 1))
         row = {
-            "epoch": len(p.curves["epoch"]) + 1,
+            "epoch": p.step / self.steps_per_epoch if self.recipe.evaluate_every else p.step // self.steps_per_epoch,
+            "images": p.step * self.recipe.batch_size,
             "train_loss": sum(p.epoch_losses) / len(p.epoch_losses),
             "test_loss": measured["loss"],
             "test_accuracy": measured["accuracy"],
@@ -552,6 +597,12 @@ class Run(Resumable):
             "test_hash": self.test_set.hash(),
             **({} if self.label_maps is None else {"label_maps": self.label_maps_hash}),
         }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As `Resumable.restore`; checkpoints from before the curve of images get one."""
+        super().restore(state)
+        curves = self.progress.curves
+        curves.setdefault("images", [e * self.steps_per_epoch * self.recipe.batch_size for e in curves["epoch"]])
 
     def save_checkpoint(self) -> None:
         """Writes the whole state, atomically."""
@@ -657,7 +708,7 @@ def _check_fit(
     model: VisionTransformer, train_set: ImageSet, test_set: ImageSet, recipe: Recipe, label_maps: Tensor | None
 ) -> None:
     config = model.config
-    size = train_set.images.shape[-1]
+    size = train_set.img_size
     if size != config.img_size:
         raise ValueError(f"the images are {size} pixels wide and the model takes {config.img_size}; give both one size")
     if len(train_set.classes) != config.num_classes:

@@ -387,3 +387,93 @@ def test_averaged_weights_have_statistics_of_their_own():
         model(images)
     hook.remove()
     assert torch.allclose(norm.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=1e-5)
+
+
+# Constant rates, and evaluations by images.
+
+BY_IMAGES = Recipe(
+    epochs=3,
+    batch_size=8,
+    crop_padding=1,
+    schedule="constant",
+    evaluate_every=16,
+    warmup_epochs=0.5,
+    learning_rate=1e-2,
+)
+
+
+def test_a_constant_rate_rises_stays_and_falls_over_the_last_fifth():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = train_module.ConstantThenFalling(optimizer, num_steps=100, warmup=9, lowest=0.001)
+    rates = []
+    for step in range(100):
+        scheduler.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:3] == pytest.approx([0.01, 0.02, 0.03])
+    assert rates[9:81] == pytest.approx([0.1] * 72)
+    assert rates[90] == pytest.approx(0.05)
+    assert rates[99] == pytest.approx(0.005)
+
+
+def test_evaluations_come_after_so_many_images_and_at_the_end():
+    seen = []
+    _, record = run(BY_IMAGES, after_epoch=lambda model: seen.append(1))
+    assert record["curves"]["images"] == [16, 32, 48, 64, 72]  # 24 images, three times
+    assert record["curves"]["epoch"] == pytest.approx([2 / 3, 4 / 3, 2, 8 / 3, 3])
+    assert len(seen) == len(record["curves"]["test_accuracy"]) == 5
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_a_run_that_is_evaluated_by_images_resumes_to_the_same_numbers(tmp_path, monkeypatch, step):
+    _, whole = run(BY_IMAGES)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, step)
+        with pytest.raises(Interrupted):
+            run(BY_IMAGES, out=tmp_path)
+    _, resumed = run(BY_IMAGES, out=tmp_path, resume=True)
+    same_results(resumed, whole)
+    assert resumed["curves"]["images"] == whole["curves"]["images"]
+
+
+def test_a_run_on_drawn_images_resumes_to_the_same_numbers(tmp_path, monkeypatch):
+    from deepvit_edu import data
+    from deepvit_edu.zoo import create_model
+
+    def on_drawn_images(**options):
+        torch.manual_seed(0)
+        model = create_model("cifar_vit_4x64", num_classes=10, img_size=64, patch_size=32, embed_dim=8, num_heads=2)
+        sets = (data.load("framed-quarter", split, limit=limit) for split, limit in (("train", 1040), ("test", 20)))
+        recipe = Recipe(epochs=1, batch_size=40, evaluate_every=400, crop_padding=0, flip=False)
+        return train(model, *sets, recipe, device="cpu", **options)
+
+    whole = on_drawn_images()
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 13)
+        with pytest.raises(Interrupted):
+            on_drawn_images(out=tmp_path)
+    same_results(on_drawn_images(out=tmp_path, resume=True), whole)
+    assert whole["train_images"] == 1040
+    assert whole["curves"]["images"] == [400, 800, 1040]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "linear"}, "schedule is 'linear'; choose one of cosine, constant"),
+        ({"evaluate_every": 100, "batch_size": 64}, "not a multiple|choose a multiple of batch_size"),
+        ({"evaluate_every": -64, "batch_size": 64}, "evaluate_every is -64; it cannot be negative"),
+    ],
+)
+def test_schedules_and_evaluations_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**options)
+
+
+def test_images_until_an_accuracy_is_reached():
+    from deepvit_edu.records import images_until
+
+    curves = {"images": [100, 200, 300], "epoch": [1, 2, 3], "test_accuracy": [0.2, 0.5, 0.4]}
+    record = {"curves": curves, "train_images": 100}
+    assert [images_until(record, accuracy) for accuracy in (0.2, 0.3, 0.5, 0.6)] == [100, 200, 200, None]
+    del curves["images"]  # as in older records
+    assert images_until(record, 0.3) == 200

@@ -11,12 +11,13 @@ from ..assets import cache_folder
 from ..words import nearest
 from .catalogue import SOURCES, Source
 from .download import DamagedError, check_md5, fetch, one_process_at_a_time, unpack
+from .drawn import FRAMED_QUARTER, SIZE, DrawnSet, framed_quarter
 from .folders import balanced_choice, has_images_of_type, load_folder
 from .image_set import DataError, ImageSet, check_memory
 from .published import load_published
 from .shapes import draw_shapes
 
-__all__ = ["DataError", "ImageSet", "addresses", "available", "draw_shapes", "list_datasets", "load"]
+__all__ = ["DataError", "DrawnSet", "ImageSet", "addresses", "available", "draw_shapes", "list_datasets", "load"]
 
 SPLITS = ("train", "test", "val")
 AS_JPEG = " (JPEG)"
@@ -61,6 +62,10 @@ def load(
     if progress is None:
         progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
     name, root = _NAMES.get(str(name), str(name)), _root(root)
+    if name == FRAMED_QUARTER:
+        if img_size not in (None, SIZE):
+            raise ValueError(f"{name} is drawn at {SIZE} pixels, not {img_size}; leave img_size out")
+        return framed_quarter("test" if split == "val" else split, count=limit, seed=seed)
     if name == "shapes":
         return draw_shapes("test" if split == "val" else split, count=limit, img_size=img_size, seed=seed)
     options = {"img_size": img_size, "limit": limit, "seed": seed, "progress": progress}
@@ -77,12 +82,12 @@ def load(
 
 def list_datasets() -> list[str]:
     """The names that `load` knows, beside folders."""
-    return ["shapes", *SOURCES]
+    return ["shapes", FRAMED_QUARTER, *SOURCES]
 
 
 def available(name: str, root: str | Path | None = None) -> bool:
     """Whether `load(name, ...)` needs no download."""
-    if name == "shapes":
+    if name in ("shapes", FRAMED_QUARTER):
         return True
     try:
         root = _root(root)

@@ -60,6 +60,14 @@ class ImageSet:
         """The same set with its tensors on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The images (B, 3, H, W) and labels (B,) at `indices`."""
+        return self.images.index_select(0, indices), self.labels[indices]
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The images' numbers (N,) in a random order, for a pass over them."""
+        return torch.randperm(len(self), generator=generator)
+
     def subset(self, indices: Tensor | Sequence[int] | slice) -> ImageSet:
         """The images at `indices`, in that order."""
         if not isinstance(indices, slice):

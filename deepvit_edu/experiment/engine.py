@@ -51,7 +51,7 @@ def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageS
             _loaded[key] = whole.subset(order[count:]), whole.subset(order[:count])
         else:
             test = _load(declared["name"], "test", declared.get("test_images"), img_size)
-            _loaded[key] = whole, test.joined(moved)
+            _loaded[key] = whole, test if moved is None else test.joined(moved)
     return _loaded[key]
 
 
@@ -60,10 +60,10 @@ def _load(name: str, split: str, limit: int | None, img_size: int) -> ImageSet:
     return data.load(name, split, limit=limit, img_size=img_size)  # once: to read images takes its time
 
 
-def _moved(whole: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
+def _moved(whole: ImageSet, share: float) -> tuple[ImageSet, ImageSet | None]:
     """The training images that stay such, and the share of each class, always the same, that are test images."""
     if not share:
-        return whole, whole.subset(slice(0))  # whole as it is: a copy would be hashed again
+        return whole, None
     moved = torch.zeros(len(whole), dtype=torch.bool)
     moved[torch.from_numpy(balanced_choice(whole.labels.numpy(), round(len(whole) * share), seed=0))] = True
     return whole.subset(~moved), whole.subset(moved)

@@ -37,7 +37,7 @@ def test_shapes_needs_nothing():
 
 
 def test_list_and_available(tmp_path):
-    assert data.list_datasets() == ["shapes", "cifar10", "cifar100", "imagenette"]
+    assert data.list_datasets() == ["shapes", "framed-quarter", "cifar10", "cifar100", "imagenette"]
     assert data.available("shapes")
     assert not data.available("cifar10")
     write_images(tmp_path / "cifar10")

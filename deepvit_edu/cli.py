@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from . import __version__, bench, data, records
+from .allocator import restart_with_memory_kept
 from .checkpoints import load_model
 from .diagnostics import at_initialisation, collapse_report, similarity_matrices
-from .experiment import load_plan, measure_model, missing_jobs, run_plan, summary, waiting_text
+from .experiment import campaign, load_plan, measure_model, missing_jobs, run_plan, summary, waiting_text
 from .labels import load_label_maps
 from .nn.model import VisionTransformer
 from .train import Interrupted, Recipe, evaluate, pick_device, train
@@ -24,6 +25,8 @@ from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 for an error told in a sentence, 130 when interrupted."""
     options = build_parser().parse_args(arguments)
+    if arguments is None and options.command in (train_command, run_command):  # not where a program calls this function
+        restart_with_memory_kept(sys.argv[1:])
     try:
         options.command(options)
     except Interrupted as stop:
@@ -84,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_models(add("models", models_command, "list the models, or show one"))
     _add_data(add("data", data_command, "list the data sets, or fetch and describe one"))
     _add_run(add("run", run_command, "run what is missing of an experiment's plan, and write a record a run"))
+    _add_campaign(
+        add("campaign", campaign_command, "run what is missing of many plans beside other work, or say how far it is")
+    )
     _add_records(add("records", records_command, "list recorded runs, show one, or say what those of a plan tell"))
     _add_bench(add("bench", bench_command, "measure the speed and memory of attention layers on this processor"))
     return parser
@@ -375,6 +381,36 @@ def _shard(text: str) -> tuple[int, int]:
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
         raise ValueError(f"the shard '{text}' is not I/N with I from 1 to N, such as 2/4")
     return int(index), int(count)
+
+
+def _add_campaign(parser: argparse.ArgumentParser) -> None:
+    what = "go on with it, say what is left, or free the processor for a while; work is what its processes do"
+    parser.add_argument("what", choices=("run", "status", "pause", "resume", "work"), help=what)
+    parser.add_argument("--file", default="book/experiments/campaign.yml", metavar="FILE", help="the plans, in order")
+    parser.add_argument("--folder", default="book/records", metavar="FOLDER", help="where the records go")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="runs at once, of one thread each")
+    parser.add_argument("--minutes", type=float, default=30.0, metavar="N", help="how long a pause lasts")
+    parser.add_argument("--code", metavar="COMMIT", help="of `work`: only the plans that this commit runs")
+
+
+def campaign_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu campaign`."""
+    path, folder = Path(options.file), Path(options.folder)
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}; at least 1 run is made at once")
+    if options.what == "run":
+        campaign.run_campaign(path, folder, options.workers)
+    elif options.what == "status":
+        print(align(campaign.status(path, folder, options.workers)))
+        if campaign.paused(folder):
+            print("paused; `deepvit-edu campaign resume` goes on")
+    elif options.what == "pause":
+        campaign.pause(folder, options.minutes)
+        print(f"paused for {options.minutes:g} minutes; `deepvit-edu campaign resume` goes on at once")
+    elif options.what == "resume":
+        campaign.resume(folder)
+    else:
+        campaign.work(path, options.code, folder)
 
 
 def _add_records(parser: argparse.ArgumentParser) -> None:

@@ -251,7 +251,7 @@ def train(
     if progress is None:
         progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
     gpus = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), _stop_requests(max_seconds) as stop_requested:
+    with torch.random.fork_rng(devices=gpus), stop_requests(max_seconds) as stop_requested:
         run.loop(stop_requested, progress, after_epoch)
     return run.finish()
 
@@ -747,8 +747,8 @@ def seed_of(*numbers: int) -> int:
 
 
 @contextmanager
-def _stop_requests(max_seconds: float | None) -> Iterator[Callable[[], bool]]:
-    """Within it, a first Ctrl-C or SIGTERM is remembered and told by the function given; a second one acts at once.
+def stop_requests(max_seconds: float | None = None) -> Iterator[Callable[[], bool]]:
+    """Within it, a first Ctrl-C or SIGTERM is remembered and reported by the function given; a second one acts at once.
 
     The end of `max_seconds` counts as such a request.
     """

@@ -101,7 +101,7 @@ def run_job(
     _check_images(plan, job, folder, train_set)
     model = paired_model(plan, job.arm, job.seed, train_set.num_classes)
     path = record_path(plan, job, folder)
-    workspace = _workspace(plan, job, folder)
+    workspace = workspace_of(plan, job, folder)
     recipe = arm_recipe(plan, job, learning_rate)
     annotated = plan.arms[job.arm].annotated
     try:
@@ -235,7 +235,7 @@ def run_plan(
                     waiting = []
                     break
                 waiting.remove(job)
-                pool.start(worker, job, _known_rate(plan, job, folder), deadline)
+                pool.start(worker, job, known_rate(plan, job, folder), deadline)
             if not pool.running:
                 break
             for job, told in pool.finished():
@@ -303,10 +303,11 @@ def _default_workers(device: torch.device) -> int:
 
 def _next_job(plan: Plan, folder: Path, waiting: Iterable[Job]) -> Job | None:
     """The first job that can start: a tuning run at once, another when its learning rate is known."""
-    return next((job for job in waiting if _known_rate(plan, job, folder) is not None), None)
+    return next((job for job in waiting if known_rate(plan, job, folder) is not None), None)
 
 
-def _known_rate(plan: Plan, job: Job, folder: Path) -> float | None:
+def known_rate(plan: Plan, job: Job, folder: Path) -> float | None:
+    """The learning rate of a run; None while the tuning that decides it is not done."""
     return tuned_rate(plan, job.arm, folder) if job.learning_rate is None else job.learning_rate
 
 
@@ -352,7 +353,7 @@ class _Pool:
         return [future.result() for future in done]
 
 
-def _workspace(plan: Plan, job: Job, folder: Path) -> Path:
+def workspace_of(plan: Plan, job: Job, folder: Path) -> Path:
     """Where a run that is not finished keeps its state."""
     return folder / plan.name / plan.section / ".unfinished" / job.name
 
@@ -362,7 +363,7 @@ def _fits(plan: Plan, job: Job, folder: Path, left: float, budget: float | None)
     estimate = estimate_seconds(plan, job, folder)
     if estimate is None or estimate <= left:
         return True
-    return _workspace(plan, job, folder).exists() or (budget is not None and estimate > budget)
+    return workspace_of(plan, job, folder).exists() or (budget is not None and estimate > budget)
 
 
 def estimate_seconds(plan: Plan, job: Job, folder: Path) -> float | None:

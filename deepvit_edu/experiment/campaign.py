@@ -29,6 +29,8 @@ from .results import missing_jobs, outcome
 NICENESS = 19
 LOOK_SECONDS = 5.0
 """How often the supervisor looks at its processes and at requests to pause."""
+ASK_AGAIN_SECONDS = 30.0
+"""How long a process may take to keep its state: more than any step."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,19 @@ def _supervise(
 
 
 def _end(running: list[subprocess.Popen]) -> None:
-    """Asks the processes to keep their state and stop, and waits for them."""
+    """Asks the processes to keep their state and stop, and waits for them.
+
+    A request that comes when a run has just made its last step is lost, and the process goes on with the next run: so
+    it is asked again.
+    """
     for process in running:
         process.terminate()
     for process in running:
-        process.wait()
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=ASK_AGAIN_SECONDS)
+                break
+            process.terminate()
     running.clear()
 
 

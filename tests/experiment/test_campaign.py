@@ -70,9 +70,9 @@ def test_a_killed_process_loses_nothing_and_a_pause_frees_the_processor(reposito
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     first = wait_for(lambda: children(running.pid))
     os.kill(first[0], signal.SIGKILL)
-    wait_for(lambda: [child for child in children(running.pid) if child not in first])
+    wait_for(lambda: set(children(running.pid)) - set(first))
     campaign.pause(folder, minutes=10)
-    wait_for(lambda: not children(running.pid) or None)
+    wait_for(lambda: not children(running.pid))
     assert campaign.paused(folder)
     campaign.resume(folder)
     assert running.wait(timeout=240) == 0
@@ -83,14 +83,15 @@ RUN = """
 import sys
 from pathlib import Path
 from deepvit_edu.experiment import campaign
-campaign.LOOK_SECONDS = 0.2
+campaign.LOOK_SECONDS, campaign.ASK_AGAIN_SECONDS = 0.2, 5.0
 campaign.run_campaign(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)
 """
 
 
 def children(pid: int) -> list[int]:
-    done = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True)
-    return [int(line) for line in done.stdout.split()]
+    """The processes that make runs."""
+    done = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in done.stdout.splitlines() if " campaign work " in line]
 
 
 def wait_for(condition, seconds=60):

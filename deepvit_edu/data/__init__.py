@@ -17,7 +17,17 @@ from .image_set import DataError, ImageSet, check_memory
 from .published import load_published
 from .shapes import draw_shapes
 
-__all__ = ["DataError", "DrawnSet", "ImageSet", "addresses", "available", "draw_shapes", "list_datasets", "load"]
+__all__ = [
+    "DataError",
+    "DrawnSet",
+    "ImageSet",
+    "addresses",
+    "available",
+    "draw_shapes",
+    "is_drawn",
+    "list_datasets",
+    "load",
+]
 
 SPLITS = ("train", "test", "val")
 AS_JPEG = " (JPEG)"
@@ -83,6 +93,11 @@ def load(
 def list_datasets() -> list[str]:
     """The names that `load` knows, beside folders."""
     return ["shapes", FRAMED_QUARTER, *SOURCES]
+
+
+def is_drawn(name: str) -> bool:
+    """Whether the images of a set are drawn while they are used, without end, so that none is seen twice."""
+    return name == FRAMED_QUARTER
 
 
 def available(name: str, root: str | Path | None = None) -> bool:

@@ -41,7 +41,9 @@ def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageS
     """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
     declared = arm_data(plan, arm)
     img_size, share = arm_config(plan, arm, num_classes=2).img_size, held_out(plan)
-    key = json.dumps([declared, img_size, share if tuning else None], sort_keys=True)
+    key = json.dumps([declared, img_size, plan.tuning if tuning else None], sort_keys=True)
+    if key not in _loaded and tuning and data.is_drawn(declared["name"]):
+        _loaded[key] = _drawn_for_tuning(plan, declared, img_size)
     if key not in _loaded:
         whole = _load(declared["name"], "train", declared.get("train_images"), img_size)
         whole, moved = _moved(whole, declared.get("moved_to_test", 0))
@@ -53,6 +55,18 @@ def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageS
             test = _load(declared["name"], "test", declared.get("test_images"), img_size)
             _loaded[key] = whole, test if moved is None else test.joined(moved)
     return _loaded[key]
+
+
+def _drawn_for_tuning(plan: Plan, declared: dict, img_size: int) -> tuple[ImageSet, ImageSet]:
+    """Images to try learning rates on: drawn from other seeds than those that the plan trains and tests on."""
+    train, held_out = (
+        data.load(declared["name"], split, limit=limit, img_size=img_size, seed=seed)
+        for split, limit, seed in (
+            ("train", plan.tuning.get("train_images", declared.get("train_images")), 1),
+            ("test", declared.get("test_images"), 1),
+        )
+    )
+    return train, held_out
 
 
 @cache

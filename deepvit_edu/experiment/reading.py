@@ -19,7 +19,7 @@ DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test")
 """What a plan may say of its images: the set, limits, and the share of the training images that become test images."""
 ARM_OPTIONS = ("model", "recipe", "data", "annotated", "tuned_as", "from", "priority")
 CONTRAST_OPTIONS = ("name", "treatment", "control", "levels", "primary")
-TUNING_OPTIONS = ("learning_rates", "seeds", "held_out", "recipe")
+TUNING_OPTIONS = ("learning_rates", "seeds", "held_out", "train_images", "recipe")
 RECIPE_DEFAULTS = {option.name: option.default for option in fields(Recipe)}
 
 
@@ -211,6 +211,8 @@ def _tuning_of(options: Any) -> dict:
     _seeds_of("seeds of tuning", options["seeds"])
     if "held_out" in options and not (_is_positive(options["held_out"]) and options["held_out"] < 1):
         raise ValueError(f"held_out of tuning is {options['held_out']!r}; it is a share, above 0 and below 1")
+    if "train_images" in options and not (isinstance(options["train_images"], int) and options["train_images"] > 0):
+        raise ValueError(f"train_images of tuning is {options['train_images']!r}; it is a number of images, 1 or more")
     if "recipe" in options:
         options["recipe"] = _parts("the recipe of tuning", options["recipe"])
     return options

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from .. import data
 from ..records import Record, load_record
 from ..train import Recipe
 from .plan import ANNOTATOR, Job, Plan, all_jobs, arm_config, arm_data, arm_recipe
@@ -79,7 +80,9 @@ def check_declared(plan: Plan, job: Job, record: Record, path: Path, folder: Pat
     _check_options(plan, asdict(declared), recipe, path)
     images = arm_data(plan, job.arm)
     limits = {key: images[key] for key in ("train_images", "test_images") if key in images}
-    if job.learning_rate is not None:  # tuning runs have parts of the training images
+    if job.learning_rate is not None and data.is_drawn(images["name"]):
+        limits = {**limits, **{key: plan.tuning[key] for key in ("train_images",) if key in plan.tuning}}
+    elif job.learning_rate is not None:  # tuning runs have parts of the training images
         whole = record["train_images"] + record["test_images"]
         limits = {"test_images": round(whole * held_out(plan))}
     _check_options(plan, limits, record, path)

@@ -351,3 +351,23 @@ def test_label_maps_of_other_images_are_refused(tmp_path):
     assert record.exists()
     with pytest.raises(ValueError, match=r"label_maps.safetensors was made for other images"):
         run(other, tmp_path / "records")
+
+
+def test_rates_are_tuned_on_drawn_images_of_another_seed(tmp_path):
+    plan = load_plan(
+        write_plan(
+            tmp_path,
+            data={"name": "framed-quarter", "train_images": 80, "test_images": 20},
+            model={**TINY_PLAN["model"], "img_size": 64},
+            arms={"plain": None},
+            contrasts=None,
+            tuning={"learning_rates": [0.001, 0.002], "seeds": [9], "train_images": 40},
+        )
+    )
+    train, held_out = engine.splits(plan, "plain", tuning=True)
+    whole, test = engine.splits(plan, "plain")
+    assert [len(images) for images in (train, held_out, whole, test)] == [40, 20, 80, 20]
+    assert not torch.equal(train.images, whole.images[:40])
+    assert not torch.equal(held_out.images, test.images)
+    assert run_plan(plan, tmp_path, workers=1, progress=False) == []
+    assert load_record(tmp_path / "tiny/full/plain_s0.json")["train_images"] == 80

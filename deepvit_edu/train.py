@@ -6,8 +6,6 @@ had not been, wherever it was cut.
 
 import hashlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +37,8 @@ from .files import atomic_path
 from .labels import Views, check_label_maps, random_views, smooth, soft_targets, take_views, token_labeling_loss
 from .nn.attention import legible_attention
 from .nn.model import VisionTransformer
+from .options import check_options, option
+from .signals import stop_requests
 
 TIERS = ("cpu", "t4", "full")
 SCHEDULES = ("cosine", "constant")
@@ -56,10 +56,6 @@ def tier() -> str:
     return name
 
 
-def _option(default: object, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How to train. Learning rates are per step of `batch_size` images, used as given.
@@ -68,65 +64,48 @@ class Recipe:
         ValueError: when a number is out of its range.
     """
 
-    epochs: int = _option(20, "passes over the training images")
-    batch_size: int = _option(128, "images a step")
-    learning_rate: float = _option(1e-3, "highest learning rate, after the warm-up")
-    min_learning_rate: float = _option(1e-5, "learning rate at the end of the cosine")
-    weight_decay: float = _option(0.05, "of AdamW; none on biases, norms, positions and class token")
-    warmup_epochs: float = _option(1.0, "epochs in which the learning rate rises; at most half of them")
-    schedule: str = _option("cosine", "of the learning rate: cosine, or constant, of which the last fifth falls")
-    evaluate_every: int = _option(0, "images between two evaluations; 0 for one after each epoch")
-    label_smoothing: float = _option(0.1, "share of the target that is spread over all classes")
-    clip_grad: float = _option(1.0, "largest norm of the gradient; 0 for no limit")
-    crop_padding: int = _option(4, "pixels by which images are shifted at most")
-    flip: bool = _option(True, "mirror half of the images")
-    rand_augment: int = _option(0, "operations of RandAugment an image; 0 for none")
-    rand_magnitude: int = _option(9, "strength of these operations, 0 to 30")
-    mixup: float = _option(0.0, "alpha of Mixup's Beta distribution; 0 for none")
-    cutmix: float = _option(0.0, "alpha of CutMix's Beta distribution; 0 for none")
-    erase: float = _option(0.0, "probability of random erasing")
-    smallest_view: float = _option(0.0, "smallest share of the image in a random square view; 0 for shifts instead")
-    token_weight: float = _option(0.0, "weight of the patch tokens in the loss (token labeling); 0 for none")
-    map_penalty: float = _option(0.0, "weight of the likeness of neighbouring blocks' maps in the loss; 0 for none")
-    ema_decay: float = _option(0.0, "average the weights with this decay and evaluate the average; 0 for none")
-    precision: str = _option("auto", "float32, bfloat16, float16, or auto: what the device does natively")
-    compile: bool = _option(False, "compile the model (torch.compile)")
-    seed: int = _option(0, "of the images' order and of all augmentation")
+    epochs: int = option(20, "passes over the training images", at_least=1)
+    batch_size: int = option(128, "images a step", at_least=1)
+    learning_rate: float = option(1e-3, "highest learning rate, after the warm-up", at_least=0)
+    min_learning_rate: float = option(1e-5, "learning rate at the end of the schedule", at_least=0)
+    weight_decay: float = option(0.05, "of AdamW; none on biases, norms, positions and class token", at_least=0)
+    warmup_epochs: float = option(1.0, "epochs in which the learning rate rises; at most half of them", at_least=0)
+    schedule: str = option(
+        "cosine", "of the learning rate: cosine, or constant, of which the last fifth falls", choices=SCHEDULES
+    )
+    evaluate_every: int = option(0, "images between two evaluations; 0 for one after each epoch", at_least=0)
+    label_smoothing: float = option(0.1, "part of the target that is spread over all classes", at_least=0, below=1)
+    clip_grad: float = option(1.0, "largest norm of the gradient; 0 for no limit", at_least=0)
+    crop_padding: int = option(4, "pixels by which images are shifted at most", at_least=0)
+    flip: bool = option(True, "mirror half of the images")
+    rand_augment: int = option(0, "operations of RandAugment an image; 0 for none", at_least=0)
+    rand_magnitude: int = option(9, "strength of these operations, 0 to 30", at_least=0, at_most=30)
+    mixup: float = option(0.0, "alpha of Mixup's Beta distribution; 0 for none", at_least=0)
+    cutmix: float = option(0.0, "alpha of CutMix's Beta distribution; 0 for none", at_least=0)
+    erase: float = option(0.0, "probability of random erasing", at_least=0, below=1)
+    smallest_view: float = option(
+        0.0, "smallest part of the image in a random square view; 0 for shifts instead", at_least=0, below=1
+    )
+    token_weight: float = option(0.0, "weight of the patch tokens in the loss (token labeling); 0 for none", at_least=0)
+    map_penalty: float = option(
+        0.0, "weight of the similarity of neighbouring blocks' maps in the loss; 0 for none", at_least=0
+    )
+    ema_decay: float = option(
+        0.0, "average the weights with this decay and evaluate the average; 0 for none", at_least=0, below=1
+    )
+    precision: str = option("auto", "float32, bfloat16, float16, or auto: what the device does natively")
+    compile: bool = option(False, "compile the model (torch.compile)")
+    seed: int = option(0, "of the images' order and of all augmentation", at_least=0)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in (
-            "learning_rate",
-            "min_learning_rate",
-            "weight_decay",
-            "warmup_epochs",
-            "clip_grad",
-            "crop_padding",
-            "rand_augment",
-            "mixup",
-            "cutmix",
-            "token_weight",
-            "map_penalty",
-            "evaluate_every",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        for name in ("label_smoothing", "smallest_view", "erase", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a number from 0 to below 1 fits")
-        if not 0 <= self.rand_magnitude <= 30:
-            raise ValueError(f"rand_magnitude is {self.rand_magnitude}; choose from 0 to 30")
+        check_options(self)
+        check_precision(self.precision)
         if self.compile and self.map_penalty:
             raise ValueError("map_penalty reads the maps, which a compiled model does not show; set compile to false")
         if self.token_weight and not self.smallest_view:
             raise ValueError("token labels are cropped with their images; set smallest_view, too, to 0.5 for instance")
         if self.token_weight and (self.mixup or self.cutmix):
             raise ValueError("token labels do not go with mixup or cutmix here; set token_weight, or these, to 0")
-        check_precision(self.precision)
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule is '{self.schedule}'; choose one of {', '.join(SCHEDULES)}")
         if self.evaluate_every % self.batch_size:
             raise ValueError(
                 f"evaluate_every is {self.evaluate_every} images, which no number of batches of {self.batch_size} "
@@ -620,10 +599,10 @@ class Run(Resumable):
         ours = self._identity()
         identity["recipe"] = {**asdict(Recipe()), **identity["recipe"]}  # options that are younger than it
         for part in ("model", "recipe"):
-            for option, value in ours[part].items():
-                if identity[part].get(option) != value:
+            for name, value in ours[part].items():
+                if identity[part].get(name) != value:
                     raise ValueError(
-                        f"{self.checkpoint_path} was made with {option} {identity[part].get(option)}, not {value}; "
+                        f"{self.checkpoint_path} was made with {name} {identity[part].get(name)}, not {value}; "
                         f"resume with the same options, or choose another folder"
                     )
         if identity != ours:
@@ -744,33 +723,3 @@ def tensor_hash(tensor: Tensor) -> str:
 def seed_of(*numbers: int) -> int:
     """One seed from several numbers, such that neighbours have nothing in common."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-@contextmanager
-def stop_requests(max_seconds: float | None = None) -> Iterator[Callable[[], bool]]:
-    """Within it, a first Ctrl-C or SIGTERM is remembered and reported by the function given; a second one acts at once.
-
-    The end of `max_seconds` counts as such a request.
-    """
-    requested = threading.Event()
-    deadline = float("inf") if max_seconds is None else time.monotonic() + max_seconds
-
-    def stop() -> bool:
-        return requested.is_set() or time.monotonic() > deadline
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def remember(number: int, frame: object) -> None:
-        requested.set()
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, remember)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -321,7 +321,7 @@ def test_settings_are_checked(monkeypatch):
         Recipe(precision="half")
     with pytest.raises(ValueError, match="clip_grad is -1"):
         Recipe(clip_grad=-1.0)
-    with pytest.raises(ValueError, match="rand_magnitude is 31; choose from 0 to 30"):
+    with pytest.raises(ValueError, match="rand_magnitude is 31; it must be at least 0 and at most 30"):
         Recipe(rand_magnitude=31)
     with pytest.raises(ValueError, match="set compile to false"):
         Recipe(compile=True, map_penalty=0.1)
@@ -461,7 +461,7 @@ def test_a_run_on_drawn_images_resumes_to_the_same_numbers(tmp_path, monkeypatch
     [
         ({"schedule": "linear"}, "schedule is 'linear'; choose one of cosine, constant"),
         ({"evaluate_every": 100, "batch_size": 64}, "not a multiple|choose a multiple of batch_size"),
-        ({"evaluate_every": -64, "batch_size": 64}, "evaluate_every is -64; it cannot be negative"),
+        ({"evaluate_every": -64, "batch_size": 64}, "evaluate_every is -64; it must be at least 0"),
     ],
 )
 def test_schedules_and_evaluations_that_cannot_be_are_refused(options, message):

@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
 from ..allocator import training_environment
 from ..assets import cache_folder
-from ..train import Interrupted, NonFiniteLossError, stop_requests
+from ..signals import stop_requests
+from ..train import Interrupted, NonFiniteLossError
+from ..yaml_files import read_yaml
 from .engine import known_rate, run_job, workspace_of
 from .measure import measure_model
 from .plan import Job, Plan, arm_config, arm_data, arm_recipe
@@ -53,10 +54,10 @@ def read_campaign(path: str | Path) -> list[Entry]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no campaign at {path}; book/experiments/campaign.yml is one")
     try:
-        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+        declared = read_yaml(path)
         given = [{"plan": each} if isinstance(each, str) else each for each in declared["plans"]]
         entries = [Entry(**{"section": None, "code": declared.get("code"), **each}) for each in given]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a campaign: it needs `code`, a commit, and `plans`, a list: {error!r}"
         ) from error

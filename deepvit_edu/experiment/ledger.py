@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from ..words import markdown_table, nearest
+from ..yaml_files import read_yaml
 from .plan import Contrast, Plan
 from .reading import sections_of
 from .verdict import MEASURES, Effect, contrast_effect, format_effect, regime_of, regime_reached, results_of
@@ -89,7 +88,7 @@ class Entry:
 
 def load_claims(path: Path) -> list[Claim]:
     """Reads the claims from their YAML file; ValueError where one is not well formed."""
-    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    declared = read_yaml(path)
     try:
         return [Claim(**options) for options in declared]
     except (TypeError, ValueError, AttributeError) as error:

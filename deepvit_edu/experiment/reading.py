@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..nn.model import VisionTransformer
 from ..train import Recipe
 from ..words import nearest
+from ..yaml_files import read_yaml
 from .plan import ANNOTATOR, Arm, Contrast, Job, Plan, all_jobs, arm_config, arm_recipe, declared_arm
 
 DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test")
@@ -21,15 +21,6 @@ ARM_OPTIONS = ("model", "recipe", "data", "annotated", "tuned_as", "from", "prio
 CONTRAST_OPTIONS = ("name", "treatment", "control", "levels", "primary")
 TUNING_OPTIONS = ("learning_rates", "seeds", "held_out", "train_images", "recipe")
 RECIPE_DEFAULTS = {option.name: option.default for option in fields(Recipe)}
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader to which 1e-6 is a number, too, and not only 1.0e-6."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def load_plan(path: str | Path, section: str | None = None) -> Plan:
@@ -41,22 +32,21 @@ def load_plan(path: str | Path, section: str | None = None) -> Plan:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        declared = read_yaml(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(f"there is no plan at {path}; plans are .yml files, as in book/experiments") from error
     try:
-        declared = yaml.load(text, _Loader)
         return _plan_of(path.stem, declared, section)
     except KeyError as error:
         raise ValueError(f"{path} is not a plan that can be run: a part of it lacks {error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a plan that can be run: {error}") from error
 
 
 def sections_of(path: str | Path) -> list[Plan]:
     """A plan and its sections, the whole first; errors as of `load_plan`."""
     whole = load_plan(path)
-    declared = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    declared = read_yaml(path)
     return [whole, *(load_plan(path, section) for section in declared.get("sections") or ())]
 
 

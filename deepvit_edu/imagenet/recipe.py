@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from timm.data import create_transform
 
 from ..nn.model import VisionTransformer
+from ..options import check_options, option
 from ..train import check_precision
 from ..words import nearest
+from ..yaml_files import read_yaml
 from ..zoo import create_model, model_config
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -28,40 +29,40 @@ class ImageNetRecipe:
 
     model: str
     model_options: dict = field(default_factory=dict)  # options of `ViTConfig` that differ from the named model's
-    num_classes: int = 1000
-    img_size: int = 224
+    num_classes: int = option(1000, at_least=1)
+    img_size: int = option(224, at_least=1)
     # Length and batch
-    epochs: int = 300  # of the cosine, with the warm-up
-    cooldown_epochs: int = 10  # after it, at the lowest rate
-    total_batch: int = 512  # images a step of the optimizer, over all processes
-    batch_size: int = 64  # images at a time in each process: what BatchNorm and Mixup see
+    epochs: int = option(300, "of the cosine, with the warm-up", at_least=1)
+    cooldown_epochs: int = option(10, "after it, at the lowest rate", at_least=0)
+    total_batch: int = option(512, "images a step of the optimizer, over all processes", at_least=1)
+    batch_size: int = option(64, "images at a time in each process: what BatchNorm and Mixup see", at_least=1)
     # Optimizer: AdamW
-    learning_rate: float = 5e-4
+    learning_rate: float = option(5e-4, at_least=0)
     scale_rate: bool = False  # learning_rate * total_batch / rate_for_batch instead of the rate as given
-    rate_for_batch: int = 512
-    min_learning_rate: float = 1e-5
-    warmup_epochs: int = 5
-    warmup_learning_rate: float = 1e-6
-    weight_decay: float = 0.05
-    clip_grad: float = 0.0  # 0 for no limit
-    ema_decay: float = 0.99996  # 0 for no average
+    rate_for_batch: int = option(512, at_least=1)
+    min_learning_rate: float = option(1e-5, at_least=0)
+    warmup_epochs: int = option(5, at_least=0)
+    warmup_learning_rate: float = option(1e-6, at_least=0)
+    weight_decay: float = option(0.05, at_least=0)
+    clip_grad: float = option(0.0, "0 for no limit", at_least=0)
+    ema_decay: float = option(0.99996, "0 for no average", at_least=0, below=1)
     # Regularisation
-    drop_path: float = 0.1
-    label_smoothing: float = 0.1
-    map_penalty: float = 0.0  # weight of the likeness of neighbouring blocks' maps in the loss
-    map_penalty_pairs: int = 12  # how many pairs of blocks, from the first on
+    drop_path: float = option(0.1, at_least=0, below=1)
+    label_smoothing: float = option(0.1, at_least=0, below=1)
+    map_penalty: float = option(0.0, "weight of the likeness of neighbouring blocks' maps in the loss", at_least=0)
+    map_penalty_pairs: int = option(12, "how many pairs of blocks, from the first on", at_least=1)
     # Augmentation
-    smallest_crop: float = 0.08  # share of the image's area
-    flip: float = 0.5
+    smallest_crop: float = option(0.08, "share of the image's area", at_least=0, at_most=1)
+    flip: float = option(0.5, at_least=0, at_most=1)
     auto_augment: str = "rand-m9-mstd0.5-inc1"
-    color_jitter: float = 0.4  # timm applies it only where there is no auto_augment
-    erase: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mixup_switch: float = 0.5  # probability of CutMix where both are on
+    color_jitter: float = option(0.4, "timm applies it only where there is no auto_augment", at_least=0)
+    erase: float = option(0.25, at_least=0, below=1)
+    mixup: float = option(0.8, at_least=0)
+    cutmix: float = option(1.0, at_least=0)
+    mixup_switch: float = option(0.5, "probability of CutMix where both are on", at_least=0, at_most=1)
     # Token labeling
     token_labeling: bool = False
-    token_weight: float = 0.5
+    token_weight: float = option(0.5, at_least=0)
     mix_token: bool = False
     # Execution
     precision: str = "auto"
@@ -69,20 +70,10 @@ class ImageNetRecipe:
     channels_last: bool = False
     grad_checkpointing: bool = False
     sync_batchnorm: bool = False
-    seed: int = 42
+    seed: int = option(42, at_least=0)
 
     def __post_init__(self) -> None:
-        whole = ("num_classes", "img_size", "epochs", "total_batch", "batch_size", "rate_for_batch")
-        rates = ("learning_rate", "min_learning_rate", "warmup_learning_rate", "weight_decay")
-        strengths = ("clip_grad", "map_penalty", "mixup", "cutmix", "token_weight", "color_jitter")
-        for name in (*whole, "map_penalty_pairs"):
-            check_range(self, name, at_least=1)
-        for name in (*rates, *strengths, "cooldown_epochs", "warmup_epochs", "seed"):
-            check_range(self, name, at_least=0)
-        for name in ("ema_decay", "drop_path", "label_smoothing", "erase"):
-            check_range(self, name, at_least=0, below=1)
-        for name in ("flip", "mixup_switch", "smallest_crop"):
-            check_range(self, name, at_least=0, at_most=1)
+        check_options(self)
         self._check_augmentation()
         check_precision(self.precision)
         if self.warmup_epochs > self.epochs:
@@ -160,17 +151,6 @@ class ImageNetRecipe:
         )
 
 
-def check_range(
-    options: Any, name: str, at_least: float, below: float = float("inf"), at_most: float = float("inf")
-) -> None:
-    """ValueError where the option of that name is out of its range."""
-    value = getattr(options, name)
-    if not (at_least <= value < below and value <= at_most):
-        limit = f"from {at_least} to below {below}" if below < float("inf") else f"at least {at_least}"
-        limit += f" and at most {at_most}" if at_most < float("inf") else ""
-        raise ValueError(f"{name} is {value}; it must be {limit}")
-
-
 def list_recipes() -> list[str]:
     """Names of the recipes that come with the package; `common` holds what they share."""
     return sorted(path.stem for path in FOLDER.glob("*.yml") if path.stem != "common")
@@ -215,10 +195,7 @@ def _path_of(name: str | Path) -> Path:
 
 def _read(path: Path) -> dict:
     """What a file declares, upon what it inherits."""
-    try:
-        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    declared = read_yaml(path)
     if not isinstance(declared, dict):
         raise ValueError(f"{path} holds no recipe; it needs lines of the form 'option: value'")
     parent = declared.pop("inherits", None)
@@ -226,7 +203,7 @@ def _read(path: Path) -> dict:
 
 
 def _convert(option: str, value: Any) -> Any:
-    """The value as the option's type has it; YAML leaves 5e-4 a word, and a command line leaves all words."""
+    """The value as the option's type has it: on a command line all values are words."""
     types = {item.name: item.type for item in fields(ImageNetRecipe)}
     if option not in types:
         raise ValueError(f"a recipe has no option '{option}'{nearest(option, list(types))}")

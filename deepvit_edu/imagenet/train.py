@@ -5,12 +5,10 @@ batch's number, so that neither the number of processes nor a restart at any ste
 """
 
 import argparse
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import save_model
 from ..data import DataError
+from ..signals import stop_requests
 from ..train import Interrupted, NonFiniteLossError, Resumable, autocast, pick_precision, seed_of
 from .checkpoint import Keeper, size_of
 from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, unreadable_names
@@ -395,26 +394,9 @@ def train(
         if processes.is_first:
             print(recipe.plan(processes.count), flush=True)
         run = Run(recipe, settings, processes)
-        with stop_requests() as stop_requested:
+        with stop_requests(once=False) as stop_requested:
             run.loop(stop_requested)
         return run.finish()
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM and Ctrl-C are remembered, however often they come, and told by the function given.
-
-    A cluster and `torchrun` may both send one; who wants an end at once has SIGKILL, which costs no more than the work
-    since the last checkpoint.
-    """
-    requested = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: requested.set()) for number in numbers}
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from .. import records
 from ..checkpoints import load_model, load_official
 from ..data import DataError
 from ..train import autocast, pick_precision
+from ..yaml_files import read_yaml
 from ..zoo import create_model, list_models
 from .data import EveryNth, Files, Pictures, TestView, find_validation, load, unreadable_names
 from .processes import Processes, started
@@ -150,7 +150,7 @@ def load_real_labels(path: str) -> list[list[int]]:
 
 def released() -> list[dict]:
     """The authors' files: `file`, our `model`, `img_size`, and `top1` in percent as they give it."""
-    return yaml.safe_load((Path(__file__).parent / "released.yml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).parent / "released.yml")
 
 
 def file_metric(path: str | Path) -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
+from ..options import check_number
 from .blocks import Block
 from .features import IntermediateFeatures
 from .ideas import dense_blocks
@@ -58,14 +59,17 @@ class ViTConfig:
     init_std: float = 0.02  # of the truncated normal that linear weights, positions and class token start from
 
     def __post_init__(self) -> None:
-        for name in ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a whole number, at least 1")
-        if self.num_classes < 0:
-            raise ValueError(f"num_classes is {self.num_classes}; use 0 for features without a head, or more")
+        for name in ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "growth"):
+            check_number(name, getattr(self, name), whole=True, at_least=1)
+        for name in ("num_classes", "attention_start"):
+            check_number(name, getattr(self, name), whole=True, at_least=0)
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a probability from 0 to below 1 fits")
+            check_number(name, getattr(self, name), at_least=0, below=1)
+        for name in ("mlp_ratio", "norm_eps", "init_std", "branch_scale"):
+            check_number(name, getattr(self, name), at_least=0)
+        for name in ("block_norm_eps", "attn_scale", "mlp_scale"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
         for name, known in (("tokens", TOKENS), ("mlp", MLPS), ("positions", ("learned", "sinusoid"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")

@@ -207,7 +207,7 @@ def test_no_file_no_section_no_yaml(tmp_path):
     with pytest.raises(ValueError, match="no section 'gpu'"):
         load_plan(write_plan(tmp_path), "gpu")
     (tmp_path / "bad.yml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"bad\.yml is not a plan"):
+    with pytest.raises(ValueError, match=r"bad\.yml is not YAML that can be read"):
         load_plan(tmp_path / "bad.yml")
 
 

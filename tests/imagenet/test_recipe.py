@@ -49,7 +49,7 @@ def test_rate_is_as_given_or_scaled_and_the_plan_says_so():
     ("change", "message"),
     [
         ("erse=1", "no option 'erse'; did you mean 'erase'"),
-        ("erase=2", "erase is 2.0; it must be from 0 to below 1"),
+        ("erase=2", "erase is 2.0; it must be at least 0 and below 1"),
         ("epochs=2.5", "epochs is '2.5', which is no int"),
         ("compile=yes", "compile is 'yes', which is no bool"),
         ("erase", "write it as option=value"),

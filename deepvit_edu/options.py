@@ -1,0 +1,63 @@
+"""Options of recipes and models: a field says what it means and what fits, and one check holds all of them to it."""
+
+import math
+from dataclasses import MISSING, field, fields
+from typing import Any
+
+
+def option(
+    default: object = MISSING,
+    text: str = "",
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of a dataclass with its help and its range; `check_options` applies the range.
+
+    Args:
+        default: its value unless given.
+        text: what it means, for `--help`.
+        at_least, above, at_most, below: the range of a number.
+        choices: the words that fit.
+    """
+    limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    return field(default=default, metadata={"help": text, "limits": limits, "choices": choices})
+
+
+def check_options(options: object) -> None:
+    """Raises ValueError, naming it, for the first option of a dataclass that is of another kind or out of its range."""
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if each.type in (int, float):
+            check_number(each.name, value, whole=each.type is int, **each.metadata.get("limits", {}))
+        elif each.type is bool and not isinstance(value, bool):
+            raise ValueError(f"{each.name} is {value!r}; it must be true or false")
+        choices = each.metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(f"{each.name} is '{value}'; choose one of {', '.join(choices)}")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    whole: bool = False,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raises ValueError, naming the option, for NaN, infinity, words, fractions of whole numbers, and out of range."""
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}; it must be a {'whole' if whole else 'finite'} number")
+    if not (at_least <= value <= at_most and above < value < below):
+        raise ValueError(f"{name} is {value}; it must be {_range(at_least, above, at_most, below)}")
+
+
+def _range(at_least: float, above: float, at_most: float, below: float) -> str:
+    limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    return " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))

@@ -1,5 +1,6 @@
 """The learner's notebooks: how each construct of MyST is converted, and that the committed notebooks are current."""
 
+import base64
 import re
 
 import jupytext
@@ -8,7 +9,16 @@ import pytest
 from pybtex.database import parse_string
 
 from tools.book import notebooks
-from tools.book.notebooks import Book, ConversionError, add_labels, generate, make_notebook, stale_notebooks
+from tools.book.notebooks import (
+    Book,
+    ConversionError,
+    Converter,
+    add_labels,
+    generate,
+    make_notebook,
+    read_lines,
+    stale_notebooks,
+)
 from tools.contents import ROOT, notebook_pages, source_of
 
 FRONT_MATTER = "---\njupytext: {}\nkernelspec: {name: python3}\n---\n"
@@ -92,6 +102,17 @@ def test_figure_needs_alternative_text_and_gets_a_number() -> None:
     assert markdown(figure) == f"![A tree]({address})\n\n**Figure 1.** The caption.\n\nsee Figure 1"
     with pytest.raises(ConversionError, match=r"page\.md:5: the figure .* has no :alt: text"):
         markdown(figure.replace(":alt: A tree\n", ""))
+
+
+def test_drawing_travels_in_the_notebook() -> None:
+    figure = "```{figure} drawings/vit.svg\n:name: fig:vit\n:alt: A model\n\nThe caption.\n```"
+    book = Book("https://github.com/OWNER/repository")
+    shown = Converter(book, "book/01_vision_transformer").markdown(read_lines(figure))
+    image, caption = shown.split("\n\n")
+    start = "![A model](data:image/svg+xml;base64,"
+    assert image.startswith(start)
+    assert base64.b64decode(image.removeprefix(start)[:-1]) == (ROOT / "book/drawings/vit.svg").read_bytes()
+    assert caption == "**Figure 1.1.** The caption."
 
 
 def test_list_table_becomes_a_table() -> None:

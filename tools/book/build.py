@@ -27,7 +27,7 @@ BUILD = ROOT / "_build"
 HTML = BUILD / "html"
 REPORT = BUILD / "report.json"
 # A change of these is not seen by Sphinx, which compares the pages only: build anew then.
-BOOK_FILES = ("book/experiments", "book/images", "book/records", "book/weights", "book/references.bib")
+BOOK_FILES = ("book/drawings", "book/experiments", "book/images", "book/records", "book/weights", "book/references.bib")
 BEYOND_PAGES = ("deepvit_edu", *BOOK_FILES, "_config.yml", "_toc.yml", "requirements.txt", "web")
 
 
@@ -81,7 +81,9 @@ def run_jupyter_book(folder: Path) -> int:
     quiet = {"DEEPVIT_EDU_PROGRESS": "0"}
     # The models of the `cpu` tier are too small to gain by a second thread: on small machines it costs time.
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment = {"DEEPVIT_EDU_TIER": "cpu", **threads, **os.environ, **quiet}
+    # The extensions of tools/ are imported from here.
+    imports = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    environment = {"DEEPVIT_EDU_TIER": "cpu", **threads, **os.environ, **quiet, **imports}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

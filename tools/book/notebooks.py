@@ -12,6 +12,7 @@ an error that names the chapter and the line: raw text is never shipped.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import re
 import sys
@@ -187,7 +188,7 @@ def add_labels(book: Book, page: str, text: str) -> None:
     def numbered(kind: str, label: str | None) -> None:
         counts[kind] += 1
         if label:
-            shown = f"{exercise_prefix(page)}{counts[kind]}" if kind == "Exercise" else counts[kind]
+            shown = f"{chapter_prefix(page)}{counts[kind]}" if kind in ("Exercise", "Figure") else counts[kind]
             book.labels[label] = Reference(kind, f"{kind} {shown}", page, counts[kind])
 
     def walk(blocks: list[Block]) -> None:
@@ -217,8 +218,8 @@ def add_labels(book: Book, page: str, text: str) -> None:
     walk(split_blocks(read_lines(text), page))
 
 
-def exercise_prefix(page: str) -> str:
-    """`"4."` for a page of chapter 4: exercises carry their chapter's number, as in the book."""
+def chapter_prefix(page: str) -> str:
+    """`"4."` for a page of chapter 4: exercises and figures carry their chapter's number, as in the book."""
     number = re.match(r"\d+", Path(page).name)
     return f"{int(number[0])}." if number else ""
 
@@ -435,7 +436,7 @@ class Converter:
     def render_exercise(self, block: Directive) -> str:
         """An exercise gets a heading with its number."""
         self.counts["Exercise"] += 1
-        title = f"#### Exercise {exercise_prefix(self.page)}{self.counts['Exercise']}"
+        title = f"#### Exercise {chapter_prefix(self.page)}{self.counts['Exercise']}"
         if block.argument:
             title += f": {self.inline(block.argument, block.number)}"
         return f"{title}\n\n{self.markdown(block.body)}"
@@ -451,7 +452,7 @@ class Converter:
         return "\n".join(["$$", *filter(None, [block.argument]), *body, "$$"])
 
     def picture(self, block: Directive) -> str:
-        """An image with its alternative text, by its address in the repository."""
+        """An image with its alternative text: a drawing itself, another by its address in the repository."""
         alt = block.options.get("alt")
         if not alt:
             raise self.error(block.number, f"the {block.name} {block.argument} has no :alt: text.")
@@ -460,6 +461,9 @@ class Converter:
             file = (ROOT / self.page).parent / address
             if not file.is_file():
                 raise self.error(block.number, f"there is no picture {address}.")
+            if file.parent.name == "drawings":  # small enough to travel in the notebook, which may be opened alone
+                data = base64.b64encode(file.read_bytes()).decode()
+                return f"![{alt}](data:image/svg+xml;base64,{data})"
             name = file.resolve().relative_to(ROOT).as_posix()
             address = f"{self.book.url.replace('github.com', 'raw.githubusercontent.com')}/main/{name}"
         return f"![{alt}]({address})"
@@ -469,7 +473,8 @@ class Converter:
     def render_figure(self, block: Directive) -> str:
         """An image with its number and caption below."""
         self.counts["Figure"] += 1
-        return f"{self.picture(block)}\n\n**Figure {self.counts['Figure']}.** {self.markdown(block.body)}".strip()
+        number = f"{chapter_prefix(self.page)}{self.counts['Figure']}"
+        return f"{self.picture(block)}\n\n**Figure {number}.** {self.markdown(block.body)}".strip()
 
     def table_title(self, block: Directive) -> str:
         """The number and title above a table, empty for one without a title."""

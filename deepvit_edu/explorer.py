@@ -46,6 +46,7 @@ MEASURES = {
 REPLACEMENTS = {
     "previous": "the map of the block before",
     "uniform": "the uniform map",
+    "query-mean": "the mean of its rows, for every query",
     "other image": "another image's map",
     "permute heads": "its own, heads permuted",
     "no attention": "no map at all, zeros",

@@ -1,24 +1,36 @@
 """Looking inside a model without changing what it computes: its attention maps, its tokens, and what they do."""
 
+from .aliveness import aliveness, least_harmful, map_matters
 from .interventions import INTERVENTIONS, effects_by_block, intervene, intervene_all
 from .measures import (
     between_images,
     branch_ratio,
     count_similar_blocks,
     cross_layer_similarity,
+    distance_from_uniform,
     entropy,
     feature_similarity,
     head_similarity,
     map_cka,
+    query_independence,
     stable_rank,
     token_similarity,
     unit_vectors,
 )
 from .recording import attention_blocks, record_attention, record_features, stream_attention
+from .repetition import (
+    excess,
+    matched_similarity,
+    permutation_bound,
+    renumbered_heads,
+    repetition,
+    unrelated_repetition,
+)
 from .report import at_initialisation, collapse_report, similarity_matrices
 
 __all__ = [
     "INTERVENTIONS",
+    "aliveness",
     "at_initialisation",
     "attention_blocks",
     "between_images",
@@ -26,18 +38,28 @@ __all__ = [
     "collapse_report",
     "count_similar_blocks",
     "cross_layer_similarity",
+    "distance_from_uniform",
     "effects_by_block",
     "entropy",
+    "excess",
     "feature_similarity",
     "head_similarity",
     "intervene",
     "intervene_all",
+    "least_harmful",
     "map_cka",
+    "map_matters",
+    "matched_similarity",
+    "permutation_bound",
+    "query_independence",
     "record_attention",
     "record_features",
+    "renumbered_heads",
+    "repetition",
     "similarity_matrices",
     "stable_rank",
     "stream_attention",
     "token_similarity",
     "unit_vectors",
+    "unrelated_repetition",
 ]

@@ -73,7 +73,7 @@ def between_images(maps: Sequence[Tensor], axis: Axis = "column", centre: Centre
 
 
 def _cosines(maps: Sequence[Tensor], axis: Axis, centre: Centre, shift: int) -> Tensor:
-    images, heads, tokens = _common_shape(maps)[:3]
+    images, heads, tokens = common_shape(maps)[:3]
     total = torch.zeros(len(maps), len(maps), device=maps[0].device)
     for image in range(images):  # one at a time: a second copy of all maps may not fit
         first, second = (
@@ -84,12 +84,75 @@ def _cosines(maps: Sequence[Tensor], axis: Axis, centre: Centre, shift: int) -> 
     return total / (images * heads * tokens)
 
 
-def _common_shape(tensors: Sequence[Tensor]) -> torch.Size:
+def common_shape(tensors: Sequence[Tensor]) -> torch.Size:
+    """The shape that all layers' tensors have; ValueError where they have several, or where there are none."""
     shapes = {tensor.shape for tensor in tensors}
     if len(shapes) != 1:
         found = ", ".join(str(tuple(shape)) for shape in sorted(shapes)) or "none"
         raise ValueError(f"layers are compared entry by entry, so they need one shape; these have {found}")
     return shapes.pop()
+
+
+def query_independence(maps: Sequence[Tensor]) -> Tensor:
+    """The share of a map's variance that all queries have in common, of each head (L, H): stripes have 1.
+
+    Rows are centred. Each column's mean is then what every query gives to that token; the rest is how queries differ.
+    The share is a ratio of sums over images, and the class token's row and column are in it. N² independent numbers
+    have 1/N in expectation. New weights have 0.5 to 1, for then all queries look alike: read it as the excess over
+    those, and beside `distance_from_uniform`, since stripes may be faint.
+
+    Args:
+        maps: L maps (B, H, N, N).
+
+    Returns:
+        from 0 to 1. NaN where the variance is rounding: in a uniform map there is nothing to be shared.
+
+    Raises:
+        ValueError: without maps, or for maps of different shapes.
+    """
+    return independence_of(independence_sums(maps), rounding(maps[0]))
+
+
+def independence_sums(maps: Sequence[Tensor]) -> Tensor:
+    """What `query_independence` is made of, sums of squares over images (3, L, H): of stripes, centred maps, maps."""
+    common_shape(maps)
+    sums = []
+    for attn in map(widen, maps):
+        centred = centre_rows(attn)
+        stripes = attn.shape[-2] * centred.mean(dim=-2).square().sum(dim=(0, -1))  # (H,)
+        sums.append(torch.stack([stripes, *(each.square().sum(dim=(0, -2, -1)) for each in (centred, attn))]))
+    return torch.stack(sums, dim=1)
+
+
+def independence_of(sums: Tensor, tolerance: float) -> Tensor:
+    """`query_independence` (L, H) of `independence_sums` (3, L, H), which may have been added up from parts."""
+    stripes, variance, whole = sums
+    return torch.where(variance > tolerance**2 * whole, stripes / variance, torch.nan).float()
+
+
+def distance_from_uniform(maps: Sequence[Tensor]) -> Tensor:
+    """How much of a row's weight would have to move to make it uniform, mean over rows, of each head (L, H).
+
+    The total variation distance: from 0, of the uniform map, to 1 - 1/N, of rows that see one token. Rows that are no
+    distribution are held against their own mean, and have no upper bound.
+    """
+    common_shape(maps)
+    return torch.stack([0.5 * centre_rows(widen(attn)).abs().sum(dim=-1).mean(dim=(0, 2)) for attn in maps]).float()
+
+
+def centre_rows(attn: Tensor) -> Tensor:
+    """Maps (..., N, N) less each row's mean, which after a softmax is 1/N."""
+    return attn - attn.mean(dim=-1, keepdim=True)
+
+
+def widen(attn: Tensor) -> Tensor:
+    """A map in double precision: what is left of small differences must not be rounding of ours."""
+    return (attn.cpu() if attn.device.type == "mps" else attn).double()  # Apple's GPUs have no doubles
+
+
+def rounding(attn: Tensor) -> float:
+    """A part of a map this small, beside the map, is nothing but the rounding of its number format."""
+    return 16 * torch.finfo(attn.dtype).eps
 
 
 def map_cka(maps: Sequence[Tensor]) -> Tensor:
@@ -100,7 +163,7 @@ def map_cka(maps: Sequence[Tensor]) -> Tensor:
     Args:
         maps: L maps (B, H, N, N). A layer whose maps are all uniform is alike to nothing, 0.
     """
-    layers, heads = len(maps), _common_shape(maps)[1]
+    layers, heads = len(maps), common_shape(maps)[1]
     centred = []
     for attn in maps:
         entries = attn.float().movedim(1, -1).flatten(0, -2)  # (B·N·N, H)
@@ -167,7 +230,7 @@ def stable_rank(attn: Tensor) -> float:
 
 def feature_similarity(features: Sequence[Tensor]) -> Tensor:
     """Mean cosine of the same token in every two layers (L, L), for L features (B, N, C); of one width only."""
-    images, tokens = _common_shape(features)[:2]
+    images, tokens = common_shape(features)[:2]
     units = torch.stack([F.normalize(x.float(), dim=-1).flatten() for x in features])  # (L, B·N·C)
     return units @ units.T / (images * tokens)
 

@@ -27,14 +27,18 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
         ValueError: for a model that is neither of this package, nor timm's Vision Transformer with plain blocks, nor
             timm's CaiT (of which the blocks that see the class token alone are left out).
     """
-    blocks = [block.block if isinstance(block, DenseBlock) else block for block in getattr(model, "blocks", ())]
-    blocks = [block for block in blocks if not isinstance(block, Transition)]
+    blocks = [block.block if isinstance(block, DenseBlock) else block for block in called_blocks(model)]
     if not blocks or not all(_is_known(block) for block in blocks):
         raise ValueError(
             f"the attention maps of a {type(model).__name__} cannot be found; give a VisionTransformer of deepvit_edu "
             "whose attentions pass their maps through softmax_map and used_map, or timm's plain ViT or CaiT"
         )
     return blocks
+
+
+def called_blocks(model: nn.Module) -> list[nn.Module]:
+    """The same blocks as the model calls them: a dense model's with what sets their output beside their input."""
+    return [block for block in getattr(model, "blocks", ()) if not isinstance(block, Transition)]
 
 
 def _is_known(block: nn.Module) -> bool:

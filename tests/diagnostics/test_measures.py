@@ -10,10 +10,13 @@ from deepvit_edu.diagnostics import (
     branch_ratio,
     count_similar_blocks,
     cross_layer_similarity,
+    distance_from_uniform,
     entropy,
     feature_similarity,
     head_similarity,
     map_cka,
+    query_independence,
+    repetition,
     stable_rank,
     token_similarity,
 )
@@ -117,6 +120,62 @@ def test_entropy_by_hand(attn, nats):
 )
 def test_stable_rank_by_hand(attn, rank):
     assert stable_rank(attn[None, None]) == pytest.approx(rank)
+
+
+@pytest.mark.parametrize(
+    ("attn", "share"),
+    [
+        (COLUMNS, 1),
+        (SELF, 0),
+        (LIKE, 0),
+        ((SELF + UNIFORM + COLUMNS) / 3, 1.08 / 4.08),  # the squares of COLUMNS and SELF, rows centred: 1.08, 3
+    ],
+    ids=["stripes", "a permutation", "checks", "a mixture"],
+)
+def test_query_independence_by_hand(attn, share):
+    found = query_independence(layers(attn, attn))
+    assert found.shape == (2, 3)
+    assert found.tolist() == [[pytest.approx(share, abs=1e-6)] * 3] * 2
+
+
+def test_query_independence_of_noise_is_one_in_n_and_each_head_has_its_own():
+    noise = torch.randn(200, 3, 10, 10, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
+    maps = torch.stack([noise[:, 0], noise[:, 1].mean(dim=1, keepdim=True).expand(-1, 10, -1)], dim=1)
+    found = query_independence([maps])[0]
+    assert found[0].item() == pytest.approx(1 / 10, abs=0.01)
+    assert found[1].item() == pytest.approx(1)
+
+
+def test_query_independence_is_a_ratio_of_sums_over_images():
+    faint, strong = UNIFORM + 1e-3 * (COLUMNS - UNIFORM), SELF
+    maps = torch.stack([faint, strong])[:, None]
+    assert query_independence([maps]).item() == pytest.approx(0, abs=1e-4)  # a mean of ratios would say 0.5
+
+
+def test_where_the_variance_is_rounding_query_independence_is_not_a_number():
+    scores = 10 * torch.randn(2, 3, N, 1).expand(-1, -1, -1, N)  # a softmax takes them off again, but for rounding
+    rounded = (scores + 1e-7 * torch.randn(2, 3, N, N)).softmax(dim=-1)
+    assert query_independence([rounded, *layers(UNIFORM)]).isnan().all()
+    faint = UNIFORM + 1e-4 * (COLUMNS - UNIFORM)
+    assert query_independence(layers(faint)).tolist() == [[pytest.approx(1, abs=1e-3)] * 3]
+
+
+@pytest.mark.parametrize(("attn", "distance"), [(UNIFORM, 0), (SELF, 3 / 4), (COLUMNS, 0.45), (SELF - 0.25, 3 / 4)])
+def test_distance_from_uniform_by_hand(attn, distance):
+    assert distance_from_uniform(layers(attn)).tolist() == [[pytest.approx(distance, abs=1e-6)] * 3]
+
+
+def test_sinks_on_different_keys_are_alike_by_columns_and_not_as_whole_maps():
+    # Row-centred, a column that is constant has a cosine of 1 with any other such column on the same side of 1/N.
+    maps = []
+    for sink in (3, 7):
+        attn = torch.full((40, 40), 0.5 / 40)
+        attn[:, sink] += 0.5
+        maps.append(attn.expand(2, 1, 40, 40))
+    assert cross_layer_similarity(maps)[0, 1].item() == pytest.approx(1, abs=1e-5)
+    assert cross_layer_similarity(maps, centre="row")[0, 1].item() == pytest.approx(0.9, abs=0.01)
+    assert cross_layer_similarity(maps, centre="double")[0, 1].item() == 0
+    assert repetition(maps, "stripes").item() == pytest.approx(-1 / 39, abs=0.01)
 
 
 def test_measures_of_tokens_by_hand():

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from shutil import rmtree
+from shutil import copyfile, rmtree
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from .. import data
@@ -28,7 +29,7 @@ from ..records import Record, save_record
 from ..train import Interrupted, NonFiniteLossError, pick_device, train
 from .annotator import ensure_label_maps, label_maps_path
 from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe
-from .results import held_out, missing_jobs, outcome, record_path, tuned_rate
+from .results import held_out, missing_jobs, outcome, record_path, tuned_rate, weights_path
 
 Measure = Callable[[VisionTransformer, ImageSet], dict]
 """What to note of a trained model, given test images."""
@@ -104,8 +105,12 @@ def run_job(
     learning_rate: float,
     max_seconds: float | None = None,
     measure: Measure | None = None,
+    after_evaluation: Callable[[nn.Module], object] | None = None,
 ) -> Record:
     """Trains one arm with one seed and writes its record; continues where it was cut.
+
+    Where the plan keeps weights, those of a run that counts stand at `weights_path`. `after_evaluation` is called with
+    the model after each evaluation, to measure it.
 
     Raises:
         Interrupted: when stopped; the same call continues.
@@ -130,6 +135,7 @@ def run_job(
             device=device,
             progress=False,
             max_seconds=max_seconds,
+            after_epoch=after_evaluation,
             label_maps=load_label_maps(label_maps_path(plan, folder), train_set) if annotated else None,
         )
     except NonFiniteLossError as error:
@@ -142,6 +148,10 @@ def run_job(
     record["plan"] = {"name": plan.name, "section": plan.section, "arm": job.arm, "tuning": bool(job.learning_rate)}
     if measure and not job.learning_rate:
         record["diagnostics"] = measure(model, test_set)
+    if plan.keep_weights and not job.learning_rate:
+        kept = weights_path(path)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        copyfile(workspace / "model.safetensors", kept)  # the workspace stays whole until there is a record
     save_record(record, path)
     rmtree(workspace, ignore_errors=True)
     return record

@@ -234,6 +234,8 @@ def _check_plan(plan: Plan) -> None:
     _check_contrasts(plan)
     _check_data(plan)
     _check_recipes(plan)
+    if not isinstance(plan.keep_weights, bool):
+        raise ValueError(f"keep_weights is {plan.keep_weights!r}; it is true or false")
     if ANNOTATOR in plan.arms:
         raise ValueError(f"an arm is named '{ANNOTATOR}', as the plan's part of that name; choose another name")
     if plan.annotator is not None:

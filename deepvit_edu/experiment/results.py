@@ -41,6 +41,11 @@ def record_path(plan: Plan, job: Job, folder: Path) -> Path:
     return folder / name / plan.section / f"{replace(job, arm=arm).name}.json"
 
 
+def weights_path(record: Path) -> Path:
+    """Where the weights of the run with this record are kept, if its plan keeps them; git ignores the folder."""
+    return record.parent / "weights" / f"{record.stem}.safetensors"
+
+
 def outcome(plan: Plan, job: Job, folder: Path) -> Record | None:
     """The record of a run, or {"failed": why}, or None where there is none yet.
 

@@ -5,12 +5,13 @@ import time
 import pytest
 import torch
 
+from deepvit_edu.checkpoints import load_model
 from deepvit_edu.experiment import engine, load_plan, missing_jobs, run_plan
 from deepvit_edu.experiment.plan import Job, all_jobs
 from deepvit_edu.experiment.results import outcome, record_path, tuned_rate
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.records import load_record
-from deepvit_edu.train import Interrupted, Run
+from deepvit_edu.train import Interrupted, Run, evaluate
 
 from .plans import TINY_PLAN, TUNING, write_plan
 
@@ -43,6 +44,23 @@ def test_one_record_a_run_and_nothing_left_over(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in files}
     assert run(plan, tmp_path / "records") == ([], [])  # nothing is made twice
     assert before == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_plan_that_keeps_weights_has_them_beside_the_records_of_runs_that_count(tmp_path):
+    tuned = {"tuning": {**TUNING, "learning_rates": [0.001]}, "seeds": [0], "arms": {"plain": None}, "contrasts": None}
+    plan = load_plan(write_plan(tmp_path, keep_weights=True, **tuned))
+    run(plan, tmp_path / "records")
+    kept = [path.relative_to(tmp_path / "records") for path in (tmp_path / "records").rglob("*.safetensors")]
+    assert [str(path) for path in kept] == ["tiny/full/weights/plain_s0.safetensors"]
+    model, _ = load_model(tmp_path / "records" / kept[0])
+    measured = evaluate(model, engine.splits(plan, "plain")[1])
+    assert measured["accuracy"] == load_record(tmp_path / "records/tiny/full/plain_s0.json")["test_accuracy"]
+
+
+def test_a_model_can_be_measured_after_each_evaluation(tmp_path):
+    plan, seen = load_plan(write_plan(tmp_path)), []
+    engine.run_job(plan, Job("plain", 0), tmp_path, "cpu", 0.001, after_evaluation=lambda model: seen.append(model))
+    assert len(seen) == TINY_PLAN["recipe"]["epochs"]
 
 
 def test_arms_of_a_seed_start_from_the_same_weights(tmp_path):

@@ -148,6 +148,7 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
         ({"contrasts": [{**SLOPE, "levels": 6}]}, "the levels 6; they are numbers above 0"),
         ({"contrasts": [{**SLOPE, "levels": [2, 4, 8]}]}, "one level a treatment"),
         ({"margin": "half"}, "margin is 'half'; it is a number from 0"),
+        ({"keep_weights": "yes"}, "keep_weights is 'yes'; it is true or false"),
         ({"margin": -0.1}, "margin is -0.1; it is a number from 0"),
         # Seeds, tuning, and the arms' own numbers
         ({"seeds": []}, r"seeds is \[\]; it is a list of different whole numbers from 0"),

@@ -14,16 +14,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepvit_edu.checkpoints import save_model
+from deepvit_edu.checkpoints import load_model, save_model
 from deepvit_edu.diagnostics import similarity_matrices
 from deepvit_edu.experiment import load_plan
-from deepvit_edu.experiment.engine import paired_model, splits
+from deepvit_edu.experiment.engine import paired_model, run_job, splits
 from deepvit_edu.experiment.measure import measure_model
 from deepvit_edu.experiment.plan import Job, arm_recipe
+from deepvit_edu.experiment.results import record_path, weights_path
 from deepvit_edu.files import atomic_path
-from deepvit_edu.records import save_record
 from deepvit_edu.specimens import DATA, REMEDIES
-from deepvit_edu.train import train
 from tools.contents import ROOT
 
 PLAN = ROOT / "book" / "experiments" / "specimens.yml"
@@ -59,30 +58,24 @@ def train_specimen(data_name: str, remedy: str) -> str:
     """Trains one specimen; writes its weights (half precision), its similarities by epoch and its record."""
     torch.set_num_threads(1)
     plan, job = load_plan(PLAN, data_name), Job(remedy, SEED)
-    record_path = ROOT / "book" / "records" / "specimens" / data_name / f"{job.name}.json"
-    if record_path.exists():
+    records = ROOT / "book" / "records"
+    path = record_path(plan, job, records)
+    if path.exists():
         return f"{data_name} {remedy}: has a record"
-    workspace = ROOT / "runs" / "specimens" / f"{remedy}_{data_name}"
-    workspace.mkdir(parents=True, exist_ok=True)
     train_set, test_set = splits(plan, remedy)
-    model = paired_model(plan, remedy, SEED, train_set.num_classes)
     order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(0))
-    trace = SimilarityTrace(test_set.normalise(test_set.images[order[:PROBE_IMAGES]]), workspace / "trace.safetensors")
+    probe = test_set.subset(order[:PROBE_IMAGES])
+    trace = SimilarityTrace(
+        probe.normalise(probe.images), ROOT / "runs" / "specimens" / f"{remedy}_{data_name}_similarity.safetensors"
+    )
     if not trace.matrices:
-        trace(model)
-    recipe = arm_recipe(plan, job, None)
-    record = train(
-        model, train_set, test_set, recipe, name=plan.model["name"], out=workspace, resume=True, device="cpu",
-        progress=False, after_epoch=trace,
-    )  # fmt: skip
-    record["plan"] = {"name": plan.name, "section": plan.section, "arm": remedy, "tuning": False}
-    record["diagnostics"] = measure_model(model, test_set)
+        trace(paired_model(plan, remedy, SEED, train_set.num_classes))
+    rate = arm_recipe(plan, job, None).learning_rate
+    record = run_job(plan, job, records, "cpu", rate, measure=measure_model, after_evaluation=trace)
+    model, about = load_model(weights_path(path))
     weights = ROOT / "book" / "weights" / f"{remedy}_{data_name}.safetensors"
-    weights.parent.mkdir(exist_ok=True)
-    about = {"name": plan.model["name"], "dataset": train_set.name, "classes": list(train_set.classes)}
-    save_model(in_half_precision(model), weights, mean=list(train_set.mean), std=list(train_set.std), **about)
+    save_model(in_half_precision(model), weights, **about)
     save_file(trace.matrices, weights.with_name(f"{weights.stem}_similarity.safetensors"))
-    save_record(record, record_path)
     return f"{data_name} {remedy}: accuracy {record['test_accuracy']:.2%}, {record['seconds']:.0f} s"
 
 

@@ -14,7 +14,7 @@ from . import __version__, bench, data, records
 from .allocator import restart_with_memory_kept
 from .checkpoints import load_model
 from .diagnostics import at_initialisation, collapse_report, similarity_matrices
-from .experiment import campaign, load_plan, measure_model, missing_jobs, run_plan, summary, waiting_text
+from .experiment import campaign, load_plan, measure_model, missing_jobs, power_table, run_plan, summary, waiting_text
 from .labels import load_label_maps
 from .nn.model import VisionTransformer
 from .train import Interrupted, Recipe, evaluate, pick_device, train
@@ -418,6 +418,7 @@ def _add_records(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the record whole")
     parser.add_argument("--plan", metavar="PLAN", help="say what the records of this plan tell, and what is missing")
     parser.add_argument("--section", metavar="NAME", help="the part of the plan")
+    parser.add_argument("--power", action="store_true", help="with --plan: how many seeds its contrasts need")
 
 
 def records_command(options: argparse.Namespace) -> None:
@@ -428,7 +429,10 @@ def records_command(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"there is no folder of records at {path}; `deepvit-edu run PLAN --folder {path}` makes it"
             )
-        print(summary(load_plan(options.plan, options.section), path))
+        plan = load_plan(options.plan, options.section)
+        print(summary(plan, path))
+        if options.power:
+            print(f"\n{align(power_table(plan, path))}")
         return
     if not path.exists():
         raise ValueError(f"there is no record or folder of records at {path}; `deepvit-edu train` writes record.json")

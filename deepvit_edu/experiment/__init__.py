@@ -7,6 +7,7 @@ study on a CPU and the full one on a GPU are the same experiment at two sizes.
 from .engine import run_plan
 from .measure import measure_model
 from .plan import Arm, Contrast, Job, Plan
+from .power import power_table
 from .reading import load_plan
 from .remedy import test_remedy
 from .results import missing_jobs
@@ -20,6 +21,7 @@ __all__ = [
     "load_plan",
     "measure_model",
     "missing_jobs",
+    "power_table",
     "run_plan",
     "summary",
     "test_remedy",

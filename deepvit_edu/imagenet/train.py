@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import save_model
 from ..data import DataError
+from ..options import check_number
 from ..signals import stop_requests
 from ..train import Interrupted, NonFiniteLossError, Resumable, autocast, pick_precision, seed_of
 from .checkpoint import Keeper, size_of
@@ -30,7 +31,7 @@ from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load
 from .objective import Learner, Objective
 from .pace import Pace
 from .processes import Processes, started
-from .recipe import EXECUTION, ImageNetRecipe, check_range, identity, list_recipes, load_recipe
+from .recipe import EXECUTION, ImageNetRecipe, identity, list_recipes, load_recipe
 from .validate import ERRORS, measure, sentence
 
 
@@ -64,9 +65,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("save_minutes", 0), ("max_unreadable", 0), ("look_every", 1)):
-            check_range(self, name, at_least=least)
+            check_number(name, getattr(self, name), at_least=least)
         if self.stop_after is not None:
-            check_range(self, "stop_after", at_least=1)
+            check_number("stop_after", self.stop_after, whole=True, at_least=1)
 
 
 class TrialEnded(Interrupted):

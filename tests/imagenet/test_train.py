@@ -166,7 +166,7 @@ def test_unreadable_images_are_named_counted_and_limited(tmp_path, capsys):
         (["smallest_crop=0"], "smallest_crop is 0; it must be more"),
         (["flip=2"], "flip is 2.0; it must be at least 0 and at most 1"),
         (["seed=-1"], "seed is -1; it must be at least 0"),
-        (["model_options.depth=abc"], "depth is abc; it must be a whole number"),
+        (["model_options.depth=abc"], "depth is 'abc'; it must be a whole number"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(root, tmp_path, capsys, changes, message):

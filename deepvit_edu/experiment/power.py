@@ -1,0 +1,63 @@
+"""How many seeds a study needs: what the scatter of paired differences lets it say."""
+
+import math
+from pathlib import Path
+
+from scipy.special import stdtrit
+
+from .plan import Contrast, Plan
+from .verdict import contrast_effect, results_of
+
+MOST = 1000
+
+
+def half_width(deviation: float, pairs: int, level: float = 0.95) -> float:
+    """Half of Student's interval of a mean of so many paired differences with this standard deviation."""
+    if pairs < 2:
+        return math.inf
+    return float(stdtrit(pairs - 1, (1 + level) / 2)) * deviation / math.sqrt(pairs)
+
+
+def pairs_for(deviation: float, margin: float, level: float = 0.95) -> int:
+    """The fewest pairs whose interval reaches no further than the margin to either side; MOST where more are needed.
+
+    Args:
+        deviation: standard deviation of the paired differences.
+        margin: in the same unit.
+        level: of the interval, widened already where several contrasts share the error.
+    """
+    return next((n for n in range(2, MOST) if half_width(deviation, n, level) <= margin), MOST)
+
+
+def deviation_of(effect_half_width: float, pairs: int, level: float) -> float:
+    """The standard deviation of the differences behind an interval of this half width."""
+    return effect_half_width * math.sqrt(pairs) / float(stdtrit(pairs - 1, (1 + level) / 2))
+
+
+def power_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
+    """One row for each contrast with two pairs or more, with a header: what its pairs could tell, and what one needs.
+
+    Columns: the contrast, its pairs, the standard deviation of its differences of accuracy, the half width of its
+    interval, the pairs that bring the half width down to the plan's margin, and the seeds that the plan declares.
+    """
+    results = results_of(plan, folder)
+    margin = f"pairs for {100 * plan.margin:g} points"
+    rows = [("contrast", "pairs", "deviation, points", "half width, points", margin, "seeds declared")]
+    return rows + [row for contrast in plan.contrasts if (row := _row(plan, contrast, results))]
+
+
+def _row(plan: Plan, contrast: Contrast, results: dict) -> tuple[str, ...] | None:
+    effect = contrast_effect(plan, contrast, results, "test_accuracy")
+    if effect.count < 2:
+        return None
+    half = effect.high - effect.mean
+    deviation = deviation_of(half, effect.count, effect.level)
+    needed = pairs_for(deviation, plan.margin, effect.level)
+    return (
+        contrast.name + (" (primary)" if contrast.primary else ""),
+        str(effect.count),
+        f"{100 * deviation:.2f}",
+        f"{100 * half:.2f}",
+        str(needed) if needed < MOST else f"{MOST} or more",
+        str(len(plan.seeds)),
+    )

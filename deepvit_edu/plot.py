@@ -1,8 +1,9 @@
 """Figures for the book: drawn by matplotlib, shown with a text alternative, legible in dark mode and to all eyes."""
 
-import base64
+import html
 import inspect
 import io
+import re
 import textwrap
 from collections.abc import Sequence
 from itertools import cycle
@@ -13,6 +14,7 @@ import torch
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -28,36 +30,100 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
-    "figure.facecolor": "white",
     "figure.dpi": 110,
     "font.size": 11,
     "legend.frameon": False,
 }
 
 
+SCREEN_DPI = 96
+NARROW_WIDTH = 3.7  # inches: a phone's column, so that text keeps its size there
+# Black is the colour of the page's text; the others are variables of the page's style, with these values without it.
+THEME_COLOURS = {"#000000": "currentColor"} | {
+    colour.lower(): f"var(--figure-{number}, {colour.lower()})" for number, colour in enumerate(COLOURS[:-1], 1)
+}
+PHONE_STYLE = (
+    "<style>.book-figure { margin: 1rem 0; } .figure-narrow { display: none; } @media (max-width: 576px) "
+    "{ .figure-stacked .figure-wide { display: none; } .figure-stacked .figure-narrow { display: block; } }</style>"
+)
 LOSSES = {"training": "-", "test": "--"}
 
 
-def show(fig: Figure, alt: str) -> None:
-    """Shows a figure in a notebook or page, with the text that stands for it and its numbers, folded; closes it.
+def show(fig: Figure, alt: str, caption: str = "") -> None:
+    """Shows a figure in a notebook or page: picture, caption, and its numbers in a folded table; closes it.
+
+    Args:
+        fig: a matplotlib figure.
+        alt: the text that stands for the picture for those who do not see it.
+        caption: what the figure says, best with the numbers of this run; below the picture.
 
     Raises:
         ValueError: when the text is missing.
     """
     if not alt.strip():
         raise ValueError("a figure needs a text alternative; say in a sentence what is to be seen in it")
-    display(HTML(figure_html(fig, alt, with_numbers=True)))
+    display(HTML(figure_html(fig, alt, caption, with_numbers=True)))
 
 
-def figure_html(fig: Figure, alt: str, with_numbers: bool = False) -> str:
-    """A figure as an HTML image with its text, and with its numbers in a folded table where asked; closes it."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
+def figure_html(fig: Figure, alt: str, caption: str = "", with_numbers: bool = False) -> str:
+    """A figure as HTML: an SVG, a second one for phones where panels can stand one below the other; closes it."""
     tables = folded_tables(fig) if with_numbers else ""
+    pictures = [_svg(fig, alt, "figure-wide")]
+    if _stack_panels(fig):
+        pictures.append(_svg(fig, alt, "figure-narrow"))
     plt.close(fig)
-    escaped = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escaped}" style="max-width: 100%; height: auto">{tables}'
+    stacked = " figure-stacked" if len(pictures) > 1 else ""
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="book-figure{stacked}">{PHONE_STYLE}{"".join(pictures)}{below}{tables}</figure>'
+
+
+def _svg(fig: Figure, alt: str, name: str) -> str:
+    """The figure as SVG on no ground, with text as text; lines and letters follow the colours of the page.
+
+    Pictures and maps are in it as PNG, untouched by the page's colours, at twice the resolution of a screen.
+    """
+    for legend in [*fig.legends, *filter(None, (ax.get_legend() for ax in fig.axes))]:
+        legend.set_frame_on(False)
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        fig.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, dpi=2 * SCREEN_DPI)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # within a page, SVG needs no address of what it is
+    svg = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)  # that style would reach the whole page
+    for colour, variable in THEME_COLOURS.items():
+        svg = re.sub(rf"(stroke|fill): {colour}\b", rf"\1: {variable}", svg)
+    # The figure's size on a screen; a narrower column makes it smaller.
+    points = re.findall(r' (?:width|height)="([\d.]+)pt"', svg)
+    width, height = (round(float(size) * SCREEN_DPI / 72) for size in points)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    start = f'<svg class="figure-picture {name}" role="img" aria-label="{html.escape(alt)}" '
+    look = 'fill="currentColor" stroke-linejoin="round" '
+    size = f'style="width: 100%; max-width: {width}px; aspect-ratio: {width} / {height}" '
+    return svg.replace("<svg ", start + look + size, 1)
+
+
+def _stack_panels(fig: Figure) -> bool:
+    """Arranges a row of panels for a phone's column, pictures in twos or threes; whether there was anything to do."""
+    panels = fig.axes
+    if any(ax.get_subplotspec() is None or ax.get_label() == "<colorbar>" for ax in panels):
+        return False
+    pictures = any(ax.images for ax in panels)
+    rows, columns = panels[0].get_subplotspec().get_gridspec().get_geometry() if panels else (1, 1)
+    if pictures and rows > 1:  # rows of pictures belong together column by column
+        return False
+    across = (2 if len(panels) <= 4 else 3) if pictures else 1
+    if columns <= across:
+        return False
+    down = -(-len(panels) // across)
+    panel_height = NARROW_WIDTH / across if pictures else min(fig.get_figheight() / rows, 2.8)
+    grid = GridSpec(down, across, figure=fig)
+    for place, ax in enumerate(panels):
+        ax.set_subplotspec(grid[place // across, place % across])
+        if not pictures:  # a panel by itself says what it counts
+            ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
+    fig.set_size_inches(NARROW_WIDTH, panel_height * down)
+    return True
 
 
 def show_source(*objects: object) -> Markdown:

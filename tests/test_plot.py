@@ -1,5 +1,6 @@
 import base64
 import re
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import pytest
@@ -15,15 +16,91 @@ def shown(monkeypatch):
     return pages
 
 
-def test_figure_carries_its_text_and_is_closed(shown):
+def test_figure_carries_its_text_and_caption_and_is_closed(shown):
     fig, ax = plot.figure()
     ax.plot([1, 2])
-    plot.show(fig, 'a line that <rises> & "shines"')
+    plot.show(fig, 'a line that <rises> & "shines"', caption="It rises by 1 < 2.")
     (page,) = shown
-    assert 'alt="a line that &lt;rises> &amp; &quot;shines&quot;"' in page
-    data = re.search(r"base64,([^\"]+)", page).group(1)
-    assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert 'aria-label="a line that &lt;rises&gt; &amp; &quot;shines&quot;"' in page
+    assert "<figcaption>It rises by 1 &lt; 2.</figcaption>" in page
+    assert "figure-data" in page
     assert not plt.fignum_exists(fig.number)
+
+
+def svgs(page):
+    names = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    found = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    return [ElementTree.fromstring(svg.replace("<svg ", names, 1)) for svg in found]
+
+
+def test_figure_takes_the_colours_of_the_page():
+    fig, ax = plot.figure()
+    ax.plot([1, 2], label="a line")
+    ax.plot([2, 1], color="black")
+    ax.legend()
+    page = plot.figure_html(fig, "two lines")
+    assert "stroke: var(--figure-1, #0072b2)" in page
+    assert "#000000" not in page  # black is the colour of the text around it
+    assert "#ffffff" not in page  # no ground of its own
+    texts = [text for text in svgs(page)[0].iter("{http://www.w3.org/2000/svg}text")]
+    assert "a line" in [text.text for text in texts]
+    assert all("fill" not in text.get("style") for text in texts)  # inherited from the picture, which is currentColor
+    assert svgs(page)[0].get("fill") == "currentColor"
+
+
+def test_map_is_a_picture_of_bounded_size_whose_colours_stay():
+    fig, ax = plot.figure(width=3, height=3)
+    ax.imshow(torch.rand(2000, 2000), cmap="viridis")
+    page = plot.figure_html(fig, "noise")
+    data = re.search(r"data:image/png;base64,([^\"]+)", page).group(1)
+    png = base64.b64decode(re.sub(r"\s", "", data))
+    assert png.startswith(b"\x89PNG")
+    width = int.from_bytes(png[16:20], "big")
+    assert 1.5 * 96 * 2 < width < 3 * 96 * 2  # twice a screen's resolution, however large the map
+
+
+def test_panels_stand_one_below_the_other_on_a_phone():
+    fig, axes = plot.figure(1, 3, width=9, height=3)
+    for number, ax in enumerate(axes):
+        ax.plot([1, number])
+        ax.set_title(f"panel {number}")
+    axes[0].set_ylabel("loss")
+    page = plot.figure_html(fig, "three panels")
+    wide, narrow = (list(map(float, svg.get("viewBox").split()))[2:] for svg in svgs(page))
+    assert wide[0] > 2 * wide[1]
+    assert narrow[0] < 300 < 2 * narrow[0] < narrow[1] * 1.5
+    assert page.count(">panel 2</text>") == 2
+    assert page.count(">loss</text>") == 1 + 3  # a panel by itself says what it counts
+    identifiers = re.findall(r' id="([^"]+)"', re.sub(r'<g id="[^"]+"', "<g", page))
+    assert len(identifiers) == len(set(identifiers))  # a clip of the hidden one must not stand for the other's
+
+
+def test_a_row_of_pictures_stands_in_twos_on_a_phone():
+    page = plot.figure_html(plot.plot_images(torch.rand(4, 3, 8, 8)), "four pictures")
+    wide, narrow = (list(map(float, svg.get("viewBox").split()))[2:] for svg in svgs(page))
+    assert wide[0] > 3 * wide[1]
+    assert 0.7 < narrow[0] / narrow[1] < 1.4
+
+
+@pytest.mark.parametrize("kind", ["one panel", "two pictures", "rows of pictures", "maps with a scale"])
+def test_what_belongs_together_has_one_form(kind):
+    draw = {
+        "one panel": lambda: plot.figure()[0],
+        "two pictures": lambda: plot.plot_images(torch.rand(2, 3, 8, 8)),
+        "rows of pictures": lambda: plot.plot_images(torch.rand(4, 3, 8, 8), columns=2),
+        "maps with a scale": lambda: plot.plot_similarity({"a": torch.eye(3), "b": torch.eye(3)}),
+    }
+    page = plot.figure_html(draw[kind](), "as it is")
+    assert len(svgs(page)) == 1
+    assert "figure-stacked" not in page.split(">")[0]
+
+
+def test_figure_leaves_the_rest_of_the_page_alone():
+    fig, _ = plot.figure()
+    page = plot.figure_html(fig, "axes")
+    (rules,) = re.findall(r"<style>(.*?)</style>", page)
+    assert all("figure" in rule or "@media" in rule for rule in re.findall(r"[^{}]+(?=\{)", rules))
+    assert "<style" not in page.replace(f"<style>{rules}</style>", "")
 
 
 def test_figure_without_text_is_refused():

@@ -70,9 +70,9 @@ def test_wide_page_has_readable_figures(visit: Callable, page: str) -> None:
     broken = opened.evaluate(
         """() => {
             const article = document.querySelector('article');
-            return [...article.querySelectorAll('img')]
+            return [...article.querySelectorAll('img, svg[role=img]')]
                 .filter(image => image.naturalWidth === 0 || image.clientWidth > article.clientWidth)
-                .map(image => image.alt);
+                .map(image => image.alt || image.getAttribute('aria-label'));
         }"""
     )
     assert broken == []

@@ -56,8 +56,8 @@ def test_no_traceback_and_no_raw_markup(read_page: Reader, page: str) -> None:
 
 
 def test_pictures_have_alternative_text(read_page: Reader, page: str) -> None:
-    for image in read_page(page).find("article").find_all("img"):
-        alt = image.get("alt", "").strip()
+    for image in read_page(page).find("article").select("img, svg[role=img]"):
+        alt = image.get("aria-label" if image.name == "svg" else "alt", "").strip()
         assert alt, f"no alt: {str(image)[:120]}"
         assert not re.search(r"\.(png|svg|jpe?g|gif|webp)$|/", alt), f"a file name as alt: {alt}"
         assert len(alt.split()) >= 3, f"an alt that describes nothing: {alt}"

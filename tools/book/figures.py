@@ -1,4 +1,4 @@
-"""Take the figures out of the built book, for slides: _build/figures/CHAPTER-NN.png, and an index with captions.
+"""Take the figures out of the built book, for slides: _build/figures/CHAPTER-NN.svg, and an index with captions.
 
 python -m tools.book.figures [--out FOLDER]
 """
@@ -6,7 +6,6 @@ python -m tools.book.figures [--out FOLDER]
 from __future__ import annotations
 
 import argparse
-import base64
 import html
 import re
 import sys
@@ -16,20 +15,22 @@ import nbformat
 
 from tools.contents import ROOT, notebook_pages
 
-IMAGE = re.compile(r'<img src="data:image/png;base64,(?P<data>[^"]+)" alt="(?P<alt>[^"]*)"')
+PICTURE = re.compile(r'<svg class="figure-picture figure-wide"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>', re.DOTALL)
+# What an SVG file needs and an SVG within a page does not.
+NAMES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 LICENCE = (
     "These figures are from *Deeper Vision Transformers, step by step*, licensed CC BY 4.0: use and change them, and "
     "name the book. They show drawn shapes, numbers, and matplotlib's public-domain photograph."
 )
 
 
-def figures_of(notebook: Path) -> list[tuple[bytes, str]]:
+def figures_of(notebook: Path) -> list[tuple[str, str]]:
     """The pictures in the outputs of an executed notebook, each with its text alternative."""
     cells = nbformat.read(notebook, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     pages = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
-    found = [match for page in pages for match in IMAGE.finditer(page)]
-    return [(base64.b64decode(match["data"]), html.unescape(match["alt"])) for match in found]
+    found = [match for page in pages for match in PICTURE.finditer(page)]
+    return [(match[0].replace("<svg ", f"<svg {NAMES} ", 1), html.unescape(match["alt"])) for match in found]
 
 
 def export(executed: Path, out: Path) -> int:
@@ -39,8 +40,8 @@ def export(executed: Path, out: Path) -> int:
     count = 0
     for page in notebook_pages():
         for number, (picture, alt) in enumerate(figures_of(executed / f"{page}.ipynb"), start=1):
-            name = f"{Path(page).name}-{number:02}.png"
-            (out / name).write_bytes(picture)
+            name = f"{Path(page).name}-{number:02}.svg"
+            (out / name).write_text(picture, encoding="utf-8")
             lines += [f"- [{name}]({name}): {alt}"]
             count += 1
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.data import Mixup
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -23,10 +24,12 @@ def random_crop(images: Tensor, padding: int) -> Tensor:
     return windows[torch.arange(batch, device=images.device), :, top, left]
 
 
-def random_flip(images: Tensor) -> Tensor:
-    """Mirrors each image left to right with probability one half; (B, 3, H, W) to the same."""
+def random_flip(images: Tensor, probability: float = 0.5) -> Tensor:
+    """Mirrors each image left to right with that probability; (B, 3, H, W) to the same."""
+    if probability == 0:
+        return images
     count, device = len(images), images.device
-    mirrored = torch.rand(count, device=device) < 0.5
+    mirrored = torch.rand(count, device=device) < probability
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(count, device=device) + count * mirrored)  # much faster than a mask
 
@@ -46,3 +49,16 @@ def rand_augment(images: Tensor, num_ops: int, magnitude: int = 9, groups: int =
         return images
     transform = v2.RandAugment(num_ops=num_ops, magnitude=magnitude)
     return torch.cat([transform(part) for part in images.chunk(groups)])
+
+
+def mixed(mixup: Mixup, images: Tensor) -> tuple[Tensor, float]:
+    """Images (B, 3, H, W), mixed in place with the batch-flipped ones, and the share of themselves that is left.
+
+    Args:
+        mixup: timm's, made with `num_classes=2` and no label smoothing.
+        images: an even number of them.
+    """
+    # timm tells the share only through targets: of two classes, one in each half of the batch.
+    halves = torch.arange(len(images), device=images.device) >= len(images) // 2
+    images, targets = mixup(images, halves.long())
+    return images, targets[0, 0]

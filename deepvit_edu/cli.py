@@ -118,7 +118,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in that folder, where there is one")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
-    parser.add_argument("--drop-path", type=float, default=0.0, metavar="P", help="stochastic depth of the last block")
     parser.add_argument(
         "--label-maps", metavar="FILE", help="the tokens' labels, written by labels.save_label_maps, for --token-weight"
     )
@@ -143,7 +142,7 @@ def train_command(options: argparse.Namespace) -> None:
     torch.manual_seed(recipe.seed)
     dense = {"dense_head": True} if recipe.token_weight else {}
     model = create_model(
-        options.model, num_classes=len(train_set.classes), img_size=img_size, drop_path_rate=options.drop_path, **dense
+        options.model, num_classes=len(train_set.classes), img_size=img_size, drop_path_rate=recipe.drop_path, **dense
     )
     out = Path(options.out or f"runs/{options.model}_{Path(options.data).name}_s{recipe.seed}")
     record = train(

@@ -41,11 +41,11 @@ def whole_views(count: int) -> Views:
     return Views(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(count, 1), torch.zeros(count, dtype=torch.bool))
 
 
-def random_views(count: int, smallest_area: float = 0.08) -> Views:
-    """Square crops of `smallest_area` to all of the image, anywhere in it, half of them mirrored."""
+def random_views(count: int, smallest_area: float = 0.08, flip: float = 0.5) -> Views:
+    """Square crops of `smallest_area` to all of the image, anywhere in it, mirrored with the probability `flip`."""
     side = torch.empty(count, 1).uniform_(smallest_area, 1).sqrt()
     corner = torch.rand(count, 2) * (1 - side)  # left and top
-    return Views(torch.cat([corner, corner + side], dim=1), torch.rand(count) < 0.5)
+    return Views(torch.cat([corner, corner + side], dim=1), torch.rand(count) < flip)
 
 
 def take_views(pictures: Tensor, views: Views, size: int) -> Tensor:

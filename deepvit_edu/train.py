@@ -29,7 +29,7 @@ from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from . import records
-from .augment import rand_augment, random_crop, random_flip
+from .augment import mixed, rand_augment, random_crop, random_flip
 from .checkpoints import save_model
 from .data import ImageSet
 from .diagnostics import attention_blocks
@@ -37,6 +37,7 @@ from .files import atomic_path
 from .labels import Views, check_label_maps, random_views, smooth, soft_targets, take_views, token_labeling_loss
 from .nn.attention import legible_attention
 from .nn.model import VisionTransformer
+from .old_options import current_options
 from .options import check_options, option
 from .signals import stop_requests
 
@@ -77,18 +78,22 @@ class Recipe:
     label_smoothing: float = option(0.1, "part of the target that is spread over all classes", at_least=0, below=1)
     clip_grad: float = option(1.0, "largest norm of the gradient; 0 for no limit", at_least=0)
     crop_padding: int = option(4, "pixels by which images are shifted at most", at_least=0)
-    flip: bool = option(True, "mirror half of the images")
+    flip: float = option(0.5, "probability with which an image is mirrored", at_least=0, at_most=1)
     rand_augment: int = option(0, "operations of RandAugment an image; 0 for none", at_least=0)
     rand_magnitude: int = option(9, "strength of these operations, 0 to 30", at_least=0, at_most=30)
     mixup: float = option(0.0, "alpha of Mixup's Beta distribution; 0 for none", at_least=0)
     cutmix: float = option(0.0, "alpha of CutMix's Beta distribution; 0 for none", at_least=0)
     erase: float = option(0.0, "probability of random erasing", at_least=0, below=1)
-    smallest_view: float = option(
-        0.0, "smallest part of the image in a random square view; 0 for shifts instead", at_least=0, below=1
+    smallest_crop: float = option(
+        0.0, "smallest part of the image's area in a random crop; 0 for shifts instead", at_least=0, at_most=1
     )
     token_weight: float = option(0.0, "weight of the patch tokens in the loss (token labeling); 0 for none", at_least=0)
     map_penalty: float = option(
         0.0, "weight of the similarity of neighbouring blocks' maps in the loss; 0 for none", at_least=0
+    )
+    map_penalty_pairs: int = option(0, "pairs of blocks that it takes, from the first on; 0 for all", at_least=0)
+    drop_path: float = option(
+        0.0, "stochastic depth: the probability in the last block; 0 for what the model has", at_least=0, below=1
     )
     ema_decay: float = option(
         0.0, "average the weights with this decay and evaluate the average; 0 for none", at_least=0, below=1
@@ -102,10 +107,8 @@ class Recipe:
         check_precision(self.precision)
         if self.compile and self.map_penalty:
             raise ValueError("map_penalty reads the maps, which a compiled model does not show; set compile to false")
-        if self.token_weight and not self.smallest_view:
-            raise ValueError("token labels are cropped with their images; set smallest_view, too, to 0.5 for instance")
-        if self.token_weight and (self.mixup or self.cutmix):
-            raise ValueError("token labels do not go with mixup or cutmix here; set token_weight, or these, to 0")
+        if self.token_weight and not self.smallest_crop:
+            raise ValueError("token labels are cropped with their images; set smallest_crop, too, to 0.5 for instance")
         if self.evaluate_every % self.batch_size:
             raise ValueError(
                 f"evaluate_every is {self.evaluate_every} images, which no number of batches of {self.batch_size} "
@@ -386,6 +389,8 @@ class Run(Resumable):
         r = self.recipe
         if not (r.mixup or r.cutmix):
             return None
+        if r.token_weight:  # all targets are mixed here, by the share that `mixed` reports
+            return Mixup(r.mixup, r.cutmix, label_smoothing=0.0, num_classes=2)
         classes = self.model.config.num_classes
         return Mixup(r.mixup, r.cutmix, label_smoothing=r.label_smoothing, num_classes=classes)
 
@@ -451,7 +456,8 @@ class Run(Resumable):
         with autocast(self.device, self.dtype), collected_maps(self.model if recipe.map_penalty else None) as maps:
             loss = self._loss(self.forward(batch.images), batch)
             if maps:
-                loss = loss + recipe.map_penalty * map_likeness(maps)
+                pairs = recipe.map_penalty_pairs or len(maps)
+                loss = loss + recipe.map_penalty * map_likeness(maps[: pairs + 1])
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if recipe.clip_grad:
@@ -471,25 +477,26 @@ class Run(Resumable):
         chosen = order[position * r.batch_size : (position + 1) * r.batch_size].to(self.device)
         random_seed(seed_of(r.seed, step, 1))  # timm's: of torch, NumPy and `random`
         images, labels = self.train_set.batch(chosen)
-        views = random_views(len(images), r.smallest_view) if r.smallest_view else None
-        if views is not None and not r.flip:
-            views = views._replace(mirrored=torch.zeros_like(views.mirrored))
+        views = random_views(len(images), r.smallest_crop, r.flip) if r.smallest_crop else None
         if views is None:
-            images = random_crop(images, r.crop_padding)
-            images = random_flip(images) if r.flip else images
+            images = random_flip(random_crop(images, r.crop_padding), r.flip)
         images = self.train_set.normalise(rand_augment(images, r.rand_augment, r.rand_magnitude))
         if views is not None:
             images = take_views(images, views, images.shape[-1])
-        targets = labels
-        if self.mixup:
-            images, targets = self.mixup(images, targets)
-        return Batch(self.erase(images), targets, self._token_targets(chosen, views) if r.token_weight else None)
+        if r.token_weight:
+            targets = self._distributions(labels), self._token_targets(chosen, labels, views)
+            if self.mixup:
+                images, share = mixed(self.mixup, images)
+                targets = (share * each + (1 - share) * each.flip(0) for each in targets)
+            return Batch(self.erase(images), *targets)
+        images, targets = self.mixup(images, labels) if self.mixup else (images, labels)
+        return Batch(self.erase(images), targets, None)
 
-    def _token_targets(self, chosen: Tensor, views: Views) -> Tensor:
-        """What each patch token of the chosen images, as they are viewed, is to say (B, N, K)."""
+    def _token_targets(self, chosen: Tensor, labels: Tensor, views: Views) -> Tensor:
+        """The targets (B, N, K) of the patch tokens of the chosen images, as they are viewed."""
         classes, patches = self.model.config.num_classes, self.model.patch_embed
         if self.label_maps is None:
-            return self._distributions(self.train_set.labels[chosen])[:, None].expand(-1, patches.num_tokens, -1)
+            return self._distributions(labels)[:, None].expand(-1, patches.num_tokens, -1)
         maps = self.label_maps.index_select(0, chosen)
         return soft_targets(maps, classes, patches.grid_size, views, self.recipe.label_smoothing)[1]
 
@@ -505,8 +512,8 @@ class Run(Resumable):
 
     def _loss(self, output: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         if batch.token_targets is not None:
-            of_image, weight = self._distributions(batch.targets), self.recipe.token_weight
-            return token_labeling_loss(*output, of_image, batch.token_targets, token_weight=weight)
+            weight = self.recipe.token_weight
+            return token_labeling_loss(*output, batch.targets, batch.token_targets, token_weight=weight)
         # Mixup's targets are distributions, smoothed already.
         smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
         return F.cross_entropy(output.float(), batch.targets, label_smoothing=smoothing)
@@ -597,7 +604,8 @@ class Run(Resumable):
         except Exception as error:  # torch.load raises many types for a damaged file
             raise ValueError(f"{self.checkpoint_path} cannot be read; delete it to start again") from error
         ours = self._identity()
-        identity["recipe"] = {**asdict(Recipe()), **identity["recipe"]}  # options that are younger than it
+        # Options may be younger than the checkpoint.
+        identity["recipe"] = {**asdict(Recipe()), **current_options(identity["recipe"])}
         for part in ("model", "recipe"):
             for name, value in ours[part].items():
                 if identity[part].get(name) != value:
@@ -705,6 +713,11 @@ def _check_fit(
         )
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
         raise ValueError(f"Mixup pairs images, so batch_size {recipe.batch_size} must be even")
+    if recipe.drop_path not in (0, config.drop_path_rate):
+        raise ValueError(
+            f"the recipe has drop_path {recipe.drop_path} and the model drop_path_rate {config.drop_path_rate}; create "
+            f"the model with drop_path_rate={recipe.drop_path}"
+        )
     if recipe.token_weight and model.dense_head is None:
         raise ValueError("token labels need a head on every token; create the model with dense_head=True")
     if label_maps is not None and not recipe.token_weight:

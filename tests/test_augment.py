@@ -1,6 +1,7 @@
 import torch
+from timm.data import Mixup
 
-from deepvit_edu.augment import rand_augment, random_crop, random_flip
+from deepvit_edu.augment import mixed, rand_augment, random_crop, random_flip
 
 IMAGES = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
 
@@ -36,3 +37,15 @@ def test_rand_augment_varies_within_a_batch():
     assert out.dtype == torch.uint8
     assert len({tuple(image.flatten().tolist()) for image in out}) > 3
     assert rand_augment(IMAGES, 0) is IMAGES
+
+
+def test_images_are_mirrored_with_the_probability_given():
+    assert torch.equal(random_flip(IMAGES, 0), IMAGES)
+    assert torch.equal(random_flip(IMAGES, 1), IMAGES.flip(-1))
+
+
+def test_mixing_reports_the_share_of_themselves_that_is_left():
+    mixup, levels = Mixup(1.0, label_smoothing=0.0, num_classes=2), torch.tensor([1.0, 2.0, 4.0, 8.0])
+    images, share = mixed(mixup, levels[:, None, None, None].expand(-1, 3, 8, 8).clone())
+    assert torch.allclose(images[:, 0, 0, 0], share * levels + (1 - share) * levels.flip(0))
+    assert 0 < share < 1

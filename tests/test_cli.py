@@ -50,7 +50,7 @@ def test_train_evaluate_records(here, capsys):
 def test_token_labels_from_a_file(here, capsys):
     images = data.load("shapes", "train", limit=64, img_size=32)
     save_label_maps(torch.zeros(64, 2, 1, 4, 4).half(), "maps.safetensors", images)
-    options = ("--token-weight", "0.5", "--smallest-view", "0.5", "--label-maps", "maps.safetensors", "--out", "run")
+    options = ("--token-weight", "0.5", "--smallest-crop", "0.5", "--label-maps", "maps.safetensors", "--out", "run")
     assert main(["train", *FAST, *options]) == 0
     assert load_record("run/record.json")["config"]["model"]["dense_head"] is True
     assert "made for other images" in failure(capsys, "train", *FAST, *options, "--limit", "32", "--batch-size", "8")
@@ -84,7 +84,7 @@ def test_a_second_run_into_the_folder_is_refused_and_resume_is_named(here, capsy
         (["train", *FAST, "--batch-size", "65"], "more than the 64 training images"),
         (["train", *FAST, "--epochs", "0"], "epochs is 0"),
         (["train", *FAST, "--label-maps", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["train", *FAST, "--token-weight", "0.5"], "set smallest_view"),
+        (["train", *FAST, "--token-weight", "0.5"], "set smallest_crop"),
         (["train", *FAST, "--device", "warp"], "device 'warp' cannot be used here"),
         (["train", *FAST, "--precision", "int3"], "precision is 'int3'"),
         (["evaluate", "nothing"], "there is no model file"),

@@ -29,7 +29,7 @@ from tests.helpers import tiny_model, tiny_set
 
 # Everything that draws random numbers is on, so that a resumed run has to draw the same ones.
 RECIPE = Recipe(epochs=4, batch_size=8, rand_augment=1, mixup=0.2, cutmix=1.0, erase=0.5, ema_decay=0.9, crop_padding=1)
-TOKEN_LABELS = Recipe(epochs=20, batch_size=8, learning_rate=3e-3, smallest_view=0.5, token_weight=0.5)
+TOKEN_LABELS = Recipe(epochs=20, batch_size=8, learning_rate=3e-3, smallest_crop=0.5, token_weight=0.5)
 NEVER_THE_SAME = ("seconds", "images_per_second", "started", "curves")
 
 
@@ -150,6 +150,18 @@ def test_a_checkpoint_older_than_an_option_is_continued(tmp_path):
     del state["identity"]["recipe"]["token_weight"]
     torch.save(state, tmp_path / "checkpoint.pt")
     _, resumed = run(out=tmp_path, resume=True)
+    same_results(whole, resumed)
+
+
+def test_a_checkpoint_with_old_names_of_options_is_continued(tmp_path):
+    _, whole = run(replace(RECIPE, flip=0.0))
+    with pytest.raises(Interrupted):
+        run(replace(RECIPE, flip=0.0), out=tmp_path, max_seconds=0)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    recipe = state["identity"]["recipe"]
+    recipe["smallest_view"], recipe["flip"] = recipe.pop("smallest_crop"), False
+    torch.save(state, tmp_path / "checkpoint.pt")
+    _, resumed = run(replace(RECIPE, flip=0.0), out=tmp_path, resume=True)
     same_results(whole, resumed)
 
 
@@ -288,11 +300,30 @@ def test_tokens_learn_what_the_label_maps_say_of_their_place_and_mirrored_with_t
     assert rows == [[1, 0] if seen else [0, 1] for seen in mirrored]
     assert set(mirrored) == {True, False}
     unflipped = train_module.Run(
-        model, half_dark, half_dark, replace(TOKEN_LABELS, flip=False), "tiny", None, device, maps_that_say([0, 1])
+        model, half_dark, half_dark, replace(TOKEN_LABELS, flip=0), "tiny", None, device, maps_that_say([0, 1])
     )
     images, _, token_targets = unflipped._batch(0)
     assert (images[..., :4].mean(dim=(1, 2, 3)) < images[..., 4:].mean(dim=(1, 2, 3))).all()
     assert token_targets.view(8, 2, 2, 3).argmax(dim=-1)[:, 0].tolist() == [[0, 1]] * 8
+
+
+def test_targets_of_tokens_are_mixed_with_the_images():
+    recipe = replace(TOKEN_LABELS, mixup=1.0, flip=0, label_smoothing=0.0, smallest_crop=1.0)
+    flat = tiny_set()
+    flat.images[:] = 80 * flat.labels.to(torch.uint8)[:, None, None, None]
+    model, device = tiny_model(dense_head=True), torch.device("cpu")
+    images, targets, token_targets = train_module.Run(model, flat, flat, recipe, "tiny", None, device)._batch(0)
+    levels = flat.normalise(torch.tensor([0, 80, 160], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 8, 8))
+    assert ((targets > 0).sum(dim=1) == 2).any()  # two classes where the partner is of another one
+    assert torch.allclose(images.mean(dim=(2, 3)), targets @ levels.mean(dim=(2, 3)), atol=1e-4)
+    assert torch.allclose(token_targets, targets[:, None].expand_as(token_targets))
+
+
+def test_stochastic_depth_of_the_recipe_is_the_models():
+    with pytest.raises(ValueError, match=r"create the model with drop_path_rate=0\.3"):
+        run(replace(RECIPE, drop_path=0.3))
+    _, record = run(replace(RECIPE, epochs=1, drop_path=0.3), tiny_model(drop_path_rate=0.3))
+    assert np.isfinite(record["train_loss"])
 
 
 def test_without_label_maps_every_token_is_told_the_images_class():
@@ -327,10 +358,8 @@ def test_settings_are_checked(monkeypatch):
         Recipe(compile=True, map_penalty=0.1)
     with pytest.raises(ValueError, match="batch_size is -1"):
         evaluate(tiny_model(), tiny_set(), batch_size=-1)
-    with pytest.raises(ValueError, match="set smallest_view, too"):
+    with pytest.raises(ValueError, match="set smallest_crop, too"):
         Recipe(token_weight=0.5)
-    with pytest.raises(ValueError, match="do not go with mixup or cutmix"):
-        Recipe(token_weight=0.5, smallest_view=0.5, cutmix=1.0)
     with pytest.raises(ValueError, match="cannot be used here"):
         pick_device("no-such-device")
     monkeypatch.setenv("DEEPVIT_EDU_TIER", "huge")
@@ -377,7 +406,7 @@ def test_time_that_is_over_interrupts_and_the_run_resumes(tmp_path):
 
 
 def test_averaged_weights_have_statistics_of_their_own():
-    recipe = Recipe(epochs=2, batch_size=8, ema_decay=0.5, crop_padding=0, flip=False)
+    recipe = Recipe(epochs=2, batch_size=8, ema_decay=0.5, crop_padding=0, flip=0)
     model, _ = run(recipe, tiny_model(attention=("re",)))
     images = tiny_set().normalise(tiny_set().images)
     seen = []
@@ -443,7 +472,7 @@ def test_a_run_on_drawn_images_resumes_to_the_same_numbers(tmp_path, monkeypatch
         torch.manual_seed(0)
         model = create_model("cifar_vit_4x64", num_classes=10, img_size=64, patch_size=32, embed_dim=8, num_heads=2)
         sets = (data.load("framed-quarter", split, limit=limit) for split, limit in (("train", 1040), ("test", 20)))
-        recipe = Recipe(epochs=1, batch_size=40, evaluate_every=400, crop_padding=0, flip=False)
+        recipe = Recipe(epochs=1, batch_size=40, evaluate_every=400, crop_padding=0, flip=0)
         return train(model, *sets, recipe, device="cpu", **options)
 
     whole = on_drawn_images()

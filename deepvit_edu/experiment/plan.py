@@ -90,6 +90,8 @@ class Job:
 def arm_config(plan: Plan, arm: str, num_classes: int) -> ViTConfig:
     """The configuration of an arm's model; the annotator's where the arm is ANNOTATOR."""
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in arm_model(plan, arm).items()}
+    if drop_path := {**plan.recipe, **declared_arm(plan, arm).recipe}.get("drop_path"):
+        options.setdefault("drop_path_rate", drop_path)
     return model_config(options.pop("name"), num_classes=num_classes, **options)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..nn.model import VisionTransformer
+from ..old_options import current_options
 from ..train import Recipe
 from ..words import nearest
 from ..yaml_files import read_yaml
@@ -66,6 +67,7 @@ def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
     arms = {name: _arm_of(f"the arm '{name}'", options) for name, options in declared.pop("arms").items()}
     for key in ("data", "model", "recipe"):
         declared[key] = _parts(key, declared[key])
+    declared["recipe"] = current_options(declared["recipe"])
     declared["contrasts"] = tuple(_contrast_of(options, arms) for options in declared.get("contrasts", ()))
     declared["seeds"] = _seeds_of("seeds", declared["seeds"])
     declared["tuning"] = _tuning_of(declared.get("tuning"))
@@ -150,6 +152,8 @@ def _arm_of(what: str, options: Any) -> Arm:
     options = dict(_parts(what, options, ARM_OPTIONS))
     for key in {"model", "recipe", "data"} & set(options):
         options[key] = _parts(f"the {key} of {what}", options[key])
+    if "recipe" in options:
+        options["recipe"] = current_options(options["recipe"])
     if not isinstance(options.get("annotated", False), bool):
         raise ValueError(f"{what} has annotated {options['annotated']!r}; it is true or false")
     if not _is_whole(priority := options.get("priority", 1)) or priority < 1:
@@ -204,7 +208,7 @@ def _tuning_of(options: Any) -> dict:
     if "train_images" in options and not (isinstance(options["train_images"], int) and options["train_images"] > 0):
         raise ValueError(f"train_images of tuning is {options['train_images']!r}; it is a number of images, 1 or more")
     if "recipe" in options:
-        options["recipe"] = _parts("the recipe of tuning", options["recipe"])
+        options["recipe"] = current_options(_parts("the recipe of tuning", options["recipe"]))
     return options
 
 
@@ -310,6 +314,11 @@ def _check_arm(plan: Plan, name: str) -> None:
         VisionTransformer(replace(config, depth=2))
     jobs = [job for job in all_jobs(plan) if job.arm == name] or [Job(name, plan.seeds[0])]
     for recipe in (arm_recipe(plan, job, job.learning_rate) for job in jobs):  # tuning has recipes of its own
+        if recipe.drop_path not in (0, config.drop_path_rate):
+            raise ValueError(
+                f"the arm '{name}' has drop_path {recipe.drop_path} and its model drop_path_rate "
+                f"{config.drop_path_rate}; leave drop_path_rate out"
+            )
         if recipe.token_weight and not config.dense_head:
             raise ValueError(
                 f"the arm '{name}' has a token_weight and no head on its tokens; add dense_head: true to its model"

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from .. import data
+from ..old_options import current_options
 from ..records import Record, load_record
 from ..train import Recipe
 from .plan import ANNOTATOR, Job, Plan, all_jobs, arm_config, arm_data, arm_recipe
@@ -64,7 +65,7 @@ def outcome(plan: Plan, job: Job, folder: Path) -> Record | None:
 def _load_failure(plan: Plan, job: Job, path: Path, folder: Path) -> Record:
     try:
         failed = json.loads(path.read_text(encoding="utf-8"))
-        told, recipe = {"failed": failed["failed"]}, dict(failed["recipe"])
+        told, recipe = {"failed": failed["failed"]}, current_options(failed["recipe"])
         rate = recipe["learning_rate"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not tell of a run that failed; remove it to run again: {error!r}") from error
@@ -76,7 +77,7 @@ def _load_failure(plan: Plan, job: Job, path: Path, folder: Path) -> Record:
 def check_declared(plan: Plan, job: Job, record: Record, path: Path, folder: Path) -> None:
     """ValueError where a record at `path` was made with another model, recipe or number of images than declared."""
     try:
-        model, recipe = record["config"]["model"], record["config"]["recipe"]
+        model, recipe = record["config"]["model"], current_options(record["config"]["recipe"])
         config = arm_config(plan, job.arm, model["num_classes"])
         declared = arm_recipe(plan, job, _declared_rate(plan, job, folder) or recipe["learning_rate"])
     except (KeyError, TypeError) as error:

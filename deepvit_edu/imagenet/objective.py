@@ -8,6 +8,7 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
+from ..augment import mixed
 from ..labels import Views, mix_class_targets, random_box, smooth, soft_targets, token_labeling_loss
 from ..nn.model import VisionTransformer
 from ..nn.tokens import Box
@@ -50,7 +51,7 @@ class Objective:
         recipe = self.recipe
         class_targets, token_targets = self.distributions(targets)
         if self.mixup:
-            images, share = self.mix(images)
+            images, share = mixed(self.mixup, images)
             class_targets, token_targets = (
                 None if t is None else share * t + (1 - share) * t.flip(0) for t in (class_targets, token_targets)
             )
@@ -58,28 +59,21 @@ class Objective:
             images = RandomErasing(recipe.erase, mode="pixel", device=images.device)(images)
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        if recipe.token_labeling:
+        if recipe.token_weight:
             return self._token_loss(images, class_targets, token_targets)
         with collected_maps(self.model if recipe.map_penalty else None) as maps:
             loss = F.cross_entropy(self.forward(images).float(), class_targets)
         if maps:
-            loss = loss + recipe.map_penalty * map_likeness(maps[: recipe.map_penalty_pairs + 1])
+            loss = loss + recipe.map_penalty * map_likeness(maps[: (recipe.map_penalty_pairs or len(maps)) + 1])
         return loss
 
     def distributions(self, targets: Targets) -> tuple[Tensor, Tensor | None]:
         """Smoothed distributions over the classes: (B, K), and of every token (B, N, K) where these are trained."""
         classes, smoothing = self.recipe.num_classes, self.recipe.label_smoothing
-        if self.recipe.token_labeling:
+        if self.recipe.token_weight:
             views = Views(targets.crops, targets.mirrored)
             return soft_targets(targets.label_maps, classes, self.grid_size, views, smoothing)
         return smooth(F.one_hot(targets.labels, classes), smoothing), None
-
-    def mix(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images mixed with the batch-flipped ones, and the share of themselves that is left."""
-        # timm tells the share only through targets: of two classes, one in each half of the batch.
-        halves = torch.arange(len(images), device=images.device) >= len(images) // 2
-        images, mixed = self.mixup(images, halves.long())
-        return images, mixed[0, 0]
 
     def _token_loss(self, images: Tensor, class_targets: Tensor, token_targets: Tensor) -> Tensor:
         box = random_box(self.grid_size) if self.recipe.mix_token else None

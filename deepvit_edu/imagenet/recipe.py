@@ -8,6 +8,7 @@ from typing import Any
 from timm.data import create_transform
 
 from ..nn.model import VisionTransformer
+from ..old_options import current_options
 from ..options import check_options, option
 from ..train import check_precision
 from ..words import nearest
@@ -50,7 +51,7 @@ class ImageNetRecipe:
     drop_path: float = option(0.1, at_least=0, below=1)
     label_smoothing: float = option(0.1, at_least=0, below=1)
     map_penalty: float = option(0.0, "weight of the likeness of neighbouring blocks' maps in the loss", at_least=0)
-    map_penalty_pairs: int = option(12, "how many pairs of blocks, from the first on", at_least=1)
+    map_penalty_pairs: int = option(12, "pairs of blocks that it takes, from the first on; 0 for all", at_least=0)
     # Augmentation
     smallest_crop: float = option(0.08, "share of the image's area", at_least=0, at_most=1)
     flip: float = option(0.5, at_least=0, at_most=1)
@@ -61,8 +62,7 @@ class ImageNetRecipe:
     cutmix: float = option(1.0, at_least=0)
     mixup_switch: float = option(0.5, "probability of CutMix where both are on", at_least=0, at_most=1)
     # Token labeling
-    token_labeling: bool = False
-    token_weight: float = option(0.5, at_least=0)
+    token_weight: float = option(0.0, "weight of the patch tokens in the loss; 0 for none", at_least=0)
     mix_token: bool = False
     # Execution
     precision: str = "auto"
@@ -80,11 +80,11 @@ class ImageNetRecipe:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than the {self.epochs} epochs; set fewer")
         if (self.mixup or self.cutmix or self.mix_token) and self.batch_size % 2:
             raise ValueError(f"Mixup pairs the images of a batch, so batch_size {self.batch_size} must be even")
-        if self.mix_token and not self.token_labeling:
-            raise ValueError("mix_token mixes tokens with their labels; set token_labeling=true, or mix_token=false")
-        if self.map_penalty and (self.token_labeling or self.compile or self.grad_checkpointing):
+        if self.mix_token and not self.token_weight:
+            raise ValueError("mix_token mixes tokens with their labels; set token_weight=0.5, or mix_token=false")
+        if self.map_penalty and (self.token_weight or self.compile or self.grad_checkpointing):
             raise ValueError(
-                "map_penalty reads the maps of a plain forward pass; set token_labeling, compile and "
+                "map_penalty reads the maps of a plain forward pass; set token_weight to 0, compile and "
                 "grad_checkpointing to false with it"
             )
         self.config()
@@ -110,7 +110,7 @@ class ImageNetRecipe:
 
     def _overrides(self) -> dict:
         options = {"num_classes": self.num_classes, "img_size": self.img_size, "drop_path_rate": self.drop_path}
-        if self.token_labeling:
+        if self.token_weight:
             options["dense_head"] = True
         return {**options, **self.model_options}
 
@@ -198,6 +198,7 @@ def _read(path: Path) -> dict:
     declared = read_yaml(path)
     if not isinstance(declared, dict):
         raise ValueError(f"{path} holds no recipe; it needs lines of the form 'option: value'")
+    declared = current_options(declared)
     parent = declared.pop("inherits", None)
     return {**(_read(_path_of(parent)) if parent else {}), **declared}
 

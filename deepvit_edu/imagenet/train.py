@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import save_model
 from ..data import DataError
+from ..old_options import current_options
 from ..options import check_number
 from ..signals import stop_requests
 from ..train import Interrupted, NonFiniteLossError, Resumable, autocast, pick_precision, seed_of
@@ -126,7 +127,7 @@ class Run(Resumable):
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         self.dtype = pick_precision(recipe.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.wrapped = processes.wrap(Learner(self.model, recipe.token_labeling))
+        self.wrapped = processes.wrap(Learner(self.model, dense=bool(recipe.token_weight)))
         forward = torch.compile(self.wrapped) if recipe.compile else self.wrapped
         self.objective = Objective(recipe, self.model, forward)
         self.progress, self.num_steps = _Progress(), recipe.total_epochs * self.share.steps_per_epoch
@@ -195,7 +196,7 @@ class Run(Resumable):
         p, settings, per_epoch = self.progress, self.settings, self.share.steps_per_epoch
         self.note_computing()
         view = TrainView(self.recipe, self.model.default_cfg["mean"])
-        pictures = Pictures(self.train_files, view, settings.label_maps if self.recipe.token_labeling else None)
+        pictures = Pictures(self.train_files, view, settings.label_maps if self.recipe.token_weight else None)
         sampler = Batches(self.share, p.step)
         batches = iter(load(pictures, sampler, self.model.default_cfg, self.device, settings.workers))
         first_step, last_save = p.step, time.monotonic()
@@ -292,7 +293,7 @@ class Run(Resumable):
         if pace is None:
             self._say(f"no {path.name}: its first look at the loss warms up; more steps, or --look-every less than now")
             return
-        how = ("model", "token_labeling", "img_size", "total_batch", "batch_size", *EXECUTION)
+        how = ("model", "token_weight", "img_size", "total_batch", "batch_size", *EXECUTION)
         row = {**{name: getattr(r, name) for name in how}, "epochs": r.total_epochs, **pace}
         row |= {"precision": self.number_format(), "num_processes": self.processes.count}
         row |= {"workers": self.settings.workers, "train_images": len(self.train_files)}
@@ -328,7 +329,8 @@ class Run(Resumable):
             return
         ours, theirs = self._identity(), state["identity"]
         defaults = identity(ImageNetRecipe(theirs["recipe"]["model"]))
-        theirs["recipe"] = {**defaults, **theirs["recipe"]}  # options that are younger than the checkpoint
+        # Options may be younger than the checkpoint.
+        theirs["recipe"] = {**defaults, **current_options(theirs["recipe"])}
         for option, value in ours["recipe"].items():
             if theirs["recipe"].get(option) != value:
                 raise ValueError(
@@ -374,9 +376,9 @@ class Run(Resumable):
 
 
 def _check_label_maps(recipe: ImageNetRecipe, folder: str | None) -> None:
-    if recipe.token_labeling and not folder:
+    if recipe.token_weight and not folder:
         raise ValueError("this recipe learns from label maps; name their folder with --label-maps")
-    if folder and not recipe.token_labeling:
+    if folder and not recipe.token_weight:
         raise ValueError("this recipe learns from no label maps; leave out --label-maps, or take one for token labels")
     if folder and not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds the label maps")

@@ -279,7 +279,7 @@ def test_side_by_side_gives_the_same_numbers(tmp_path):
 
 
 ANNOTATED = {
-    "recipe": {"epochs": 1, "batch_size": 20, "smallest_view": 0.5},
+    "recipe": {"epochs": 1, "batch_size": 20, "smallest_crop": 0.5},
     "annotator": {"model": {"class_token": False}, "recipe": {"epochs": 2}},
     "arms": {
         "label": None,

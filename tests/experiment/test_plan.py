@@ -8,7 +8,7 @@ from tools.contents import ROOT
 
 from .plans import TINY_PLAN, TUNING, write_plan
 
-DENSE = {"smallest_view": 0.5, "token_weight": 0.5}
+DENSE = {"smallest_crop": 0.5, "token_weight": 0.5}
 ASKED = TINY_PLAN["contrasts"][0]
 SLOPE = {"name": "slope", "treatment": ["re", "re"], "control": ["plain", "plain"]}
 
@@ -222,3 +222,15 @@ def test_the_sections_of_a_plan_come_after_the_whole(tmp_path):
     path = write_plan(tmp_path, sections={"small": {"seeds": [0]}, "large": {}})
     assert [plan.section for plan in sections_of(path)] == ["full", "small", "large"]
     assert [plan.section for plan in sections_of(write_plan(tmp_path, "alone"))] == ["full"]
+
+
+def test_old_names_of_options_are_read_and_stochastic_depth_is_the_models(tmp_path):
+    recipe = {**TINY_PLAN["recipe"], "smallest_view": 0.5, "flip": False, "drop_path": 0.2}
+    arms = {"plain": None, "re": {"recipe": {"flip": True}, "model": {"attention": ["re"]}}}
+    plan = load_plan(write_plan(tmp_path, recipe=recipe, arms=arms))
+    plain, re = (arm_recipe(plan, Job(name, 0), None) for name in ("plain", "re"))
+    assert (plain.smallest_crop, plain.flip, re.flip) == (0.5, 0.0, 0.5)
+    assert arm_config(plan, "plain", 10).drop_path_rate == 0.2
+    arms["plain"] = {"model": {"drop_path_rate": 0.1}}
+    with pytest.raises(ValueError, match=r"drop_path 0\.2 and its model drop_path_rate 0\.1"):
+        load_plan(write_plan(tmp_path, recipe=recipe, arms=arms))

@@ -11,7 +11,7 @@ def test_recipes_are_the_authors():
     assert (deep.learning_rate, deep.weight_decay, deep.drop_path, deep.mixup, deep.cutmix) == (5e-4, 0.05, 0.2, 0.1, 0)
     assert (deep.map_penalty, deep.map_penalty_pairs) == (0.1, 12)
     assert (tokens.total_batch, tokens.warmup_epochs, tokens.drop_path, tokens.total_epochs) == (512, 10, 0.1, 310)
-    assert (refined.token_labeling, refined.mix_token, refined.token_weight, refined.mixup) == (True, True, 0.5, 0.8)
+    assert (refined.mix_token, refined.token_weight, refined.mixup) == (True, 0.5, 0.8)
     assert refined.config().dense_head
 
 
@@ -54,7 +54,7 @@ def test_rate_is_as_given_or_scaled_and_the_plan_says_so():
         ("compile=yes", "compile is 'yes', which is no bool"),
         ("erase", "write it as option=value"),
         ("batch_size=5", "batch_size 5 must be even"),
-        ("mix_token=true", "set token_labeling=true"),
+        ("mix_token=true", "set token_weight=0.5"),
         ("compile=true", "map_penalty reads the maps"),
         ("model_options.dpth=2", "did you mean 'depth'"),
         ("model=deepvit_33b", "no model is named 'deepvit_33b'"),

@@ -173,7 +173,7 @@ def test_text_and_table_name_the_largest_weight_and_its_place(recording):
     maps["re"][1, 0, 0, query, 0] = -0.75
     marked = AttentionRecording(recording.pictures, recording.titles, recording.layers, maps)
     soup = BeautifulSoup(explorer.attention_html(marked), "html.parser")
-    text = soup.img["alt"]
+    text = soup.svg["aria-label"]
     assert "block 5, head 0, from row 3, column 3" in text
     assert "plain, 0.500 at row 4, column 1; Re-attention, -0.750 at the class token" in text
     assert [cell.string for cell in soup.select("tbody tr")[1].find_all("td")] == [

@@ -57,7 +57,7 @@ def moves(root, act: Callable[[], object]) -> None:
 @pytest.mark.parametrize("chapter", [ATTENTION, COLLAPSE])
 def test_without_scripts_there_are_a_picture_and_a_table(explorer: Callable, chapter: str) -> None:
     root = explorer(chapter, javascript=False)
-    assert root.locator(".explorer-plain img").is_visible()
+    assert root.locator(".explorer-plain .figure-picture").locator("visible=true").count() == 1
     assert not root.locator(".explorer-live").is_visible()
     root.locator("summary").click()
     assert root.locator("table").first.is_visible()

@@ -13,11 +13,12 @@ from torch import Tensor
 from . import __version__, bench, data, records
 from .allocator import restart_with_memory_kept
 from .checkpoints import load_model
+from .devices import pick_device
 from .diagnostics import at_initialisation, collapse_report, similarity_matrices
 from .experiment import campaign, load_plan, measure_model, missing_jobs, power_table, run_plan, summary, waiting_text
 from .labels import load_label_maps
 from .nn.model import VisionTransformer
-from .train import Interrupted, Recipe, evaluate, pick_device, train
+from .train import Interrupted, Recipe, evaluate, train
 from .words import align, nearest
 from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
 

@@ -7,11 +7,9 @@ had not been, wherever it was cut.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,10 +30,10 @@ from . import records
 from .augment import mixed, rand_augment, random_crop, random_flip
 from .checkpoints import save_model
 from .data import ImageSet
-from .diagnostics import attention_blocks
+from .devices import autocast, check_precision, pick_device, pick_precision
 from .files import atomic_path
 from .labels import Views, check_label_maps, random_views, smooth, soft_targets, take_views, token_labeling_loss
-from .nn.attention import legible_attention
+from .map_penalty import collected_maps, map_likeness
 from .nn.model import VisionTransformer
 from .old_options import current_options
 from .options import check_options, option
@@ -116,49 +114,12 @@ class Recipe:
             )
 
 
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def check_precision(precision: str) -> None:
-    """ValueError for a number format that there is not."""
-    if precision not in ("auto", *_PRECISIONS):
-        raise ValueError(f"precision is '{precision}'; choose auto, {', '.join(_PRECISIONS)}")
-
-
 class NonFiniteLossError(FloatingPointError):
     """Training met a loss that is not a number, or infinite."""
 
 
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop, and did so between two steps."""
-
-
-def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The device named, or the best there is; ValueError when the one named is not here."""
-    if device is None:
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(best)
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen).cpu()  # "meta" has nothing to copy
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device '{device}' cannot be used here; try cpu") from error
-    return chosen
-
-
-def pick_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The number format to compute in; "auto" takes bfloat16 where the GPU has it natively, float32 on a CPU."""
-    check_precision(precision)
-    if precision != "auto":
-        return _PRECISIONS[precision]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Within it the forward pass computes in a narrow type where that is safe; with float32 nothing changes."""
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 @torch.no_grad()
@@ -661,34 +622,6 @@ class Run(Resumable):
                 **self.provenance(),
             }
         )
-
-
-def map_likeness(maps: list[Tensor]) -> Tensor:
-    """Mean cosine, over heads, between maps (B, H, N, N) of neighbouring blocks: the regulariser of DeepViT's code.
-
-    The cosine compares, at each pair of query and key, the H entries of one block with those of the next; the
-    authors' code takes it over the heads although the paper's measure compares columns.
-    """
-    return torch.stack([F.cosine_similarity(*pair, dim=1).mean() for pair in pairwise(maps)]).mean()
-
-
-@contextmanager
-def collected_maps(model: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Within it, the maps that multiply the values are collected with their gradients; none without a model."""
-    maps: list[Tensor] = []
-    if model is None:
-        yield maps
-        return
-    hooks = [
-        block.attn.used_map.register_forward_hook(lambda module, inputs, attn: maps.append(attn))
-        for block in attention_blocks(model)
-    ]
-    try:
-        with legible_attention():
-            yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _check_fit(

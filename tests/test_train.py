@@ -12,6 +12,7 @@ import torch
 from deepvit_edu import train as train_module
 from deepvit_edu.checkpoints import load_model
 from deepvit_edu.diagnostics import record_attention
+from deepvit_edu.map_penalty import map_likeness
 from deepvit_edu.nn.attention import legible_attention
 from deepvit_edu.records import load_record
 from deepvit_edu.train import (
@@ -19,9 +20,6 @@ from deepvit_edu.train import (
     NonFiniteLossError,
     Recipe,
     evaluate,
-    map_likeness,
-    pick_device,
-    pick_precision,
     tier,
     train,
 )
@@ -360,16 +358,9 @@ def test_settings_are_checked(monkeypatch):
         evaluate(tiny_model(), tiny_set(), batch_size=-1)
     with pytest.raises(ValueError, match="set smallest_crop, too"):
         Recipe(token_weight=0.5)
-    with pytest.raises(ValueError, match="cannot be used here"):
-        pick_device("no-such-device")
     monkeypatch.setenv("DEEPVIT_EDU_TIER", "huge")
     with pytest.raises(ValueError, match="set it to one of cpu, t4, full"):
         tier()
-
-
-def test_precision_follows_the_device():
-    assert pick_precision("auto", torch.device("cpu")) == torch.float32
-    assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
 @pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"clip_grad": 0.0}, {"mixup": 0.0, "cutmix": 0.0}])
@@ -378,12 +369,12 @@ def test_other_recipes_run(change):
     assert record["precision"] == change.get("precision", "float32")
 
 
-def test_likeness_of_maps_is_the_mean_cosine_over_heads():
-    one = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3)
-    other = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3)
-    assert map_likeness([one, 3 * one]).item() == pytest.approx(1)
-    assert map_likeness([one, other]).item() == pytest.approx(0)
-    assert map_likeness([one, one, other]).item() == pytest.approx(0.5)
+def test_a_penalty_takes_the_first_pairs_of_blocks():
+    recipe = replace(RECIPE, epochs=1, map_penalty=5.0)
+    losses = [
+        run(replace(recipe, map_penalty_pairs=pairs), tiny_model(depth=3))[1]["train_loss"] for pairs in (0, 1, 2, 9)
+    ]
+    assert losses[0] == losses[2] == losses[3] != losses[1]
 
 
 def test_a_penalty_makes_maps_less_alike():

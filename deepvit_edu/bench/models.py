@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from tqdm.auto import tqdm
 
+from ..devices import autocast, pick_precision
 from ..nn.attention import legible_attention
-from ..train import autocast, pick_precision
 from ..words import align
 from ..zoo import create_model
 from .rounds import rate_row, spread_text, threads, wait_for

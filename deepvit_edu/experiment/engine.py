@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 from .. import data
 from ..data import ImageSet
 from ..data.folders import balanced_choice
+from ..devices import pick_device
 from ..files import atomic_path
 from ..labels import load_label_maps
 from ..nn.model import VisionTransformer
 from ..nn.registry import ATTENTION_SOURCES
 from ..records import Record, save_record
-from ..train import Interrupted, NonFiniteLossError, pick_device, train
+from ..train import Interrupted, NonFiniteLossError, train
 from .annotator import ensure_label_maps, label_maps_path
 from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe
 from .results import held_out, missing_jobs, outcome, record_path, tuned_rate, weights_path

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..augment import mixed
 from ..labels import Views, mix_class_targets, random_box, smooth, soft_targets, token_labeling_loss
+from ..map_penalty import collected_maps, map_likeness
 from ..nn.model import VisionTransformer
 from ..nn.tokens import Box
-from ..train import collected_maps, map_likeness
 from .data import Targets
 from .recipe import ImageNetRecipe
 

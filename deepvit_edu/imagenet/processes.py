@@ -13,7 +13,8 @@ from timm.utils import world_info_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..train import Interrupted, pick_device
+from ..devices import pick_device
+from ..train import Interrupted
 
 _left: list[dist.ProcessGroup] = []
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from timm.data import create_transform
 
+from ..devices import check_precision
 from ..nn.model import VisionTransformer
 from ..old_options import current_options
 from ..options import check_options, option
-from ..train import check_precision
 from ..words import nearest
 from ..yaml_files import read_yaml
 from ..zoo import create_model, model_config

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import save_model
 from ..data import DataError
+from ..devices import autocast, pick_precision
 from ..old_options import current_options
 from ..options import check_number
 from ..signals import stop_requests
-from ..train import Interrupted, NonFiniteLossError, Resumable, autocast, pick_precision, seed_of
+from ..train import Interrupted, NonFiniteLossError, Resumable, seed_of
 from .checkpoint import Keeper, size_of
 from .data import Batches, Pictures, Share, Targets, TrainView, find_files, load, unreadable_names
 from .objective import Learner, Objective

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import records
 from ..checkpoints import load_model, load_official
 from ..data import DataError
-from ..train import autocast, pick_precision
+from ..devices import autocast, pick_precision
 from ..yaml_files import read_yaml
 from ..zoo import create_model, list_models
 from .data import EveryNth, Files, Pictures, TestView, find_validation, load, unreadable_names

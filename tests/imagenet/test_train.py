@@ -11,8 +11,9 @@ from deepvit_edu.imagenet import objective
 from deepvit_edu.imagenet.data import Targets
 from deepvit_edu.imagenet.processes import Processes
 from deepvit_edu.imagenet.train import Run, main, train
+from deepvit_edu.map_penalty import map_likeness
 from deepvit_edu.records import load_record
-from deepvit_edu.train import Interrupted, map_likeness
+from deepvit_edu.train import Interrupted
 from tests.imagenet.helpers import SMALL, make_imagenet, make_label_maps, settings, small_recipe, together
 
 CURVES = ("train_loss", "test_loss", "test_accuracy", "learning_rate")

@@ -27,9 +27,9 @@ from tqdm.auto import tqdm
 
 from deepvit_edu import data
 from deepvit_edu.data import ImageSet
+from deepvit_edu.devices import pick_device
 from deepvit_edu.files import atomic_path
 from deepvit_edu.records import describe_hardware, load_measurement, save_measurement
-from deepvit_edu.train import pick_device
 from tools.contents import ROOT
 
 RECORD = ROOT / "book" / "records" / "measurements" / "calibration_cifar10.json"

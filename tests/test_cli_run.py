@@ -36,7 +36,8 @@ def test_a_plan_is_run_once_and_told(run, capsys):
     told = capsys.readouterr().out
     assert "A tiny plan (tiny, section full)" in told
     assert "1 of 1" in told
-    assert "regime not reached" in told  # two blocks of random maps are alike, and so are their heads
+    assert "plain: in the deep half all queries share" in told
+    assert "the maps matter in 0 of 1 runs" in told
 
 
 def test_records_of_a_plan_want_a_folder(run, capsys):

@@ -26,7 +26,7 @@ from .repetition import (
     repetition,
     unrelated_repetition,
 )
-from .report import at_initialisation, collapse_report, similarity_matrices
+from .report import at_initialisation, collapse_report, excess_report, similarity_matrices
 
 __all__ = [
     "INTERVENTIONS",
@@ -42,6 +42,7 @@ __all__ = [
     "effects_by_block",
     "entropy",
     "excess",
+    "excess_report",
     "feature_similarity",
     "head_similarity",
     "intervene",

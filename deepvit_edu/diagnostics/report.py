@@ -1,6 +1,7 @@
 """All measures of one model at once, and the model before training to hold them against."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,16 +15,22 @@ from .measures import (
     between_images,
     branch_ratio,
     cross_layer_similarity,
+    distance_from_uniform,
     entropy,
     feature_similarity,
+    independence_of,
+    independence_sums,
     mean_of_pairs,
+    rounding,
     stable_rank,
     token_similarity,
     unit_vectors,
 )
 from .recording import WhichMap, inspection, record_attention, watch_maps, watch_tokens
+from .repetition import HeadCosines, excess, unrelated_repetition
 
 Report = dict[str, Any]
+MAP_IMAGES = 16  # an even number, since even and odd images are told apart: maps of so many are kept at once
 RANK_IMAGES = 4  # singular values are slow: ranks are taken from the maps of so many images
 
 
@@ -116,6 +123,65 @@ def similarity_matrices(
         layers = layers + share * cross_layer_similarity(maps, axis, centre)
         others = others + share * between_images(maps, axis, centre)
     return layers, others
+
+
+def excess_report(
+    model: nn.Module, new_models: Sequence[nn.Module], images: Tensor, which: WhichMap = "softmax"
+) -> Report:
+    """The measures that do not trust the numbers of heads, and what they have above new weights.
+
+    Args:
+        model: a model of the zoo, or timm's Vision Transformer; it is left as it was.
+        new_models: models of the same shape before training, with weights of different seeds; two or more, five for a
+            record.
+        images: two or more (B, 3, H, W), in any order but by class.
+        which: the softmax map, or the "used" one.
+
+    Returns:
+        numbers fit for JSON, None where there is nothing to compare (the variance is rounding, or, of
+        "…_unrelated", there are no blocks so far apart): "query_independence" and "distance_from_uniform" (of each
+        layer L, means over heads), "repetition" and "repetition_stripes" (L - 1; see `repetition`); each also
+        "…_excess", less the mean of the new models, and "…_deviation", their spread; "repetition_unrelated" and
+        "repetition_stripes_unrelated", the means over blocks four or more apart; and the numbers of "images" and
+        "new_models".
+
+    Raises:
+        ValueError: for fewer than two images or new models, or a model that is not known.
+    """
+    _check_images(images)
+    measures, unrelated = _head_free(model, images, which)
+    new = [_head_free(each, images, which)[0] for each in new_models]
+    report: Report = {"images": len(images), "new_models": len(new), **unrelated}
+    for name, values in measures.items():
+        above, deviation = excess(values, [each[name] for each in new])
+        report |= {name: values, f"{name}_excess": above, f"{name}_deviation": deviation}
+    return {name: _fit_for_json(value) for name, value in report.items()}
+
+
+def _head_free(model: nn.Module, images: Tensor, which: WhichMap) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The measures of a model's layers, and those of its blocks far apart."""
+    sums, distance, tolerance = 0, 0, 0.0
+    cosines = {"repetition": HeadCosines("rest"), "repetition_stripes": HeadCosines("stripes")}
+    for some in images.split(MAP_IMAGES):
+        maps = record_attention(model, some, which)
+        sums, tolerance = sums + independence_sums(maps), rounding(maps[0])
+        distance = distance + distance_from_uniform(maps) * len(some) / len(images)
+        for each in cosines.values():
+            each.add(maps)
+    similarity = {name: each.matched() for name, each in cosines.items()}
+    measures = {
+        "query_independence": independence_of(sums, tolerance).nanmean(dim=1).cpu(),
+        "distance_from_uniform": distance.mean(dim=1).cpu(),
+        **{name: matrix.diagonal(1) for name, matrix in similarity.items()},
+    }
+    return measures, {f"{name}_unrelated": unrelated_repetition(matrix) for name, matrix in similarity.items()}
+
+
+def _fit_for_json(value: Tensor | float) -> list[float | None] | float | None:
+    """Numbers of Python, None where they are NaN, which JSON does not have."""
+    if isinstance(value, Tensor):
+        return [_fit_for_json(each) for each in value.tolist()]
+    return None if value != value else value
 
 
 def _check_images(images: Tensor) -> None:

@@ -7,14 +7,13 @@ from ..words import markdown_table, nearest
 from ..yaml_files import read_yaml
 from .plan import Contrast, Plan
 from .reading import sections_of
-from .verdict import MEASURES, Effect, contrast_effect, format_effect, regime_of, regime_reached, results_of
+from .verdict import MEASURES, Effect, contrast_effect, describe_maps, format_effect, measured_maps, results_of
 
 VERDICTS = (
     "reproduced",
     "conditional",
     "not at this scale",
     "inconclusive",
-    "regime not reached",
     "not tested",
 )
 
@@ -43,7 +42,8 @@ class Claim:
         expects: what the claim predicts for the contrast: one of EXPECTATIONS.
         conditions: further contrasts, and what is expected of each; where one does not agree, or has not been run, the
             claim holds under conditions.
-        regime_arm: the arm that must show collapse before the claim can be judged; None where none is needed.
+        maps_of: the arm whose maps the claim is about; what was measured of them stands beside the verdict, and decides
+            nothing. None where it is about no maps.
         question: the question at the head of the ledger that this claim answers, if it does.
         added: what of it was declared only after the runs, in words; None where nothing was.
 
@@ -59,7 +59,7 @@ class Claim:
     measure: str = "test_accuracy"
     expects: str = "higher"
     conditions: dict[str, str] = field(default_factory=dict)
-    regime_arm: str | None = None
+    maps_of: str | None = None
     question: str | None = None
     added: str | None = None
 
@@ -75,7 +75,7 @@ class Claim:
 class Entry:
     """A claim with its answer: the effect in words, the verdict, and the command that makes the runs.
 
-    Where the regime was not reached, `otherwise` is the verdict that the effect would have without that check.
+    `maps` says what was measured of the maps that the claim is about; None where it is about none.
     """
 
     claim: Claim
@@ -83,7 +83,7 @@ class Entry:
     verdict: str
     command: str
     scale: str
-    otherwise: str | None = None
+    maps: str | None = None
 
 
 def load_claims(path: Path) -> list[Claim]:
@@ -141,10 +141,8 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
     section = "" if test.plan.section == "full" else f" --section {test.plan.section}"
     verdict = _verdict(claim, test) if test.is_whole else "inconclusive"
-    seen = regime_of(test.found[claim.regime_arm].values()) if claim.regime_arm else None
-    judged = claim.regime_arm is None or (seen is not None and regime_reached(seen))
-    verdict, otherwise = (verdict, None) if judged else ("regime not reached", verdict)
-    return Entry(claim, told + seeds, verdict, command + section, test.plan.section, otherwise)
+    maps = describe_maps(measured_maps(test.found[claim.maps_of].values())) if claim.maps_of else None
+    return Entry(claim, told + seeds, verdict, command + section, test.plan.section, maps)
 
 
 def _tests(claim: Claim, sections: list[tuple[Plan, dict]]) -> list[_Test]:
@@ -191,7 +189,7 @@ def ledger_table(entries: list[Entry]) -> str:
         runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
         of = f" ({LIKENESS[claim.measure]})" if claim.measure in LIKENESS and entry.effect != "–" else ""
-        verdict = f"**{entry.verdict}**" + (f" (else {entry.otherwise})" if entry.otherwise else "")
+        verdict = f"**{entry.verdict}**" + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
         rows.append((claim.claim, verdict, f"{entry.effect}{of}", source, runs))
     return markdown_table(rows)
 

@@ -6,10 +6,21 @@ import torch
 from torch import Tensor
 
 from ..data import ImageSet
-from ..diagnostics import at_initialisation, collapse_report, intervene_all
+from ..diagnostics import (
+    aliveness,
+    at_initialisation,
+    collapse_report,
+    excess_report,
+    intervene_all,
+    least_harmful,
+    map_matters,
+)
 from ..nn.model import VisionTransformer
 
-NUM_IMAGES = 128
+NUM_IMAGES = 128  # for the measures of every two heads, and for the blocks one by one
+MAP_IMAGES = 512  # for the measures that match heads
+LIVE_IMAGES = 2000  # for what the maps of the deep half are worth together
+NEW_SEEDS = range(5)  # of the new weights that measures are held against
 
 
 def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any]:
@@ -17,19 +28,45 @@ def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any
 
     Returns:
         what `collapse_report` gives; under "initial" the same of new weights (those of seed 0 always); under
-        "interventions" the rows of `intervene_all`. Numbers are rounded to five digits.
+        "interventions" the rows of `intervene_all`. What `excess_report` gives of the softmax maps, and of the maps in
+        use with "used_" before each name. "aliveness" (of the deep half, on "aliveness_images"), the "least_harmful"
+        of its replacements, and "map_matters": true, false, or null where the images are too few to say. Numbers are
+        rounded to five digits; images are as many as a set has, up to the numbers above.
     """
-    images, labels = (each.to(next(model.parameters()).device) for each in measured_images(test_set))
-    report = collapse_report(model, images)
-    report["initial"] = collapse_report(at_initialisation(model), images)
-    report["interventions"] = intervene_all(model, images, labels)
+    device = next(model.parameters()).device
+    images, labels = (each.to(device) for each in measured_images(test_set, LIVE_IMAGES))
+    few = images[:NUM_IMAGES]
+    report = collapse_report(model, few)
+    report["initial"] = collapse_report(at_initialisation(model), few)
+    report["interventions"] = intervene_all(model, few, labels[:NUM_IMAGES])
+    report |= _measure_excess(model, images[:MAP_IMAGES])
+    effects = aliveness(model, images, labels)
+    report |= {
+        "aliveness": {name: {key: list(pair) for key, pair in of.items()} for name, of in effects.items()},
+        "aliveness_images": len(images),
+        "least_harmful": least_harmful(effects),
+        "map_matters": map_matters(effects),
+    }
     return rounded(report)
 
 
-def measured_images(test_set: ImageSet) -> tuple[Tensor, Tensor]:
-    """The test images that every model is measured on, normalised (B, 3, H, W), and their labels (B,)."""
+def _measure_excess(model: VisionTransformer, images: Tensor) -> dict[str, Any]:
+    new = [at_initialisation(model, seed) for seed in NEW_SEEDS]
+    softmax = excess_report(model, new, images)
+    # A plain attention uses the map that its softmax gives, so there is nothing more to measure.
+    plain = set(model.config.attention) == {"plain"}
+    used = softmax if plain else excess_report(model, new, images, "used")
+    counts = {"excess_images": softmax.pop("images"), "new_models": softmax.pop("new_models")}
+    return {**softmax, **counts, **{f"used_{name}": values for name, values in used.items() if name not in counts}}
+
+
+def measured_images(test_set: ImageSet, count: int = NUM_IMAGES) -> tuple[Tensor, Tensor]:
+    """The test images that every model is measured on, normalised (B, 3, H, W), and their labels (B,).
+
+    A larger number adds images after those of a smaller one.
+    """
     order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(0))  # sets may be sorted by class
-    some = test_set.subset(order[:NUM_IMAGES])
+    some = test_set.subset(order[:count])
     return some.normalise(some.images), some.labels
 
 

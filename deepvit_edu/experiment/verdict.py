@@ -1,6 +1,7 @@
 """What the records of a plan say: means, paired differences with intervals, and verdicts by the plan's own rule."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,43 +191,42 @@ def mean_interventions(runs: list[Record], effect: str = "loss") -> dict[str, li
     )
 
 
-def regime(plan: Plan, arm: str, folder: Path) -> dict[str, float] | None:
-    """How alike the maps of an arm's trained models are, against the paper's picture of collapse; None without runs.
+def measured_maps(runs: Iterable[Record]) -> dict[str, float] | None:
+    """What the runs of one arm say of their softmax maps, means over the deep half; None where no run was measured so.
 
-    The paper (section 3.2) has neighbouring blocks of the deep half above 0.9 alike while the heads of a block stay
-    under 0.3. Where heads are alike too, maps are nearly uniform: untrained, not collapsed.
+    Returns:
+        "runs", how many were measured; "query_independence" and its "…_excess" over new weights; "repetition_excess"
+        and "repetition_stripes_excess", of neighbours with their heads matched; "distance_from_uniform"; and in how
+        many runs the maps matter, "alive", or do not, "idle" (see `diagnostics.map_matters`).
     """
-    return regime_of(results_of(plan, folder)[arm].values())
-
-
-def regime_of(runs: Iterable[Record]) -> dict[str, float] | None:
-    """The same of given runs."""
-    runs = [run for run in runs if has(run, "adjacent") and has(run, "heads")]
+    names = ("query_independence", "query_independence_excess", "distance_from_uniform")
+    names = (*names, "repetition_excess", "repetition_stripes_excess")
+    runs = [run for run in runs if "map_matters" in run.get("diagnostics", {})]
     if not runs:
         return None
-    layers, heads = (float(np.mean([measured(run, key) for run in runs])) for key in ("adjacent", "heads"))
-    return {"layers": layers, "heads": heads, "runs": len(runs)}
+    matters = [run["diagnostics"]["map_matters"] for run in runs]
+    counts = {"runs": len(runs), "alive": matters.count(True), "idle": matters.count(False)}
+    values = {name: [measured(run, name) for run in runs if has(run, name)] for name in names}
+    return {**counts, **{name: float(np.mean(of)) if of else math.nan for name, of in values.items()}}
 
 
 def control_arm(plan: Plan) -> str:
-    """The arm in which collapse is to be seen: the first that is plain, else the first of all."""
+    """The arm whose maps a remedy changes: the first that is plain, else the first of all."""
     return next((arm for arm in plan.arms if arm.startswith("plain")), next(iter(plan.arms)))
 
 
-def regime_reached(seen: dict[str, float]) -> bool:
-    """Whether neighbouring blocks are alike while heads are not."""
-    return seen["layers"] > 0.9 and seen["heads"] < 0.3
-
-
-def describe_regime(seen: dict[str, float] | None) -> str:
-    """One sentence: whether the regime that the paper describes was reached."""
-    if seen is None:
-        return "regime unknown: no run of the control has been measured"
-    reached = "reached" if regime_reached(seen) else "not reached"
-    return (
-        f"regime {reached}: in the deep half neighbouring blocks' maps are "
-        f"{seen['layers']:.2f} alike and heads of a block {seen['heads']:.2f} (the paper: above 0.9, below 0.3)"
+def describe_maps(maps: dict[str, float] | None) -> str:
+    """One sentence of what `measured_maps` found."""
+    if maps is None:
+        return "maps not measured"
+    new = maps["query_independence"] - maps["query_independence_excess"]
+    told = (
+        f"in the deep half all queries share {maps['query_independence']:.2f} of a map's variance (new weights "
+        f"{new:.2f}); neighbouring blocks, heads matched, are alike by {maps['repetition_excess']:+.2f} above new "
+        f"weights ({maps['repetition_stripes_excess']:+.2f} in what all queries share); the maps matter in "
+        f"{maps['alive']} of {maps['runs']} runs, and do not in {maps['idle']}"
     )
+    return told.replace("+nan", "not measured").replace("nan", "not measured")
 
 
 def waiting_text(plan: Plan, folder: Path, missing: list[Job]) -> str:
@@ -245,7 +245,8 @@ def summary(plan: Plan, folder: Path) -> str:
     ]
     if plan.contrasts:
         parts.append(align(contrasts_table(plan, folder)))
-        parts.append(describe_regime(regime(plan, control_arm(plan), folder)))
+        control = control_arm(plan)
+        parts.append(f"{control}: {describe_maps(measured_maps(results_of(plan, folder)[control].values()))}")
     return "\n\n".join([*parts, f"rule: {plan.decision}", waiting, *_others_text(plan, folder)])
 
 

@@ -8,11 +8,18 @@ from deepvit_edu.diagnostics import (
     between_images,
     collapse_report,
     cross_layer_similarity,
+    distance_from_uniform,
+    excess,
+    excess_report,
     feature_similarity,
     head_similarity,
+    matched_similarity,
+    query_independence,
     record_attention,
     record_features,
+    repetition,
     similarity_matrices,
+    unrelated_repetition,
 )
 from tests.diagnostics.test_recording import timm_model
 from tests.helpers import tiny_model
@@ -95,3 +102,36 @@ def test_at_initialisation_is_where_training_began():
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="no configuration"):
         at_initialisation(timm_model())
+
+
+def test_excess_is_what_the_measures_have_above_new_weights():
+    model, images = tiny_model(depth=6, init_std=0.3), torch.randn(20, 3, 8, 8)
+    new = [at_initialisation(model, seed) for seed in (1, 2, 3)]
+    report, maps = excess_report(model, new, images, "used"), record_attention(model, images)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert (report["images"], report["new_models"]) == (20, 3)
+    new_maps = [record_attention(each, images) for each in new]
+    for name, measure in {
+        "query_independence": lambda maps: query_independence(maps).mean(dim=1),
+        "distance_from_uniform": lambda maps: distance_from_uniform(maps).mean(dim=1),
+        "repetition": repetition,
+        "repetition_stripes": lambda maps: repetition(maps, "stripes"),
+    }.items():
+        above, deviation = excess(measure(maps), [measure(each) for each in new_maps])
+        for suffix, expected in (("", measure(maps)), ("_excess", above), ("_deviation", deviation)):
+            torch.testing.assert_close(torch.tensor(report[name + suffix]), expected, rtol=1e-4, atol=1e-5)
+    assert report["repetition_unrelated"] == pytest.approx(unrelated_repetition(matched_similarity(maps)), abs=1e-5)
+
+
+def test_a_model_held_against_itself_has_no_excess_and_what_is_rounding_is_null():
+    model = tiny_model(depth=3)
+    report = excess_report(model, [model, model], IMAGES)
+    assert report["query_independence_excess"] == report["query_independence_deviation"] == [0, 0, 0]
+    for block in model.blocks:
+        torch.nn.init.zeros_(block.attn.qkv.weight)
+    report = excess_report(model, [model, model], IMAGES)
+    assert report["repetition"] == [None, None]
+    assert report["query_independence"] == [None] * 3
+    assert report["repetition_unrelated"] is None
+    with pytest.raises(ValueError, match="two or more models with new weights, not 1"):
+        excess_report(model, [model], IMAGES)

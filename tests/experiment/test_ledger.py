@@ -19,6 +19,14 @@ from tools.contents import ROOT
 from .plans import fill, write_plan
 
 PLANS = ROOT / "book" / "experiments"
+MAPS = {
+    "query_independence": [9.0, 0.75],  # the shallow half does not count
+    "query_independence_excess": [9.0, 0.25],
+    "distance_from_uniform": [9.0, 0.1],
+    "repetition_excess": [0.125],
+    "repetition_stripes_excess": [None],  # perfect stripes have nothing else
+    "map_matters": False,
+}
 
 
 def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), sections=None, **options):
@@ -56,19 +64,19 @@ def test_verdicts_follow_the_records(tmp_path, template, accuracy, options, verd
     assert entry.command == "deepvit-edu run book/experiments/tiny.yml"
 
 
-@pytest.mark.parametrize(
-    ("heads", "verdict", "otherwise"), [(0.2, "reproduced", None), (0.9, "regime not reached", "reproduced")]
-)
-def test_no_verdict_outside_the_regime(tmp_path, template, heads, verdict, otherwise):
-    diagnostics = {"adjacent": [0.95, 0.95], "heads": [heads, heads]}
-    entry = judge(tmp_path, {"re": 0.1}, template, diagnostics=diagnostics, regime_arm="plain")
-    assert (entry.verdict, entry.otherwise) == (verdict, otherwise)
-    assert "+10.0" in entry.effect
-    assert ("(else reproduced)" in ledger_table([entry])) == bool(otherwise)
+def test_what_was_measured_of_the_maps_stands_beside_the_verdict_and_decides_nothing(tmp_path, template):
+    entry = judge(tmp_path, {"re": 0.1}, template, diagnostics=MAPS, maps_of="plain")
+    assert entry.verdict == "reproduced"
+    assert entry.maps.endswith("the maps matter in 0 of 3 runs, and do not in 3")
+    assert f"**reproduced** (plain: {entry.maps})" in ledger_table([entry])
 
 
-def test_a_regime_that_nobody_measured_is_not_reached(tmp_path, template):
-    assert judge(tmp_path, {"re": 0.1}, template, regime_arm="plain").verdict == "regime not reached"
+def test_maps_of_old_records_are_not_measured(tmp_path, template):
+    old = {"adjacent": [0.95, 0.95], "heads": [0.9, 0.9]}
+    entry = judge(tmp_path, {"re": 0.1}, template, diagnostics=old, maps_of="plain")
+    assert entry.verdict == "reproduced"
+    assert "(plain: maps not measured" in ledger_table([entry])
+    assert judge(tmp_path, {"re": 0.1}, template).maps is None
 
 
 def test_diagnostics_are_compared_over_the_deep_half(tmp_path, template):
@@ -90,7 +98,7 @@ def test_the_books_claims_name_contrasts_that_their_plans_have():
         plan = load_plan(PLANS / f"{claim.plan}.yml")
         names = {contrast.name for contrast in plan.contrasts}
         assert {claim.contrast, *claim.conditions} <= names, claim.claim
-        assert claim.regime_arm is None or claim.regime_arm in plan.arms
+        assert claim.maps_of is None or claim.maps_of in plan.arms
         assert claim.expects in ("higher", "lower", "no difference that matters")
     table = ledger_table(ledger(claims, PLANS, ROOT / "book" / "records"))
     assert len(table.splitlines()) == len(claims) + 2

@@ -5,16 +5,17 @@ from deepvit_edu.experiment import load_plan, summary
 from deepvit_edu.experiment.verdict import (
     Effect,
     contrast_effect,
-    describe_regime,
+    describe_maps,
     effect_of,
     mean_interventions,
-    regime,
+    measured_maps,
     results_of,
     similarity_table,
     spread,
 )
 
 from .plans import TINY_PLAN, fill, write_plan
+from .test_ledger import MAPS
 
 DEPTHS = {f"{arm}-{depth}": {"model": {"depth": depth}} for arm in ("plain", "re") for depth in (2, 4, 8)}
 
@@ -84,7 +85,7 @@ def test_primary_intervals_are_widened_by_their_number(tmp_path, template):
 def test_summary_says_what_there_is_and_what_is_missing(tmp_path, template):
     plan = load_plan(write_plan(tmp_path))
     assert "missing: 4 runs, first plain_s0" in summary(plan, tmp_path)
-    assert "regime unknown" in summary(plan, tmp_path)
+    assert "plain: maps not measured" in summary(plan, tmp_path)
     fill(plan, tmp_path, template, lambda arm, seed: None if seed else 0.5)
     text = summary(plan, tmp_path)
     assert "missing: 2 runs, first plain_s1" in text
@@ -97,14 +98,21 @@ def test_summary_says_what_there_is_and_what_is_missing(tmp_path, template):
     assert "nothing is missing" in text
 
 
-@pytest.mark.parametrize(("adjacent", "heads", "reached"), [(0.95, 0.2, True), (0.95, 0.9, False), (0.5, 0.2, False)])
-def test_the_regime_needs_layers_alike_and_heads_apart(tmp_path, template, adjacent, heads, reached):
-    plan = load_plan(write_plan(tmp_path))
-    deep_only = {"adjacent": [0.0, adjacent], "heads": [0.0, heads]}  # the shallow half does not count
-    fill(plan, tmp_path, {**template, "diagnostics": deep_only}, lambda arm, seed: 0.5)
-    seen = regime(plan, "plain", tmp_path)
-    assert (seen["layers"], seen["heads"], seen["runs"]) == pytest.approx((adjacent, heads, 2))
-    assert describe_regime(seen).startswith("regime reached" if reached else "regime not reached")
+def test_maps_are_described_by_the_measures_of_the_runs_that_have_them(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path, seeds=[0, 1, 2]))
+    assert measured_maps(results_of(plan, tmp_path)["plain"].values()) is None
+    fill(plan, tmp_path, {**template, "diagnostics": MAPS}, lambda arm, seed: 0.5)
+    runs = list(results_of(plan, tmp_path)["plain"].values())
+    runs[0] = {**runs[0], "diagnostics": {**MAPS, "map_matters": True}}
+    runs[1] = {**runs[1], "diagnostics": {**MAPS, "map_matters": None}}
+    maps = measured_maps([*runs, {**runs[0], "diagnostics": {"adjacent": [0.9], "heads": [0.9]}}])
+    assert (maps["runs"], maps["alive"], maps["idle"]) == (3, 1, 1)
+    assert describe_maps(maps) == (
+        "in the deep half all queries share 0.75 of a map's variance (new weights 0.50); neighbouring blocks, heads "
+        "matched, are alike by +0.12 above new weights (not measured in what all queries share); the maps matter in 1 "
+        "of 3 runs, and do not in 1"
+    )
+    assert describe_maps(None).startswith("maps not measured")
 
 
 def test_spread():

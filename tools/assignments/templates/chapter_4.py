@@ -238,8 +238,8 @@ each of its outcomes?"""
     answer = (
         f"{reading} The table says nothing about similar maps: no row measures them, and a remedy may help for another "
         "reason. To test the cause, force the maps of a plain model to be shared, or penalise their likeness. If "
-        "accuracy does not move, likeness is a symptom; if it falls with sharing, a cause worth the name. A regime "
-        "check comes first: are neighbouring blocks alike while the heads of a block are not?"
+        "accuracy does not move, likeness is a symptom; if it falls with sharing, a cause worth the name. First "
+        "measure the maps: do blocks repeat one another, heads matched, and does replacing the maps cost anything?"
     )
     rubric = (
         "1: compares single parts with both, not with plain only",

@@ -32,7 +32,8 @@ def tables() -> str:
     parts.append(f"## Single runs\n\n```text\n{table(list_records(RECORDS))}\n```")
     for plan in sorted(PLANS.glob("e?_*.yml")):
         for section in sections(plan):
-            parts.append(f"## {plan.stem}, {section}\n\n```text\n{summary(load_plan(plan, section), RECORDS)}\n```")
+            told = summary(load_plan(plan, section), RECORDS).replace(f"{ROOT}/", "")  # commands run in the root
+            parts.append(f"## {plan.stem}, {section}\n\n```text\n{told}\n```")
     claims = ledger_table(ledger(load_claims(PLANS / "claims.yml"), PLANS, RECORDS))
     return "\n\n".join([*parts, f"## The ledger of claims\n\n{claims}"]) + "\n"
 

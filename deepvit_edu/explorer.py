@@ -165,7 +165,7 @@ def record_explored(data: str, images: ImageSet | None, remedies: Sequence[str])
     maps = {}
     for remedy in remedies:
         recorded = record_attention(specimens.load_specimen(remedy, data), images.normalise(images.images))
-        layers = spread(len(recorded), LAYERS)
+        layers = evenly_chosen(len(recorded), LAYERS)
         maps[remedy] = torch.stack([recorded[layer] for layer in layers])
     titles = [images.classes[label] for label in images.labels.tolist()]
     return AttentionRecording(images.images, titles, layers, maps)
@@ -174,13 +174,13 @@ def record_explored(data: str, images: ImageSet | None, remedies: Sequence[str])
 def read_collapse(data: str, remedies: Sequence[str]) -> CollapseRecording:
     """What was recorded of the specimens of a data set while they learned."""
     similarity = {remedy: specimens.specimen_similarity(remedy, data) for remedy in remedies}
-    epochs = spread(min(len(measures["raw"]) for measures in similarity.values()), EPOCHS)
+    epochs = evenly_chosen(min(len(measures["raw"]) for measures in similarity.values()), EPOCHS)
     chosen = {remedy: {key: measures[key][epochs] for key in MEASURES} for remedy, measures in similarity.items()}
     interventions = {remedy: specimens.specimen_interventions(remedy, data) for remedy in remedies}
     return CollapseRecording(data, epochs, chosen, interventions)
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_chosen(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, evenly spread, with the first and the last."""
     return sorted({round(number) for number in np.linspace(0, count - 1, min(count, most))})
 

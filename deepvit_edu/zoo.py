@@ -17,7 +17,14 @@ from torch import nn
 from .nn.model import VisionTransformer, ViTConfig
 from .words import align, nearest
 
-__all__ = ["CONFIGS", "config_diff", "create_model", "list_models", "model_config"]  # timm adds every model's name
+__all__ = [
+    "CONFIGS",
+    "config_diff",
+    "copy_shared_weights",
+    "create_model",
+    "list_models",
+    "model_config",
+]  # timm adds every model's name
 
 # Sizes as in the authors' code: DeepViT's `deep_vision_transformer.py`, T2T-ViT's `t2t_vit*.py`, Refiner's
 # `refined_transformer.py`, token labeling's `lvvit.py`.
@@ -156,6 +163,20 @@ def create_model(
     inputs = {"input_size": (in_chans, config.img_size, config.img_size)}
     model.pretrained_cfg = model.default_cfg = {**default_cfgs[name].default.to_dict(), **inputs}
     return model
+
+
+def copy_shared_weights(source: nn.Module, target: nn.Module) -> nn.Module:
+    """Copies every weight that both models have, with one name and one shape, from `source` to `target`.
+
+    So two models that differ in one part start from the same numbers in all others.
+
+    Returns:
+        `target`.
+    """
+    shapes = {name: value.shape for name, value in target.state_dict().items()}
+    shared = {name: value for name, value in source.state_dict().items() if shapes.get(name) == value.shape}
+    target.load_state_dict(shared, strict=False)
+    return target
 
 
 def _side(img_size: int | tuple[int, int]) -> int:

@@ -140,7 +140,7 @@ def test_cosine_that_there_is_not_is_told_apart(undrawn):
     [(1, 5, [0]), (4, 8, [0, 1, 2, 3]), (24, 4, [0, 8, 15, 23]), (24, 24, list(range(24)))],
 )
 def test_what_is_kept_is_spread_evenly(count, most, expected):
-    assert explorer.spread(count, most) == expected
+    assert explorer.evenly_chosen(count, most) == expected
 
 
 # What the page is
@@ -203,7 +203,7 @@ def test_two_explorers_on_a_page_are_told_apart(recording, page, undrawn):
 def test_maps_are_the_used_ones_of_the_given_images(specimens):
     images = data.load("shapes", "test", limit=5)
     found = explorer.record_explored("shapes", images, ["plain", "re"])
-    assert found.layers == explorer.spread(10, explorer.LAYERS)
+    assert found.layers == explorer.evenly_chosen(10, explorer.LAYERS)
     assert torch.equal(found.pictures, images.images[: explorer.IMAGES])
     assert found.titles == [images.classes[label] for label in images.labels[: explorer.IMAGES]]
     model = explorer.specimens.load_specimen("re", "shapes")

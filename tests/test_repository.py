@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from deepvit_edu import cli
 from deepvit_edu.experiment import load_plan
+from deepvit_edu.experiment.reading import experiments_in
 from tools.contents import PLACEHOLDER, ROOT, is_placeholder, load_yaml, pages, repository_url
 from tools.measure import calibrate, imagenet_speed
 
@@ -156,7 +157,8 @@ def test_what_waits_for_a_gpu_is_declared(section: str) -> None:
     for names, run in re.findall(r"for plan in (.*?); do.*?bin/deepvit-edu (run [^;]*);", printed, re.DOTALL):
         plans += [parse(shlex.split(run.replace("$plan", name))) for name in names.split()]
     assert all(load_plan(ROOT / options.plan, options.section).arms for options in plans)
-    assert {ROOT / options.plan for options in plans} == set((ROOT / "book" / "experiments").glob("e?_*.yml"))
+    experiments = experiments_in(ROOT / "book" / "experiments")
+    assert {ROOT / options.plan for options in plans} == {path for path in experiments if re.match(r"e\d+_", path.name)}
     benches = [parse(shlex.split(bench)) for bench in re.findall(r"bin/deepvit-edu (bench .*)", printed)]
     assert [options.device for options in benches] == ["cuda"] * 2
     (calibration,) = re.findall(r"tools\.measure\.calibrate (.*)", printed)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deepvit_edu.zoo import config_diff, create_model, list_models
+from deepvit_edu.zoo import config_diff, copy_shared_weights, create_model, list_models
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -36,3 +36,16 @@ def test_diff_shows_what_a_paper_changed_and_nothing_else():
     assert header.split() == ["option", "vit_16b", "deepvit_16b"]
     assert [row.split()[0] for row in rows] == ["attention"]
     assert "'re'" in rows[0]
+
+
+def test_weights_of_one_name_and_shape_are_shared_and_no_others_change():
+    sizes = {"num_classes": 3, "img_size": 32, "depth": 2}
+    plain, wide = create_model("cifar_vit_4x64", **sizes), create_model("cifar_vit_4x64", attention=("re",), **sizes)
+    wide.reset_classifier(5)
+    before = {name: value.clone() for name, value in wide.state_dict().items()}
+    assert copy_shared_weights(plain, wide) is wide
+    first = plain.state_dict()
+    for name, value in wide.state_dict().items():
+        shared = name in first and first[name].shape == value.shape
+        assert torch.equal(value, first[name] if shared else before[name]), name
+    assert not torch.equal(before["blocks.0.attn.qkv.weight"], first["blocks.0.attn.qkv.weight"])

@@ -28,6 +28,7 @@ from ..nn.model import VisionTransformer
 from ..nn.registry import ATTENTION_SOURCES
 from ..records import Record, save_record
 from ..train import Interrupted, NonFiniteLossError, train
+from ..zoo import copy_shared_weights
 from .annotator import ensure_label_maps, label_maps_path
 from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe
 from .results import held_out, missing_jobs, outcome, record_path, tuned_rate, weights_path
@@ -91,11 +92,7 @@ def paired_model(plan: Plan, arm: str, seed: int, num_classes: int) -> VisionTra
     torch.manual_seed(seed)
     plain = VisionTransformer(replace(config, attention=("plain",), attention_options={}, attention_start=0))
     torch.manual_seed(seed)
-    model = VisionTransformer(config)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    shared = {name: value for name, value in plain.state_dict().items() if shapes.get(name) == value.shape}
-    model.load_state_dict(shared, strict=False)
-    return model
+    return copy_shared_weights(plain, VisionTransformer(config))
 
 
 def run_job(

@@ -51,6 +51,20 @@ def sections_of(path: str | Path) -> list[Plan]:
     return [whole, *(load_plan(path, section) for section in declared.get("sections") or ())]
 
 
+def experiments_in(folder: str | Path) -> list[Path]:
+    """The plans of a folder that compare something, that is, declare contrasts; `e2` comes before `e10`."""
+    return [path for path in sorted(Path(folder).glob("*.yml"), key=_natural_order) if _has_contrasts(path)]
+
+
+def _natural_order(path: Path) -> list[tuple[str, int]]:
+    return [(text, int(number or -1)) for text, number in re.findall(r"(\D+)(\d*)", path.stem)]
+
+
+def _has_contrasts(path: Path) -> bool:
+    declared = read_yaml(path)
+    return isinstance(declared, dict) and bool(declared.get("contrasts"))
+
+
 def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
     if not isinstance(declared, dict):
         raise ValueError("it has no named parts")

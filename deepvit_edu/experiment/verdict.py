@@ -12,7 +12,7 @@ from scipy.special import stdtrit  # scipy.stats has it too, and takes seconds t
 from ..diagnostics import effects_by_block
 from ..records import Record
 from ..words import align
-from .plan import Contrast, Job, Plan, arm_data
+from .plan import ANNOTATOR, Contrast, Job, Plan, arm_data
 from .results import missing_jobs, open_questions, outcome, record_path, tuned_rate
 
 MEASURES = ("test_accuracy", "train_loss")
@@ -254,7 +254,7 @@ def _others_text(plan: Plan, folder: Path) -> list[str]:
     """A sentence on records beside the plan's, such as those of readers' remedies; none where there are none."""
     home = folder / plan.name / plan.section
     own = {record_path(plan, Job(arm, seed), folder) for arm in plan.arms for seed in plan.seeds}
-    others = [path.stem for path in sorted(home.glob("*.json")) if path not in own]
+    others = [path.stem for path in sorted(home.glob("*.json")) if path not in own and path.stem != ANNOTATOR]
     if not others:
         return []
     return [f"{len(others)} more records that the plan does not declare ({others[0]}, …): deepvit-edu records {home}"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deepvit_edu.experiment import load_plan, summary
 from deepvit_edu.experiment.ledger import ledger, ledger_table, load_claims
+from deepvit_edu.experiment.reading import experiments_in
 from deepvit_edu.records import list_records, table
 from tools.contents import ROOT, load_yaml
 from tools.generated import keep_current
@@ -30,7 +31,7 @@ def tables() -> str:
     """What TABLES.md should hold."""
     parts = ["# What the records say\n\nWritten by `make records` from the records beside this file; not by hand."]
     parts.append(f"## Single runs\n\n```text\n{table(list_records(RECORDS))}\n```")
-    for plan in sorted(PLANS.glob("e?_*.yml")):
+    for plan in experiments_in(PLANS):
         for section in sections(plan):
             told = summary(load_plan(plan, section), RECORDS).replace(f"{ROOT}/", "")  # commands run in the root
             parts.append(f"## {plan.stem}, {section}\n\n```text\n{told}\n```")

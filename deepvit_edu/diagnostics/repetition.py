@@ -114,13 +114,14 @@ class HeadCosines:
 
     def _cosines(self, attn: Tensor) -> Tensor:
         """The cosines (L, H, L, H) of one image's maps (L, H, N, N); notes the lengths."""
-        vectors, squares = _parts(attn, self.part)
-        whole = attn.square().sum(dim=(-2, -1))
-        self.squares += torch.stack([squares, whole])
-        lengths = vectors.norm(dim=-1, keepdim=True)
-        has_part = squares > self.tolerance**2 * whole
-        units = torch.where(has_part[..., None], vectors / lengths, 0).flatten(0, 1).float()  # float32 is fast enough
-        return (units @ units.T).reshape(self.cosines.shape[1:])
+        vectors = _part(attn, self.part).float().flatten(0, 1)  # centred in double precision: now float32 will do
+        products = (vectors @ vectors.T).double()
+        squares, whole = products.diagonal(), attn.square().sum(dim=(-2, -1)).flatten()
+        rows = attn.shape[-2] if self.part == "stripes" else 1  # each row of a map has its stripes
+        has_part = rows * squares > self.tolerance**2 * whole
+        self.squares += torch.stack([rows * squares, whole]).reshape(self.squares.shape)
+        scale = torch.where(has_part, squares.rsqrt(), 0)
+        return (scale[:, None] * products * scale).reshape(self.cosines.shape[1:])
 
     def matched(self) -> Tensor:
         """`matched_similarity` (L, L) of all images so far."""
@@ -143,14 +144,11 @@ class HeadCosines:
         return similarity.float()
 
 
-def _parts(attn: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-    """One part of maps (..., N, N) as vectors (..., P), and its share of the map's square (...)."""
+def _part(attn: Tensor, part: Part) -> Tensor:
+    """One part of maps (..., N, N) as vectors (..., P)."""
     centred = centre_rows(attn)
     stripes = centred.mean(dim=-2, keepdim=True)  # (..., 1, N)
-    if part == "stripes":
-        return stripes.squeeze(-2), attn.shape[-2] * stripes.square().sum(dim=(-2, -1))
-    rest = (centred - stripes).flatten(-2)
-    return rest, rest.square().sum(dim=-1)
+    return stripes.squeeze(-2) if part == "stripes" else (centred - stripes).flatten(-2)
 
 
 def match_heads(similarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -126,10 +127,24 @@ def _stack_panels(fig: Figure) -> bool:
     return True
 
 
-def show_source(*objects: object) -> Markdown:
-    """The source of functions or classes, read from where they are, as highlighted code for a notebook or page."""
-    sources = (textwrap.dedent(inspect.getsource(one)) for one in objects)
-    return Markdown("```python\n" + "\n".join(sources) + "```")
+def show_source(*objects: object) -> None:
+    """Shows the source of functions or classes, read from where they are; highlighted in a notebook or page."""
+    source = "\n".join(textwrap.dedent(inspect.getsource(one)) for one in objects)
+    _tell(f"```python\n{source}```", plain=source)
+
+
+def measured(*sentences: str) -> None:
+    """Shows what was found, as a marked paragraph of a notebook or page; the sentences carry this run's numbers."""
+    told = f"**Measured on this page.** {' '.join(sentences)}"
+    _tell(f"> {told}", plain=told)
+
+
+def _tell(markdown: str, plain: str) -> None:
+    """Shows Markdown wherever in a cell it is called; a plain script prints."""
+    if get_ipython():
+        display(Markdown(markdown))
+    else:
+        print(plain)
 
 
 def figure(

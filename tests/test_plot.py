@@ -110,11 +110,27 @@ def test_figure_without_text_is_refused():
     plt.close(fig)
 
 
-def test_source_is_that_of_the_objects_and_starts_at_the_margin():
-    shown = plot.show_source(torch.nn.Identity.forward, plot.figure).data
-    assert shown.startswith("```python\ndef forward(self, input: Tensor) -> Tensor:")
-    assert "\n\ndef figure(\n" in shown
-    assert shown.endswith("```")
+def test_source_is_that_of_the_objects_and_starts_at_the_margin(shown, monkeypatch):
+    monkeypatch.setattr(plot, "get_ipython", lambda: "a notebook")
+    plot.show_source(torch.nn.Identity.forward, plot.figure)
+    (page,) = shown
+    assert page.startswith("```python\ndef forward(self, input: Tensor) -> Tensor:")
+    assert "\n\ndef figure(\n" in page
+    assert page.endswith("```")
+
+
+def test_findings_are_one_marked_paragraph(shown, monkeypatch):
+    monkeypatch.setattr(plot, "get_ipython", lambda: "a notebook")
+    plot.measured("It is 3.", "So it holds.")
+    assert shown == ["> **Measured on this page.** It is 3. So it holds."]
+
+
+def test_a_plain_script_prints_source_and_findings(capsys):
+    plot.show_source(torch.nn.Identity.forward)
+    plot.measured("It is 3.")
+    printed = capsys.readouterr().out
+    assert printed.startswith("def forward(self, input: Tensor) -> Tensor:")
+    assert printed.endswith("**Measured on this page.** It is 3.\n")
 
 
 def test_curves_show_every_run_from_its_record():

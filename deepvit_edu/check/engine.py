@@ -39,7 +39,7 @@ class _TimeIsUp(BaseException):
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found. True where the answer is right; its `repr` is the paragraph for the learner.
+    """What a check found. True where the answer is right; its `repr` is the paragraph that the learner was told.
 
     `status` is "right", "wrong", "not begun" or "by hand".
     """
@@ -55,7 +55,10 @@ class Result:
         marks = {"right": "✓", "wrong": "✗"}
         told = f"{marks.get(self.status, '·')} {self.exercise}: {self.message}"
         lines = [line for part in told.split("\n") for line in (textwrap.wrap(part, 76) if len(part) > 76 else [part])]
-        return "\n".join([*lines, _progress(self.exercise)])
+        return "\n".join([*lines, _progress(self.exercise)] if self else lines)
+
+    def _ipython_display_(self) -> None:
+        """Nothing: `check` has printed it, so that it is told wherever in a cell the call stands."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def exercise_ids() -> list[str]:
 
 
 def check(number: str, *answers: Any) -> Result:
-    """Says whether an answer to an exercise is right, and if not, what is wrong.
+    """Prints whether an answer to an exercise is right, and if not, what is wrong; returns the same.
 
     The random numbers of the notebook stay as they are.
 
@@ -112,6 +115,12 @@ def check(number: str, *answers: Any) -> Result:
     Raises:
         ValueError: there is no such exercise, or it wants another number of answers.
     """
+    result = _judge(number, answers)
+    print(result)
+    return result
+
+
+def _judge(number: str, answers: tuple[Any, ...]) -> Result:
     if number not in _EXERCISES:
         raise ValueError(f"there is no exercise {number!r}{nearest(str(number), exercise_ids())}")
     task = _EXERCISES[number]

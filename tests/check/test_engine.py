@@ -40,11 +40,19 @@ def test_right_answer_is_right_and_counted(doubling: str) -> None:
     assert "1 of 2 passed: 9.1" in repr(result)
 
 
+def test_what_was_found_is_printed_once(doubling: str, capsys: pytest.CaptureFixture) -> None:
+    from IPython.core.formatters import DisplayFormatter
+
+    result = check(doubling, lambda x: 3 * x)
+    assert capsys.readouterr().out == f"{result!r}\n"
+    assert DisplayFormatter().format(result) == ({}, {})  # what a notebook shows of the last line of a cell
+
+
 def test_wrong_answer_is_told_in_one_paragraph(doubling: str) -> None:
     result = check(doubling, lambda x: 3 * x)
     assert not result
     assert result.message == "not twice as large."
-    assert "0 of 2" in repr(result)
+    assert "passed" not in repr(result)  # no score for who has not scored
 
 
 @pytest.mark.parametrize("answer", [None, ..., lambda x: None, lambda x: ...])

@@ -48,7 +48,7 @@ def markdown(body: str) -> str:
         ("{cite:t}`one2020` says", "[Dosovitskiy et al. (2020)](https://arxiv.org/abs/2010.11929) says"),
         ("so {cite:p}`one2020`", "so ([Dosovitskiy et al., 2020](https://arxiv.org/abs/2010.11929))"),
         ("so {cite}`two2021`", "so (van der Berg and Li, 2021)"),
-        ("a {term}`token` and {term}`two tokens <token>`", "a token and two tokens"),
+        ("a {term}`token` and {term}`two tokens <token>`", "a token and two tokens"),  # no glossary here
         ("{math}`x^2` and {sub}`i` and {kbd}`Esc`", "$x^2$ and <sub>i</sub> and `Esc`"),
         ("{py:func}`~deepvit_edu.zoo.create_model`", "`deepvit_edu.zoo.create_model`"),
         ("(here)=\n## A *title*\n\nsee {ref}`here`, {ref}`there <here>`, [](#here)", None),
@@ -63,9 +63,29 @@ def test_inline_markup(source: str, wanted: str | None) -> None:
     assert markdown(source) == expected
 
 
+def test_no_two_works_are_cited_by_the_same_name_and_year() -> None:
+    entries = notebooks.read_book().bibliography.entries
+    labels = [notebooks.short_citation(entry) for entry in entries.values()]
+    assert sorted(labels) == sorted(set(labels))  # else give one the year 2021a and the other 2021b
+
+
 def test_link_to_a_file_becomes_absolute() -> None:
     assert (
         markdown("[the licence](../LICENSE)") == "[the licence](https://github.com/OWNER/repository/blob/main/LICENSE)"
+    )
+
+
+def test_other_pages_are_links_and_this_one_is_text() -> None:
+    body = FRONT_MATTER + "(here)=\n## Here\n\nsee {doc}`notation`, {doc}`the words <glossary>`, {ref}`here`"
+    book = Book("https://github.com/OWNER/repository", titles={"book/notation": "Notation", "book/glossary": "Words"})
+    add_labels(book, "book/page", body)
+    add_labels(book, "book/01_vision_transformer", FRONT_MATTER + "(there)=\n## There\n")
+    lines = read_lines(body + ", {ref}`there`, a {term}`token`")
+    shown = Converter(book, "book/page").markdown(lines)
+    address = "https://github.com/OWNER/repository/blob/main/book"
+    assert shown == (
+        f"## Here\n\nsee [Notation]({address}/notation.md), [the words]({address}/glossary.md), Here, "
+        f"[There]({address}/01_vision_transformer.ipynb), a [token]({address}/glossary.md)"
     )
 
 
@@ -258,6 +278,17 @@ def test_notebook_holds_no_raw_markup_and_no_solution(page: str, wanted: dict) -
         assert "solution-start" not in prose
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
+
+
+COLUMN = 80
+
+
+@pytest.mark.parametrize("page", [page for page in notebook_pages() if re.match(r"book/\d", page)])
+def test_no_code_is_wider_than_its_column(page: str) -> None:
+    """A reader would have to scroll sideways, and what is cut is the comment on the shape."""
+    cells = jupytext.read(source_of(page)).cells
+    shown = [cell.source for cell in cells if cell.cell_type == "code"]
+    assert [line for source in shown for line in source.splitlines() if len(line) > COLUMN] == []
 
 
 @pytest.mark.parametrize("page", notebook_pages())

@@ -26,7 +26,7 @@ import nbformat
 import yaml
 from pybtex.database import BibliographyData, Entry, parse_file
 
-from tools.contents import ROOT, load_yaml, notebook_pages, pages, repository_url, source_of
+from tools.contents import ROOT, is_notebook, load_yaml, notebook_pages, pages, repository_url, source_of
 
 FENCE = re.compile(r"^(?P<indent>\s*)(?P<mark>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\w:.+-]+)\})?\s*(?P<rest>.*)$")
 TARGET = re.compile(r"^\s*\((?P<label>[^()\s]+)\)=\s*$")
@@ -295,7 +295,10 @@ class Converter:
         if name == "eq":
             return f"({self.find(target, number).number})"
         if name == "doc":
-            return text or self.title(target, number)
+            title = self.title(target, number)
+            return f"[{text or title}]({self.address(self.page_of(target))})"
+        if name == "term" and "book/glossary" in self.book.titles and self.page != "book/glossary":
+            return f"[{text or target}]({self.address('book/glossary')})"
         if name in CODE_ROLES:
             return f"`{text or target.removeprefix('~')}`"
         plain: dict[str, Callable[[], str]] = {
@@ -330,20 +333,31 @@ class Converter:
 
     def title(self, target: str, number: int) -> str:
         """The title of the page that a path names, relative to this page or, with a leading /, to the root."""
-        base = Path("/") if target.startswith("/") else Path("/") / Path(self.page).parent
-        page = str((base / target.removesuffix(".md")).resolve()).lstrip("/")
+        page = self.page_of(target)
         if page not in self.book.titles:
             raise self.error(number, f"there is no page {target} in the table of contents.")
         return self.book.titles[page]
 
+    def page_of(self, target: str) -> str:
+        """The page that a path names."""
+        base = Path("/") if target.startswith("/") else Path("/") / Path(self.page).parent
+        return str((base / target.removesuffix(".md")).resolve()).lstrip("/")
+
+    def address(self, page: str) -> str:
+        """Where a reader of the notebook finds another page: its own notebook, or its text, in the repository."""
+        notebook = is_notebook(source_of(page)) if source_of(page).is_file() else False
+        return f"{self.book.url}/blob/main/{page}.{'ipynb' if notebook else 'md'}"
+
     def reference(self, text: str, label: str, number: int) -> str:
-        """A cross-reference as text; one to another page says which."""
+        """A cross-reference: text within a page, a link to another page."""
         found = self.find(label, number)
         if text:
-            return text.replace("%s", str(found.number)).replace("{number}", str(found.number))
-        if found.page == self.page or found.kind in ("heading", "solution"):
-            return self.inline(found.text, number)
-        return f"{found.text} of “{self.book.titles[found.page]}”"
+            shown = text.replace("%s", str(found.number)).replace("{number}", str(found.number))
+        elif found.page == self.page or found.kind in ("heading", "solution"):
+            shown = self.inline(found.text, number)
+        else:
+            shown = f"{found.text} of “{self.book.titles[found.page]}”"
+        return shown if found.page == self.page else f"[{shown}]({self.address(found.page)})"
 
     def link(self, text: str, target: str, number: int) -> str:
         """A link: to a label it becomes text, to a file of the repository it becomes absolute."""

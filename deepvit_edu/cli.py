@@ -8,13 +8,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from . import __version__, bench, data, records
+from . import __version__, bench, data, records, similarity
 from .allocator import restart_with_memory_kept
 from .checkpoints import load_model
 from .devices import pick_device
-from .diagnostics import at_initialisation, collapse_report, similarity_matrices
 from .experiment import campaign, load_plan, measure_model, missing_jobs, power_table, run_plan, summary, waiting_text
 from .labels import load_label_maps
 from .nn.model import VisionTransformer
@@ -83,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(add("train", train_command, "train a model and write its record, weights and checkpoint"))
     _add_evaluate(add("evaluate", evaluate_command, "measure a trained model on the test images of a data set"))
     _add_similarity(
-        add("similarity", similarity_command, "tell how alike a model's attention maps are, block by block")
+        add("similarity", similarity_command, "measure how similar a model's attention maps are, block by block")
     )
     _add_models(add("models", models_command, "list the models, or show one"))
     _add_data(add("data", data_command, "list the data sets, or fetch and describe one"))
@@ -193,61 +191,6 @@ def evaluate_command(options: argparse.Namespace) -> None:
     print(f"{about['name']}: accuracy {measured['accuracy']:.2%}, loss {measured['loss']:.4f}")
 
 
-def _add_similarity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", help="a model.safetensors, the folder of a run, or a name (with random weights)"
-    )
-    parser.add_argument("--data", metavar="NAME", help="as of train; what the model was trained on unless given")
-    _add_data_root(parser)
-    parser.add_argument("--images", type=int, default=64, metavar="N", help="test images to average over, 2 or more")
-    parser.add_argument("--axis", choices=("column", "row"), default="column", help="what is compared of a map")
-    parser.add_argument("--centre", choices=("row", "double"), default="row", help="means that centring takes off")
-    parser.add_argument("--which", choices=("softmax", "used"), default="softmax", help="the map that is looked at")
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the images, and of weights at initialisation (give the run's)",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
-    parser.add_argument("--out", metavar="FILE", help="draw every block against every other into this picture (.png)")
-
-
-def similarity_command(options: argparse.Namespace) -> None:
-    """`deepvit-edu similarity`."""
-    device = pick_device(options.device)
-    model, dataset = _named_or_trained(options.model, options.seed)
-    models = {"": model.to(device)}
-    if dataset:
-        models[" at initialisation"] = at_initialisation(model, options.seed)
-    source, size = options.data or dataset or "shapes", model.config.img_size
-    test_set = data.load(source, "test", root=options.data_root, img_size=size)
-    if not 2 <= options.images <= len(test_set):
-        raise ValueError(f"--images is {options.images}; choose from 2 to the {len(test_set)} test images there are")
-    order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(options.seed))[: options.images]
-    images = test_set.normalise(test_set.images[order].to(device))
-    reports = {when: collapse_report(each, images, options.axis, options.centre) for when, each in models.items()}
-    print(test_set.describe())
-    print(align(_similarity_rows(reports, "used_" if options.which == "used" else "")))
-    what = f"cosines of the {options.which} maps' {options.axis}s, means over {options.images} of these images"
-    print(f"{what}; alike: to the block before; entropy: of the softmax map, as a fraction of the uniform map's")
-    if options.out:
-        _draw_similarity(models, images, options)
-
-
-def _named_or_trained(name: str, seed: int) -> tuple[VisionTransformer, str | None]:
-    """A model with random weights, or one from a file and the data set that it was trained on."""
-    path = Path(name)
-    if name in CONFIGS:
-        torch.manual_seed(seed)
-        return create_model(name, num_classes=10), None
-    if not path.exists():
-        raise ValueError(f"there is neither a file nor a model named '{name}'{nearest(name, list(CONFIGS))}")
-    model, about = _load_trained(path, "dataset")
-    return model, about["dataset"]
-
-
 def _load_trained(path: Path, *needed: str) -> tuple[VisionTransformer, dict]:
     """A model from its file, or from the folder of its run, and what its file says of the training."""
     file = path / "model.safetensors" if path.is_dir() else path
@@ -257,37 +200,41 @@ def _load_trained(path: Path, *needed: str) -> tuple[VisionTransformer, dict]:
     return model, about
 
 
-def _similarity_rows(reports: dict[str, dict], prefix: str) -> list[tuple[str, ...]]:
-    """One row a block, with a header."""
-    columns: dict[str, list[float | None]] = {}
-    for when, report in reports.items():
-        for name, key in (("alike", "adjacent"), ("centred", "adjacent_centred")):
-            columns[name + when] = [None, *report[prefix + key]]  # the first block has none before it
-    report = reports[""]
-    columns |= {
-        "between images": report[prefix + "between_images"],
-        "centred between images": report[prefix + "between_images_centred"],
-        "heads": report[prefix + "heads"],
-        "entropy": report["entropy"],
-        "rank": report[prefix + "rank"],
-    }
-    rows = zip(*columns.values(), strict=True)
-    numbers = (tuple("–" if value is None else f"{value:.3f}" for value in row) for row in rows)
-    return [("block", *columns), *((str(layer), *row) for layer, row in enumerate(numbers))]
+def _add_similarity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a model.safetensors, the folder of a run, or a name of this package"
+    )
+    parser.add_argument("--timm", metavar="NAME", help="a Vision Transformer of timm, with its trained weights")
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="the weights: a file of this package, of timm, or the authors'"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="NAME",
+        help="a data set, or a folder of images; what the model was trained on, or else shapes, unless given",
+    )
+    _add_data_root(parser)
+    parser.add_argument("--count", type=int, default=128, metavar="N", help="how many images, 2 or more")
+    parser.add_argument("--which", choices=("softmax", "used"), default="softmax", help="the map that is measured")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of images")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
+    parser.add_argument("--plot", metavar="FILE", help="draw the measures by block into this picture (.png, .svg)")
+    parser.add_argument("--out", metavar="FILE", help="write the numbers to this .json file")
 
 
-def _draw_similarity(models: dict[str, VisionTransformer], images: Tensor, options: argparse.Namespace) -> None:
-    from .plot import plot_similarity  # drawing libraries take a second to import
-
-    panels: dict[str, Tensor] = {}
-    for name, centre in (("raw", None), ("centred", options.centre)):
-        for when, model in models.items():
-            layers, others = similarity_matrices(model, images, options.axis, centre, options.which)
-            panels[name + when] = layers
-            if not when:
-                panels[f"{name}, between images"] = others
-    plot_similarity(panels, columns=len(panels) // 2).savefig(options.out)
-    print(f"drawn into {options.out}")
+def similarity_command(options: argparse.Namespace) -> None:
+    """`deepvit-edu similarity`."""
+    device = pick_device(options.device)
+    subject = similarity.find_subject(options.model, options.timm, options.checkpoint, options.seed)
+    images = similarity.find_images(subject, options.images, options.count, options.data_root, options.seed)
+    report = similarity.measure_similarity(subject, images, options.which, device)
+    print(similarity.report_text(report))
+    if options.plot:
+        similarity.draw_report(report)[0].savefig(options.plot)
+        print(f"drawn into {options.plot}")
+    if options.out:
+        similarity.save_report(report, options.out, device)
+        print(f"written to {options.out}")
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import ImageSet
 from ..diagnostics import (
@@ -40,14 +40,22 @@ def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any
     report["initial"] = collapse_report(at_initialisation(model), few)
     report["interventions"] = intervene_all(model, few, labels[:NUM_IMAGES])
     report |= _measure_excess(model, images[:MAP_IMAGES])
+    return rounded(report | measure_aliveness(model, images, labels))
+
+
+def measure_aliveness(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """What the maps of a model's deep half are worth, as it stands in a record.
+
+    Args:
+        model, images, labels: as of `aliveness`.
+    """
     effects = aliveness(model, images, labels)
-    report |= {
+    return {
         "aliveness": {name: {key: list(pair) for key, pair in of.items()} for name, of in effects.items()},
         "aliveness_images": len(images),
         "least_harmful": least_harmful(effects),
         "map_matters": map_matters(effects),
     }
-    return rounded(report)
 
 
 def _measure_excess(model: VisionTransformer, images: Tensor) -> dict[str, Any]:

@@ -107,6 +107,10 @@ def attention(answer: Callable[[Tensor, int], Tensor]) -> None:
         dim: "",
         heads * dim: "the scores shrink as more heads stand side by side, though a head sees its own channels only",
         1: "the scores are not divided, so they grow with the channels of a head",
+        heads: "the scores are divided by the root of the number of heads. A dot product has as many terms as one head "
+        "has channels, C / H",
+        tokens: "the scores are divided by the root of the number of tokens. A dot product has as many terms as one head "
+        "has channels, C / H",
     }
     merges = {
         "joined": "",
@@ -243,10 +247,27 @@ def _require_factor(found: Tensor, model: VisionTransformer, images: Tensor, fac
     for factors in product((1.0, factor), repeat=blocks):
         some = len(set(factors)) > 1 and alike(found, maps(*factors), 1e-3)
         require(not some, "some blocks still have their old maps. Every block has an attention of its own.")
+    require(
+        not alike(found[0], _weights_only(model, images, factor), 1e-3),
+        "the weights of queries or keys are multiplied and their biases are not, so the scores change in another way. "
+        "Multiply the scores themselves.",
+    )
+    require(
+        not alike(found[0], maps(factor)[0], 1e-3) or alike(found, maps(factor), 1e-3),
+        "the first block's maps are right and later ones are not, so that something besides the scores has changed on "
+        "the way: the values?",
+    )
     sums = alike(found.sum(dim=-1), torch.ones(found.shape[:-1]), 1e-3)
     require(sums, "the shares of a query no longer sum to 1: multiply the scores, before the softmax.")
     message = f"with the factor {factor}, the maps differ from the softmax of the scores times {factor}."
     require(alike(found, maps(factor), 1e-3), message)
+
+
+def _weights_only(model: VisionTransformer, images: Tensor, factor: float) -> Tensor:
+    """The first block's map (B, H, N + 1, N + 1) when the weights behind it are multiplied without their biases."""
+    changed = deepcopy(model)
+    changed.blocks[0].attn.qkv.weight.data *= factor
+    return _recorded(changed, images)[0]
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ class Claim:
 class Entry:
     """A claim with its answer: the effect in words, the verdict, and the command that makes the runs.
 
-    `maps` says what was measured of the maps that the claim is about; None where it is about none.
+    `conditions` are the effects of the claim's further contrasts, by name. `maps` says what was measured of the maps that the claim is about; None where it is about none.
     """
 
     claim: Claim
@@ -84,6 +84,17 @@ class Entry:
     command: str
     scale: str
     maps: str | None = None
+    conditions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def effects(self) -> str:
+        """What was found, in words: the contrast with its effect, and the further contrasts with theirs."""
+        if self.effect == "–":
+            return "–"
+        of = f" ({LIKENESS[self.claim.measure]})" if self.claim.measure in LIKENESS else ""
+        return "; ".join(
+            [f"{self.claim.contrast}{of}: {self.effect}", *(f"{name}: {told}" for name, told in self.conditions.items())]
+        )
 
 
 def load_claims(path: Path) -> list[Claim]:
@@ -127,6 +138,11 @@ class _Test:
         asked = self.contrasts.get(contrast)
         return None if asked is None else contrast_effect(self.plan, asked, self.found, measure)
 
+    def told(self, contrast: str, measure: str) -> str:
+        """The effect of another contrast in words."""
+        effect = self.effect_of(contrast, measure)
+        return "not tested" if effect is None else format_effect(effect, measure, bool(self.contrasts[contrast].levels))
+
 
 def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     if claim.plan is None:
@@ -142,7 +158,8 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     section = "" if test.plan.section == "full" else f" --section {test.plan.section}"
     verdict = _verdict(claim, test) if test.is_whole else "inconclusive"
     maps = describe_maps(measured_maps(test.found[claim.maps_of].values())) if claim.maps_of else None
-    return Entry(claim, told + seeds, verdict, command + section, test.plan.section, maps)
+    others = {name: test.told(name, claim.measure) for name in claim.conditions}
+    return Entry(claim, told + seeds, verdict, command + section, test.plan.section, maps, others)
 
 
 def _tests(claim: Claim, sections: list[tuple[Plan, dict]]) -> list[_Test]:
@@ -188,10 +205,18 @@ def ledger_table(entries: list[Entry]) -> str:
         claim = entry.claim
         runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
-        of = f" ({LIKENESS[claim.measure]})" if claim.measure in LIKENESS and entry.effect != "–" else ""
         verdict = f"**{entry.verdict}**" + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
-        rows.append((claim.claim, verdict, f"{entry.effect}{of}", source, runs))
+        rows.append((claim.claim, verdict, entry.effects, source, runs))
     return markdown_table(rows)
+
+
+def findings(entries: list[Entry]) -> str:
+    """A Markdown list of claims with their verdicts and effects: what stands at the head of a chapter."""
+    lines = []
+    for entry in entries:
+        found = f" {entry.effects} ({entry.claim.plan}, section {entry.scale})" if entry.effect != "–" else ""
+        lines.append(f"- {entry.claim.claim} **{entry.verdict.capitalize()}.**{found}")
+    return "\n".join(lines)
 
 
 def added_later(entries: list[Entry]) -> str:

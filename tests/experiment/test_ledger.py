@@ -9,6 +9,7 @@ from deepvit_edu.experiment.ledger import (
     _agreement,
     added_later,
     answer_sentence,
+    findings,
     ledger,
     ledger_table,
     load_claims,
@@ -69,6 +70,19 @@ def test_what_was_measured_of_the_maps_stands_beside_the_verdict_and_decides_not
     assert entry.verdict == "reproduced"
     assert entry.maps.endswith("the maps matter in 0 of 3 runs, and do not in 3")
     assert f"**reproduced** (plain: {entry.maps})" in ledger_table([entry])
+
+
+def test_effects_name_their_contrasts_and_those_of_the_conditions(tmp_path, template):
+    entry = judge(tmp_path, {"re": 0.1, "other-re": -0.1}, template, conditions={"second": "higher"})
+    assert entry.effects.startswith("main: +10.00 points [")
+    assert "; second: -10.00 points [" in entry.effects
+    assert f"| {entry.effects} |" in ledger_table([entry])
+    assert findings([entry]) == f"- It helps. **Conditional.** {entry.effects} (tiny, section full)"
+
+
+def test_what_nobody_has_run_is_found_not_tested():
+    (entry,) = ledger([Claim("It helps.", "somebody", "paper")], PLANS, PLANS)
+    assert findings([entry]) == "- It helps. **Not tested.**"
 
 
 def test_maps_of_old_records_are_not_measured(tmp_path, template):

@@ -57,6 +57,12 @@ def scale_still_of_all_channels(qkv, num_heads):
     return _attention(qkv, num_heads, width=qkv.shape[-1] // 3)
 
 
+@mutant("1.2", says="one fault is left: the scores are divided by the root of the number of heads")
+def scale_of_the_number_of_heads(qkv, num_heads):
+    """C, H and D are mixed up: the scores are divided by the root of the number of heads."""
+    return _attention(qkv, num_heads, width=num_heads)
+
+
 @mutant("1.2", says="one fault is left: a token's output is pieced together")
 def heads_still_merged_as_they_lie(qkv, num_heads):
     """Only softmax and scale were mended: (B, H, N, D) is still reshaped without a transpose."""
@@ -142,6 +148,27 @@ def replaced(model, factor):
 def last_block_only(model, factor):
     """Only the last block is changed, the one that is drawn."""
     return _scaled(model, lambda scale: scale * factor, slice(-1, None))
+
+
+@mutant("1.4", says="their biases are not")
+def weights_without_biases(model, factor):
+    """The weights of queries, keys and values are multiplied, their biases forgotten."""
+    changed = deepcopy(model)
+    for block in changed.blocks:
+        block.attn.qkv.weight.data *= factor
+    return changed
+
+
+@mutant("1.4", says="the values?")
+def queries_and_values(model, factor):
+    """The queries are multiplied, which is right, and the values as well."""
+    changed = deepcopy(model)
+    for block in changed.blocks:
+        for part in (0, 2):
+            channels = slice(part * model.config.embed_dim, (part + 1) * model.config.embed_dim)
+            block.attn.qkv.weight.data[channels] *= factor
+            block.attn.qkv.bias.data[channels] *= factor
+    return changed
 
 
 @mutant("1.4", says="factor's square")

@@ -107,10 +107,10 @@ def attention(answer: Callable[[Tensor, int], Tensor]) -> None:
         dim: "",
         heads * dim: "the scores shrink as more heads stand side by side, though a head sees its own channels only",
         1: "the scores are not divided, so they grow with the channels of a head",
-        heads: "the scores are divided by the root of the number of heads. A dot product has as many terms as one head "
-        "has channels, C / H",
-        tokens: "the scores are divided by the root of the number of tokens. A dot product has as many terms as one head "
-        "has channels, C / H",
+        heads: "the scores are divided by the root of the number of heads. A dot product has as many terms as one "
+        "head has channels, C / H",
+        tokens: "the scores are divided by the root of the number of tokens. A dot product has as many terms as one "
+        "head has channels, C / H",
     }
     merges = {
         "joined": "",

@@ -75,7 +75,8 @@ class Claim:
 class Entry:
     """A claim with its answer: the effect in words, the verdict, and the command that makes the runs.
 
-    `conditions` are the effects of the claim's further contrasts, by name. `maps` says what was measured of the maps that the claim is about; None where it is about none.
+    `conditions` are the effects of the claim's further contrasts, by name. `maps` says what was measured of the maps
+    that the claim is about; None where it is about none.
     """
 
     claim: Claim
@@ -92,9 +93,8 @@ class Entry:
         if self.effect == "–":
             return "–"
         of = f" ({LIKENESS[self.claim.measure]})" if self.claim.measure in LIKENESS else ""
-        return "; ".join(
-            [f"{self.claim.contrast}{of}: {self.effect}", *(f"{name}: {told}" for name, told in self.conditions.items())]
-        )
+        further = [f"{name}: {effect}" for name, effect in self.conditions.items()]
+        return "; ".join([f"{self.claim.contrast}{of}: {self.effect}", *further])
 
 
 def load_claims(path: Path) -> list[Claim]:

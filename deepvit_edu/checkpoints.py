@@ -27,7 +27,11 @@ def save_model(model: VisionTransformer, path: str | Path, **about: object) -> P
         path: the file to write.
         about: anything JSON can hold that belongs with the weights (name, data set, classes, mean, std).
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies, since tied blocks name one tensor several times and safetensors wants each name to have its own.
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     metadata = {"config": json.dumps(asdict(model.config)), "about": json.dumps(about)}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, metadata=metadata)

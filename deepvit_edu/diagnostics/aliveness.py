@@ -87,14 +87,14 @@ def map_matters(effects: Effects, threshold: float = THRESHOLD) -> bool | None:
     """Whether the model needs the maps that it has, by what `aliveness` found.
 
     True where even the least harmful replacement costs more than the threshold, and at least three of its standard
-    errors. False where it costs no more than the threshold with two standard errors on top. None where neither
-    holds: more images would tell.
+    errors. False where some replacement costs no more than the threshold with two standard errors on top. None where
+    neither holds: more images would tell.
 
-    The least harmful decides, for any other replacement may do harm of its own: no attention at all takes a branch away
+    One harmless replacement decides, for any other may do harm of its own: no attention at all takes a branch away
     that the later blocks have learned to expect, and costs an idle network something, too. Loss decides, since a
     divergence is never negative and accuracy moves in steps of whole images.
     """
+    if any(cost + 2 * error <= threshold for cost, error in (effect["loss"] for effect in effects.values())):
+        return False
     cost, error = effects[least_harmful(effects)]["loss"]
-    if cost > threshold and 3 * error <= cost:
-        return True
-    return False if cost + 2 * error <= threshold else None
+    return True if cost > threshold and 3 * error <= cost else None

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..options import check_number
 from .blocks import Block
+from .controls import tie_queries_and_keys
 from .features import IntermediateFeatures
 from .ideas import dense_blocks
 from .paths import frozen_statistics, traced
@@ -245,7 +246,9 @@ def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
     if config.dense_stages:
         return dense_blocks(new, config.dense_stages, dim, config.growth, config.drop_path_rate)
     rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]
-    return [new(layer, dim, rate) for layer, rate in enumerate(rates)], [dim] * config.depth
+    blocks = [new(layer, dim, rate) for layer, rate in enumerate(rates)]
+    tie_queries_and_keys(block.attn for block in blocks)
+    return blocks, [dim] * config.depth
 
 
 def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Block:

@@ -8,7 +8,7 @@ from torch import nn
 
 from .attention import Attention, ReAttention, RefinedAttention
 from .blocks import Mlp
-from .controls import SharingAttention, SharpenedAttention
+from .controls import QueryMeanAttention, SharingAttention, SharpenedAttention, TiedAttention
 from .ideas import GhostAttention, GhostMlp, SqueezeExciteAttention
 from .refiner import AccumulatedAttention, ReusedAttention, SharedAttention
 from .tokens import ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer
@@ -38,6 +38,8 @@ ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
     "sharpened": SharpenedAttention,
     "handing": SharingAttention,
     "handed": SharedAttention,
+    "query-mean": QueryMeanAttention,
+    "tied": TiedAttention,
 }
 ATTENTION_SOURCES: dict[str, str] = {}
 """The source code of the attentions that `register_attention` named."""

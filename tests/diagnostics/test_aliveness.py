@@ -78,6 +78,7 @@ def effects_of(**losses):
         (effects_of(uniform=(0.5, 0.01), one=(0.03, 0.01)), True),
         (effects_of(uniform=(0.5, 0.01), one=(0.03, 0.011)), None),  # more images would tell
         (effects_of(uniform=(0.5, 0.01), one=(0.02, 0.0001)), None),
+        (effects_of(uniform=(0.0, 0.0), one=(-0.1, 0.2)), False),  # a noisy one does not hide a harmless one
         (effects_of(uniform=(0.5, 0.01), one=(0.004, 0.007)), False),
         (effects_of(uniform=(0.5, 0.01), one=(0.004, 0.009)), None),
         (effects_of(uniform=(0.5, 0.01), one=(-0.3, 0.01)), False),  # better without its maps

@@ -117,7 +117,7 @@ def test_a_changed_worktree_is_refused(repository):
         ("plans: [s1]", "names no commit for the plan s1"),
         ("code: abc", "is not a campaign"),
         ("code: abc\nplans: [{section: a}]", "is not a campaign"),
-        ("code: [", "is not a campaign"),
+        ("code: [", "is not YAML that can be read"),
     ],
 )
 def test_files_that_are_no_campaign_are_refused(tmp_path, text, message):

@@ -2,7 +2,7 @@
 
 Python records tensors and writes one piece of HTML: a plain picture and a table for readers without scripts, the
 tensors in few bytes, and `explorer.js`, which draws them. In Colab, where a kernel runs beside every notebook, the same
-calls give ipywidgets.
+calls give ipywidgets. `explore` gives ipywidgets in every notebook with a kernel, for the reader's own model.
 """
 
 import base64
@@ -10,12 +10,13 @@ import json
 import sys
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import data as data_sets
 from . import plot, specimens
 from .data import ImageSet
-from .diagnostics import INTERVENTIONS, record_attention
+from .diagnostics import INTERVENTIONS, attention_blocks, intervene, record_attention, similarity_matrices
+from .diagnostics.measures import Centre
 from .figure_data import html_table
 
 IMAGES, LAYERS, EPOCHS = 3, 8, 21  # at most so many of each are recorded, to keep a page small
@@ -36,7 +38,8 @@ LEVELS = 63  # a weight is kept as one of 63 steps on either side of zero: finer
 COSINE_STEPS = 10_000  # a cosine is kept to four decimals
 MISSING = -32_768  # stands for a cosine that there is not
 NEGATIVE, POSITIVE = (33, 102, 172), (178, 24, 43)  # blue and red that all eyes tell apart, those of plot_similarity
-TITLES = {"plain": "plain", "re": "Re-attention", "refiner": "Refiner", "layerscale": "LayerScale"}
+OWN = "yours"
+TITLES = {"plain": "plain", "re": "Re-attention", "refiner": "Refiner", "layerscale": "LayerScale", OWN: "your model"}
 MEASURES = {
     "raw": "same image, plain cosine",
     "row": "same image, rows centred",
@@ -148,6 +151,38 @@ def collapse_explorer(data: str = "cifar10", remedies: Sequence[str] = specimens
     """
     recording = read_collapse(data, remedies)
     return _collapse_widgets(recording) if in_colab() else HTML(collapse_html(recording))
+
+
+def explore(model: nn.Module, images: ImageSet) -> widgets.Tab:
+    """The explorers of the reader's own model, in any notebook with a kernel: JupyterLab, VS Code, Binder, Colab.
+
+    Of the two tabs the first shows what a patch attends to, and the second how similar the maps of every two blocks
+    are; its button replaces a block's map and measures what that changes. All is computed when it is asked for.
+
+    Args:
+        model: a model of the zoo, or timm's Vision Transformer; it is left as it was.
+        images: two or more, of the size that the model takes and with the mean and deviation that it was trained with
+            (`dataclasses.replace(images, mean=…, std=…)` gives others), in any order but by class. A tab is quick with
+            up to 64 of them.
+
+    Returns:
+        widgets; the last line of a cell shows them.
+
+    Raises:
+        TypeError: for images that are no `ImageSet`.
+        ValueError: for fewer than two images, images of another size, or a model whose maps cannot be found.
+    """
+    if not isinstance(images, ImageSet):
+        raise TypeError(f"the images are a {type(images).__name__}; give an ImageSet, as `data.load` returns it")
+    if len(images) < 2:
+        raise ValueError(f"maps of different images are compared; give two images or more, not {len(images)}")
+    attention_blocks(model)  # a model whose maps cannot be found is refused here
+    try:
+        _record_image(model, images, 0)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the model does not take images of {images.img_size} pixels: {error}") from error
+    titles = ("What a patch attends to", "How similar the blocks are")
+    return widgets.Tab([_own_attention(model, images), _own_similarity(model, images)], titles=titles)
 
 
 def in_colab() -> bool:
@@ -356,13 +391,16 @@ def draw_collapse(
         for key in measures
         for name, found in recording.similarity.items()
     }
-    fig = plot.plot_similarity(matrices, columns=len(recording.similarity))
-    means = [f"{' '.join(title.splitlines())}: {_neighbours(matrix):.2f}" for title, matrix in matrices.items()]
     when = f"after epoch {recording.epochs[epoch]}" if recording.epochs[epoch] else "at initialisation"
-    return fig, (
-        f"How alike the maps of every two blocks are, {when}, for networks trained on {recording.data}. "
-        f"Mean over neighbouring blocks: {'; '.join(means)}."
-    )
+    where = f"{when}, for networks trained on {recording.data}"
+    return _draw_matrices(matrices, where, columns=len(recording.similarity))
+
+
+def _draw_matrices(matrices: dict[str, Tensor], where: str, columns: int) -> tuple[Figure, str]:
+    """A panel for each matrix (L, L), by its title; and the text, which says where they were measured."""
+    means = [f"{' '.join(title.splitlines())}: {_neighbours(matrix):.2f}" for title, matrix in matrices.items()]
+    text = f"How similar the maps of every two blocks are, {where}. Mean over neighbouring blocks: {'; '.join(means)}."
+    return plot.plot_similarity(matrices, columns=columns), text
 
 
 def _neighbours(matrix: Tensor) -> float:
@@ -400,17 +438,30 @@ def _effect(loss: float, accuracy: float) -> str:
 # Widgets, where a kernel is at hand
 
 
-def _attention_widgets(recording: AttentionRecording) -> Any:
-    import ipywidgets as widgets  # here only: a page needs none
+def _attention_widgets(recording: AttentionRecording) -> widgets.Widget:
+    return _attention_controls(recording, recording.titles, lambda image: (recording, image))
+
+
+def _attention_controls(
+    recording: AttentionRecording, titles: Sequence[str], recording_of: Callable[[int], tuple[AttentionRecording, int]]
+) -> widgets.Widget:
+    """Controls for image, block, head and patch.
+
+    Args:
+        recording: for the numbers of blocks, heads and patches.
+        titles: of the images to choose from.
+        recording_of: where the maps of an image are: a recording, and the image's number in it.
+    """
 
     def draw(image: int, layer: int, head: int, row: int, column: int) -> None:
-        plot.show(*draw_attention(recording, image, layer, head, row - 1, column - 1))
+        recording, number = recording_of(image)
+        plot.show(*draw_attention(recording, number, layer, head, row - 1, column - 1))
 
     view = _first_view(recording)
     blocks = [(f"block {number}", layer) for layer, number in enumerate(recording.layers)]
     return widgets.interactive(
         draw,
-        image=widgets.Dropdown(options=[(title, number) for number, title in enumerate(recording.titles)]),
+        image=widgets.Dropdown(options=[(title, number) for number, title in enumerate(titles)]),
         layer=widgets.SelectionSlider(options=blocks, value=view["layer"]),
         head=widgets.IntSlider(0, 0, recording.heads - 1),
         row=widgets.IntSlider(view["row"] + 1, 1, recording.grid),
@@ -418,9 +469,7 @@ def _attention_widgets(recording: AttentionRecording) -> Any:
     )
 
 
-def _collapse_widgets(recording: CollapseRecording) -> Any:
-    import ipywidgets as widgets  # here only: a page needs none
-
+def _collapse_widgets(recording: CollapseRecording) -> widgets.Widget:
     def draw(epoch: int, measure: str) -> None:
         plot.show(*draw_collapse(recording, epoch, [measure]))
 
@@ -434,14 +483,69 @@ def _collapse_widgets(recording: CollapseRecording) -> Any:
 
     epochs = [(f"epoch {number}", at) for at, number in enumerate(recording.epochs)]
     matrices = widgets.interactive(
-        draw,
-        epoch=widgets.SelectionSlider(options=epochs, value=len(epochs) - 1),
-        measure=widgets.Dropdown(options=[(text, key) for key, text in MEASURES.items()]),
+        draw, epoch=widgets.SelectionSlider(options=epochs, value=len(epochs) - 1), measure=_measures()
     )
-    what_if = widgets.interactive(
+    return widgets.VBox([matrices, _replacement_controls(replace, recording.depth)])
+
+
+def _measures() -> widgets.Dropdown:
+    return widgets.Dropdown(options=[(text, key) for key, text in MEASURES.items()])
+
+
+def _replacement_controls(replace: Callable[[int, str], None], depth: int) -> widgets.Widget:
+    """Controls for a block and what replaces its map, and the button that calls `replace` with them."""
+    return widgets.interactive(
         replace,
         {"manual": True, "manual_name": "Replace the map"},
-        block=widgets.IntSlider(recording.depth // 2, 0, recording.depth - 1),
-        replacement=widgets.Dropdown(options=[(REPLACEMENTS[how], how) for how in INTERVENTIONS]),
+        block=widgets.IntSlider(depth // 2, 0, depth - 1),
+        replacement=widgets.Dropdown(options=[(text, how) for how, text in REPLACEMENTS.items()]),
     )
-    return widgets.VBox([matrices, what_if])
+
+
+# Widgets of the reader's own model
+
+
+def _own_attention(model: nn.Module, images: ImageSet) -> widgets.Widget:
+    # The maps of one image at a time are kept: those of all images may not fit.
+    recording_of = lru_cache(maxsize=1)(lambda image: _record_image(model, images, image))
+    titles = [f"{number + 1}: {images.classes[label]}" for number, label in enumerate(images.labels.tolist())]
+    return _attention_controls(recording_of(0), titles, lambda image: (recording_of(image), 0))
+
+
+def _record_image(model: nn.Module, images: ImageSet, number: int) -> AttentionRecording:
+    """The used maps of every block on one image."""
+    image = images.subset([number])
+    maps = torch.stack(record_attention(model, _inputs(model, image))).cpu()
+    return AttentionRecording(image.images, [images.classes[image.labels[0]]], list(range(len(maps))), {OWN: maps})
+
+
+def _own_similarity(model: nn.Module, images: ImageSet) -> widgets.Widget:
+    inputs = _inputs(model, images)
+    # A model of other classes has no loss on these labels; the change of its probabilities is measured all the same.
+    labels = images.labels.to(inputs.device) if model.num_classes == images.num_classes else None
+
+    @cache
+    def matrices(centre: Centre) -> tuple[Tensor, Tensor]:
+        return similarity_matrices(model, inputs, centre=centre, which="used")
+
+    def draw(measure: str) -> None:
+        matrix = matrices("row" if measure.endswith("row") else None)[measure.startswith("images")]
+        where = f"in your model, mean over {len(images)} images of {images.name}"
+        plot.show(*_draw_matrices({MEASURES[measure]: matrix}, where, columns=1))
+
+    def replace(block: int, replacement: str) -> None:
+        try:
+            effect = intervene(model, inputs, block, replacement, labels)
+        except ValueError as error:  # the first block has none before it, say
+            display(Markdown(str(error)))
+            return
+        loss = f"; {_effect(effect['loss'], effect['accuracy'])}" if labels is not None else ""
+        display(Markdown(f"class probabilities change by {effect['kl']:.4f} nats (Kullback-Leibler){loss}"))
+
+    similarity = widgets.interactive(draw, measure=_measures())
+    return widgets.VBox([similarity, _replacement_controls(replace, len(attention_blocks(model)))])
+
+
+def _inputs(model: nn.Module, images: ImageSet) -> Tensor:
+    """The images as the model takes them (B, 3, H, W), on its device."""
+    return images.normalise(images.images.to(next(model.parameters()).device))

@@ -7,11 +7,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import timm
 import torch
 from bs4 import BeautifulSoup
 
 from deepvit_edu import data, explorer, zoo
-from deepvit_edu.diagnostics import INTERVENTIONS, record_attention
+from deepvit_edu.diagnostics import INTERVENTIONS, intervene, record_attention, similarity_matrices
 from deepvit_edu.explorer import AttentionRecording, CollapseRecording
 
 DEPTH, EPOCHS = 3, 30
@@ -223,9 +224,7 @@ def test_attention_in_colab_is_widgets_that_draw(specimens, colab, shown):
     assert head.max == 3
 
 
-def test_collapse_in_colab_answers_when_pressed(specimens, colab, shown, monkeypatch):
-    answers = []
-    monkeypatch.setattr(explorer, "display", lambda markdown: answers.append(markdown.data))
+def test_collapse_in_colab_answers_when_pressed(specimens, colab, shown, answers):
     matrices, what_if = explorer.collapse_explorer("cifar10", ["plain"]).children
     epoch, measure = matrices.children[:2]
     epoch.value, measure.value = 0, "row"
@@ -239,3 +238,81 @@ def test_collapse_in_colab_answers_when_pressed(specimens, colab, shown, monkeyp
     block.value, replacement.value = 0, "previous"
     button.click()
     assert "plain: not measured" in answers[-1]
+
+
+# The reader's own model
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    texts = []
+    monkeypatch.setattr(explorer, "display", lambda markdown: texts.append(markdown.data))
+    return texts
+
+
+def own_model(**options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return zoo.create_model("cifar_vit_4x64", **{"num_classes": 10, "depth": 3, "attention": ("re",), **options}).eval()
+
+
+@pytest.fixture
+def images() -> data.ImageSet:
+    return data.load("shapes", "test", limit=12).subset(torch.arange(11, -1, -1))
+
+
+def test_any_kernel_shows_where_a_patch_of_an_own_model_looks(images, shown):
+    model = own_model()
+    attention = explorer.explore(model, images).children[0]
+    image, layer, head, row, column = attention.children[:5]
+    assert [len(image.options), len(layer.options), head.max] == [12, 3, 3]
+    image.value, layer.value, head.value, row.value, column.value = 7, 2, 1, 2, 8
+    maps = record_attention(model, images.normalise(images.images[7:8]))[2][0, 1]
+    largest = maps[1 + 1 * 8 + 7].abs().max()
+    assert f"block 2, head 1, from row 2, column 8 in an image ({images.classes[images.labels[7]]})" in shown[-1]
+    assert f"your model, {largest:.3f} at" in shown[-1].replace("-", "")
+
+
+def test_matrices_of_an_own_model_are_those_of_its_maps_in_use(images, shown):
+    model = own_model()
+    matrices = explorer.explore(model, images).children[1].children[0]
+    for measure, (centre, number) in {"raw": (None, 0), "row": ("row", 0), "images_row": ("row", 1)}.items():
+        matrices.children[0].value = measure
+        found = similarity_matrices(model, images.normalise(images.images), centre=centre, which="used")[number]
+        assert f"{explorer.MEASURES[measure]}: {found.diagonal(1).mean():.2f}" in shown[-1]
+    assert "in your model, mean over 12 images of shapes" in shown[-1]
+
+
+def test_replacing_a_map_of_an_own_model_is_measured_when_asked(images, shown, answers):
+    model = own_model()
+    block, replacement, button = explorer.explore(model, images).children[1].children[1].children[:3]
+    block.value, replacement.value = 2, "uniform"
+    assert answers == []
+    button.click()
+    effect = intervene(model, images.normalise(images.images), 2, "uniform", images.labels)
+    assert f"change by {effect['kl']:.4f} nats" in answers[-1]
+    assert f"loss {effect['loss']:+.3f}, accuracy {100 * effect['accuracy']:+.1f}" in answers[-1]
+    block.value, replacement.value = 0, "previous"
+    button.click()
+    assert "the first block, 0, has none before it" in answers[-1]
+
+
+def test_a_model_of_timm_with_other_classes_is_explored_without_labels(shown, answers):
+    model = timm.create_model("test_vit", img_size=64).eval()
+    images = data.load("shapes", "test", limit=3, img_size=64)
+    tabs = explorer.explore(model, images)
+    assert "your model" in shown[0]
+    tabs.children[1].children[1].children[2].click()
+    assert "nats" in answers[-1]
+    assert "loss" not in answers[-1]
+
+
+def test_what_cannot_be_explored_gets_one_sentence(images):
+    with pytest.raises(TypeError, match="are a Tensor; give an ImageSet"):
+        explorer.explore(own_model(), images.images)
+    with pytest.raises(ValueError, match="give two images or more, not 1"):
+        explorer.explore(own_model(), images.subset([0]))
+    with pytest.raises(ValueError, match="of a Linear cannot be found"):
+        explorer.explore(torch.nn.Linear(2, 2), images)
+    for model in (timm.create_model("test_vit", dynamic_img_size=False), own_model(img_size=64)):
+        with pytest.raises(ValueError, match=r"does not take images of 32 pixels|takes \(B, 3, 64, 64\)"):
+            explorer.explore(model, images)

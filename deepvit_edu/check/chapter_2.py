@@ -207,7 +207,8 @@ def performer(answer: Callable[..., Tensor]) -> None:
     require(alike(found, alone), message)
     faults = _faults(answer, found, query, key, value, W)
     if faults:
-        require(False, f"{_COUNTED[len(faults)]} in it. {' '.join(faults)}")
+        more = " One of them:" if len(faults) > 1 else ""
+        require(False, f"{_COUNTED[len(faults)]} in it.{more} {faults[0]}")
     exact = _shares(query, key, W, 0.5) @ value
     require(alike(found, exact, 1e-3), "no fault that was handed out is left, and another one has come in.")
 
@@ -280,6 +281,8 @@ def relative_error(answer: Callable[..., float]) -> None:
     wanted = math.sqrt(math.expm1(squared) / M)
     found = require_number(answer(query, key, M, draws), "the relative error")
     _require_opposite(answer, query, M)
+    message = "that is the formula's number, to many digits. The exercise asks for a measurement to compare it with."
+    require(abs(found - wanted) > 1e-6 * wanted, message)
     few, many = (_seeded(answer, query, key, M, draws) for draws in (2, 50))
     message = "50 draws give the same error as 2, as if all had one set of directions. Draw W anew each time."
     require(abs(few - many) > 1e-5 * many, message)

@@ -174,6 +174,12 @@ def _root_mean_square(x):
     return x.square().mean().sqrt().item()
 
 
+@mutant("2.4", says="the formula's number")
+def formula(query, key, num_features, draws=200):
+    """Nothing is measured: the formula's own number is returned."""
+    return math.sqrt(math.expm1((query + key).square().sum().item()) / num_features)
+
+
 @mutant("2.4", says="Its root is missing")
 def relative_variance(query, key, num_features, draws=200):
     """The formula's left side: the variance, not its root."""

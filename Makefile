@@ -125,7 +125,7 @@ publish-check: $(INSTALLED) ## fail while the repository's address is a placehol
 
 .PHONY: links
 links: $(INSTALLED) ## check the book's links to other sites (needs the network)
-	@$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/links
+	@PYTHONPATH="$(CURDIR)" $(BIN)/jupyter-book build . --builder linkcheck --path-output _build/links
 
 .PHONY: lock
 lock: ## renew requirements.txt from pyproject.toml (needs uv)

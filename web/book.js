@@ -1,4 +1,19 @@
-// The bibliography is marked as a list whose items are none; screen readers do better without the mark.
 document.addEventListener("DOMContentLoaded", () => {
+  // The bibliography is marked as a list whose items are none; screen readers do better without the mark.
   document.querySelectorAll('.citation-list[role="list"]').forEach((list) => list.removeAttribute("role"));
+
+  // An explorer's numbers and code are loaded when it comes near the window; tools/book/lean.py wrote where they are.
+  const near = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => load(target)),
+    { rootMargin: "1000px" },
+  );
+  const load = (explorer) => {
+    near.unobserve(explorer);
+    explorer.querySelectorAll("script[data-late]").forEach((waiting) => {
+      const script = document.createElement("script");
+      script.src = waiting.dataset.late;
+      waiting.replaceWith(script);
+    });
+  };
+  document.querySelectorAll("script[data-late]").forEach((waiting) => near.observe(waiting.parentElement));
 });

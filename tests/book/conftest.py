@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
@@ -15,8 +16,6 @@ from tools.contents import pages
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MACOS_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-# JB's own start-up script says this on every page, also with Thebe off; it harms nothing.
-HARMLESS = ("THEBE_JS_URL",)
 MILLISECONDS = 120_000  # a page may wait for a machine that does other work
 
 
@@ -75,12 +74,18 @@ def browser(html: Path) -> Iterator:
 
 @dataclass
 class Visit:
-    """An opened page (Playwright's), what it asked for outside its folder, and what it complained of."""
+    """An opened page (Playwright's), what it asked for in and outside its folder, and what it complained of."""
 
     page: object
+    files: set[Path] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+
+
+def local_file(address: str) -> list[Path]:
+    """The file that an address names, in a list; nothing for other addresses."""
+    return [Path(unquote(urlsplit(address).path))] if address.startswith("file:") else []
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +106,7 @@ def visit(browser, html: Path) -> Callable[..., Visit]:
             route.abort()
 
         context.route(lambda url: not url.startswith(("file:", "data:", "blob:")), outside)
+        visit.page.on("request", lambda request: visit.files.update(local_file(request.url)))
         visit.page.on("requestfailed", lambda request: visit.missing.append(request.url))
         visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
         visit.page.on("console", lambda said: visit.errors.append(said.text) if said.type == "error" else None)
@@ -111,7 +117,6 @@ def visit(browser, html: Path) -> Callable[..., Visit]:
             for complaints in (visit.requests, visit.missing, visit.errors):
                 complaints.clear()
             visit.page.goto(address, wait_until="networkidle")
-        visit.errors = [error for error in visit.errors if not any(known in error for known in HARMLESS)]
         return visit
 
     def open_page(page: str, scheme: str = "light", width: int = 1280, javascript: bool = True) -> Visit:

@@ -1,10 +1,14 @@
 """The built pages in a browser, opened from their files with the network blocked: what a reader sees offline."""
 
+import gzip
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 SERIOUS = ("serious", "critical")
+FIRST_VIEW_BYTES = 600_000  # what a page may ask for before a reader scrolls, compressed as servers do
+COMPRESSED = (".woff", ".woff2", ".png", ".jpg", ".webp")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -14,6 +18,27 @@ def test_page_needs_no_network_and_complains_of_nothing(visit: Callable, page: s
     assert visited.missing == []
     assert visited.errors == []
     assert visited.page.evaluate("document.documentElement.dataset.theme") == scheme
+
+
+def sent(file: Path) -> int:
+    """Bytes of a file on its way to a reader."""
+    content = file.read_bytes()
+    return len(content if file.suffix in COMPRESSED else gzip.compress(content))
+
+
+def test_first_view_is_light(visit: Callable, page: str) -> None:
+    weights = {file.name: sent(file) for file in visit(page).files}
+    assert f"{page.rpartition('/')[2]}.html" in weights
+    heaviest = sorted(weights.items(), key=lambda item: -item[1])[:8]
+    assert sum(weights.values()) <= FIRST_VIEW_BYTES, heaviest
+
+
+def test_scripts_come_only_where_they_are_used(visit: Callable, page: str) -> None:
+    opened = visit(page)
+    names = {file.name for file in opened.files}
+    assert not [name for name in names if "thebe" in name or "fontawesome" in name]
+    assert not names & {"searchtools.js", "searchindex.js", "language_data.js"}
+    assert ("startup.js" in names) == (opened.page.locator("article .math").count() > 0)
 
 
 def test_maths_is_typeset(visit: Callable, page: str) -> None:
@@ -68,8 +93,11 @@ def test_wide_page_has_readable_figures(visit: Callable, page: str) -> None:
     """No picture that failed to load, and none that sticks out of its column."""
     opened = visit(page).page
     broken = opened.evaluate(
-        """() => {
+        """async () => {
             const article = document.querySelector('article');
+            const late = [...article.querySelectorAll('img[loading=lazy]')];
+            late.forEach(image => { image.loading = 'eager'; });
+            await Promise.allSettled(late.map(image => image.decode()));
             return [...article.querySelectorAll('img, svg[role=img]')]
                 .filter(image => image.naturalWidth === 0 || image.clientWidth > article.clientWidth)
                 .map(image => image.alt || image.getAttribute('aria-label'));

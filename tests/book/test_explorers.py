@@ -29,6 +29,7 @@ def explorer(browser, html: Path) -> Iterator[Callable]:
         tab = context.new_page()
         tab.goto((html / f"{page}.html").as_uri())
         root = tab.locator(".deepvit-explorer").first
+        root.scroll_into_view_if_needed()  # it is loaded when a reader comes near
         root.locator(".explorer-live" if javascript else ".explorer-plain").wait_for(state="visible")
         return root
 

@@ -1,0 +1,99 @@
+"""A Sphinx extension: a page loads what it uses, and what is far down only when a reader comes near.
+
+- Scripts and styles of things that a page does not have are left out (no kernel in the page, tabs only where tabs are).
+- An explorer's numbers and code move into a file of their own, which web/book.js loads as a script when the explorer
+  comes near the window: a page opened from a folder may load scripts, but not fetch data.
+- Pictures that stand in a page as text (the maps in its figures) become files. An SVG's own pictures are loaded at once
+  wherever they are, so they become HTML's, which can wait.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
+
+FOLDER = "_figures"
+UNUSED = ("thebe", "THEBE_JS_URL")  # a kernel in the page: this book has none
+ONLY_WHERE = {
+    "design-tabs.js": "sd-tab-set",
+    "sphinx-design": "sd-",
+    "exercise.css": "exercise",
+    "mathjax": 'class="math',
+}
+EXPLORER = re.compile(
+    r'<script type="application/json">(?P<data>.*?)</script>\s*<script>(?P<code>.*?)</script>', re.DOTALL
+)
+PICTURE = re.compile(
+    r'<image (?:xlink:)?href="data:image/(?P<kind>png|jpeg);base64,(?P<text>[^"]+)"(?P<place>[^>]*?)/?>(?:</image>)?'
+)
+KERNEL = re.compile(r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = [^<]*</script>', re.DOTALL)
+
+
+def is_used(asset: object, body: str) -> bool:
+    """Whether a page needs a script or style of Sphinx's list."""
+    text = f"{getattr(asset, 'filename', asset)} {getattr(asset, 'attributes', {}).get('body') or ''}"
+    if any(name in text for name in UNUSED):
+        return False
+    return all(mark in body for name, mark in ONLY_WHERE.items() if name in text)
+
+
+class Files:
+    """Files beside the pages, named by what is in them."""
+
+    def __init__(self, outdir: Path, to_root: str) -> None:
+        self.folder, self.to_root = outdir / FOLDER, to_root
+
+    def address(self, content: bytes, suffix: str) -> str:
+        """Writes a file, unless it is there, and returns its address as of the page."""
+        name = f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_bytes(content)
+        return f"{self.to_root}{FOLDER}/{name}"
+
+
+def move_explorers(body: str, files: Files) -> str:
+    """The page's explorers without their data and code, which go to files that are loaded late."""
+
+    def moved(match: re.Match) -> str:
+        # The file puts the data where the code looks for it, in the element just before the file's own.
+        put = f"document.currentScript.previousElementSibling.textContent = {json.dumps(match['data'])};\n"
+        address = files.address((put + match["code"]).encode(), "js")
+        return f'<script type="application/json"></script><script type="text/plain" data-late="{address}"></script>'
+
+    return EXPLORER.sub(moved, body)
+
+
+def move_pictures(body: str, files: Files) -> str:
+    """The page with files in the place of the pictures that were written into its figures."""
+
+    def moved(match: re.Match) -> str:
+        address = files.address(base64.b64decode(match["text"]), match["kind"])
+        # The figure that holds it has the text alternative.
+        return f'<foreignObject{match["place"]}><img src="{address}" alt="" width="100%" height="100%"></foreignObject>'
+
+    return PICTURE.sub(moved, body)
+
+
+def make_lean(app: Sphinx, _page: str, _template: str, context: dict, _doctree: nodes.document | None) -> None:
+    """Shorten the page that is about to be written."""
+    body = context.get("body", "")
+    for kind in ("script_files", "css_files"):
+        context[kind] = [asset for asset in context.get(kind, []) if is_used(asset, body)]
+    if body:
+        files = Files(Path(app.outdir), context["content_root"])
+        body = move_pictures(move_explorers(body, files), files)
+        context["body"] = KERNEL.sub("", body).replace("<img ", '<img loading="lazy" ')
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("html-page-context", make_lean, priority=700)  # when all others have named their scripts
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

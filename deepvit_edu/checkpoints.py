@@ -1,22 +1,25 @@
 """Model files: ours, saved with what is needed to build the model again, and the authors'. Loading executes no code."""
 
-import argparse
 import json
 import math
-import pickle
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from .files import atomic_path
 from .nn.model import VisionTransformer, ViTConfig
+from .reading import UnreadableError, reading
+from .tensors import check_finite, is_safetensors, read_pytorch, read_tensors, write_tensors
 from .zoo import model_config
+
+WRAPPINGS = ("state_dict_ema", "model_ema", "ema", "state_dict", "net", "model")
+"""Under what name trainers put the weights, the best first."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What wrappers of a model (DistributedDataParallel, torch.compile) put before every name."""
 
 
 def save_model(model: VisionTransformer, path: str | Path, **about: object) -> Path:
@@ -27,16 +30,8 @@ def save_model(model: VisionTransformer, path: str | Path, **about: object) -> P
         path: the file to write.
         about: anything JSON can hold that belongs with the weights (name, data set, classes, mean, std).
     """
-    # Copies, since tied blocks name one tensor several times and safetensors wants each name to have its own.
-    weights = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
-    }
-    metadata = {"config": json.dumps(asdict(model.config)), "about": json.dumps(about)}
-    with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata=metadata)
-        temporary.chmod(0o644)  # for others to read, as all files here; safetensors shows it to its owner only
-    return Path(path)
+    texts = {"config": json.dumps(asdict(model.config)), "about": json.dumps(about)}
+    return write_tensors(path, model.state_dict(), {**texts, "version": version("deepvit-edu")})
 
 
 def load_model(path: str | Path) -> tuple[VisionTransformer, dict]:
@@ -47,22 +42,41 @@ def load_model(path: str | Path) -> tuple[VisionTransformer, dict]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not a whole file of this package.
+        ValueError: when it is not a whole file of this package; the message says what is wrong with it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no model file {path}; `deepvit-edu train --out FOLDER` writes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        model = VisionTransformer(ViTConfig.from_json(json.loads(metadata["config"])))
-        model.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a whole model file of deepvit_edu ({type(error).__name__}); train or copy it again"
-        ) from error
-    return model.eval(), json.loads(metadata["about"])
+    weights, metadata = read_tensors(path)
+    if "config" not in metadata:
+        raise UnreadableError(f"{path} is not a model file of deepvit_edu: it holds weights and no configuration")
+    with reading(path, "train or copy it again"):
+        about, config = json.loads(metadata.get("about", "{}")), _config_of(json.loads(metadata["config"]))
+        with torch.device("meta"):  # compared before memory is taken
+            _check_same_parts(VisionTransformer(config).state_dict(), weights)
+    check_finite(weights, path)
+    model = VisionTransformer(config)
+    model.load_state_dict(weights)
+    return model.eval(), about
+
+
+def _config_of(options: dict) -> ViTConfig:
+    known = {field.name for field in fields(ViTConfig)}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"it has the option '{unknown[0]}', so a younger version wrote it; update deepvit_edu")
+    return ViTConfig.from_json(options)
+
+
+def _check_same_parts(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """ValueError where weights are not those that a configuration asks for: others, or of another shape or type."""
+    missing, unknown = set(expected) - set(found), set(found) - set(expected)
+    if missing or unknown:
+        raise ValueError("; ".join(filter(None, (_some("missing", missing), _some("not known", unknown)))))
+    for name, ours in expected.items():
+        if ours.shape != found[name].shape:
+            raise ValueError(f"its {name} is {tuple(found[name].shape)} and its configuration says {tuple(ours.shape)}")
+        if ours.is_floating_point() != found[name].is_floating_point():
+            raise ValueError(f"its {name} holds {found[name].dtype}, of another type than {ours.dtype}")
 
 
 # Our name of a parameter, as a pattern, and the authors'; applied one after the other.
@@ -179,7 +193,7 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
         FileNotFoundError: when there is no such file.
         ValueError: when the file is damaged, holds code, or belongs to another model; the model is left as it was.
     """
-    weights = _unwrap(_read_safely(Path(path)), path)
+    weights = _unwrap(read_pytorch(path), path)
     names = official_names(model.config)
     for name, parameter in model.state_dict().items():
         if name.endswith("scale2.gamma"):  # the first release had none
@@ -210,36 +224,34 @@ def _check_fit(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> Non
         raise ValueError(
             f"{path} has a {name} of shape {tuple(theirs.shape)}, the model one of {tuple(ours.shape)}{hint}"
         )
-    if theirs.is_floating_point() != ours.is_floating_point() or not theirs.isfinite().all():
-        raise ValueError(f"{path} has a {name} that is not all finite numbers; download it again")
+    if theirs.is_floating_point() != ours.is_floating_point():
+        raise ValueError(f"{path} has a {name} of {theirs.dtype}, the model one of {ours.dtype}")
+    check_finite({name: theirs}, path)
 
 
 def _first(tensor: Tensor) -> int:
     return tensor.shape[0] if tensor.ndim else 0
 
 
-def _read_safely(path: Path) -> object:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training checkpoints hold their options
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is not a file of weights, or holds code, which is not run; use another file"
-        ) from error
-    except Exception as error:  # what is cut or damaged fails in any way
-        raise ValueError(f"{path} is cut or damaged; download it again") from error
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights in any file of them, under the names that they have there; errors as of the files' own readers."""
+    return read_tensors(path)[0] if is_safetensors(path) else _unwrap(read_pytorch(path), path)
 
 
 def _unwrap(content: object, path: str | Path) -> dict[str, Tensor]:
-    for key in ("state_dict_ema", "state_dict", "net", "model"):
+    for key in WRAPPINGS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
     if not isinstance(content, dict) or not all(map(_is_weight, content.items())):
         raise ValueError(f"{path} holds no weights that are known; expected a dictionary of tensors")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return {_without_prefixes(name): value for name, value in content.items()}
+
+
+def _without_prefixes(name: str) -> str:
+    for prefix in PREFIXES * 2:  # in either order
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _is_weight(entry: tuple[object, object]) -> bool:

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -14,20 +15,26 @@ from .allocator import restart_with_memory_kept
 from .checkpoints import load_model
 from .devices import pick_device
 from .experiment import campaign, load_plan, measure_model, missing_jobs, power_table, run_plan, summary, waiting_text
+from .files import check_output, only_process_in
 from .labels import load_label_maps
 from .nn.model import VisionTransformer
 from .train import Interrupted, Recipe, evaluate, train
-from .words import align, nearest
+from .words import align, nearest, one_line, say
 from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 for an error told in a sentence, 130 when interrupted."""
+    is_program = arguments is None  # and not called by a program
+    if is_program:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="replace")  # a terminal that has no × still gets its numbers
     options = build_parser().parse_args(arguments)
-    if arguments is None and options.command in (train_command, run_command):  # not where a program calls this function
+    if is_program and options.command in (train_command, run_command):
         restart_with_memory_kept(sys.argv[1:])
     try:
         options.command(options)
+        sys.stdout.flush()  # a full disk, or a pipe that is closed, is told now
     except Interrupted as stop:
         hint = " (the same command with --resume)" if hasattr(options, "resume") else ""
         print(f"deepvit-edu: {stop}{hint}", file=sys.stderr)
@@ -36,20 +43,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("deepvit-edu: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `deepvit-edu models | head`
-        sys.stderr.close()
+        _silence_output(is_program)
         return 0
-    except (ValueError, OSError, data.DataError, FloatingPointError, torch.OutOfMemoryError) as error:
+    except TOLD as error:
         print(f"deepvit-edu: {_sentence(error)}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _silence_output(is_program)
         return 1
     return 0
 
 
+TOLD = (ValueError, OSError, data.DataError, FloatingPointError, torch.OutOfMemoryError, MemoryError)
+"""Errors that are told in a sentence; others are faults of this package, and show where."""
+
+
+def _silence_output(is_program: bool) -> None:
+    """Sends what is still to be printed nowhere: Python would complain at its end that it cannot print."""
+    if is_program:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
-        return "the device has too little memory for this; choose a smaller --batch-size or model"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "there is too little memory for this; choose a smaller --batch-size, model or limit"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+        return one_line(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return one_line(error)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,33 +153,42 @@ def train_command(options: argparse.Namespace) -> None:
     """`deepvit-edu train`."""
     recipe = Recipe(**{option.name: getattr(options, option.name) for option in fields(Recipe)})
     img_size = model_config(options.model, **_given(img_size=options.img_size)).img_size
+    name = f"{options.model}_{Path(options.data).name}_s{recipe.seed}"
+    out = check_output(Path("runs", name) if options.out is None else options.out, folder=True)
     load = {"root": options.data_root, "img_size": img_size, "limit": options.limit, "progress": not options.quiet}
     train_set, test_set = data.load(options.data, "train", **load), data.load(options.data, "test", **load)
     label_maps = load_label_maps(options.label_maps, train_set) if options.label_maps else None
-    print(train_set.describe())
+    say(train_set.describe())
     torch.manual_seed(recipe.seed)
     dense = {"dense_head": True} if recipe.token_weight else {}
     model = create_model(
         options.model, num_classes=len(train_set.classes), img_size=img_size, drop_path_rate=recipe.drop_path, **dense
     )
-    out = Path(options.out or f"runs/{options.model}_{Path(options.data).name}_s{recipe.seed}")
-    record = train(
-        model,
-        train_set,
-        test_set,
-        recipe,
-        name=options.model,
-        out=out,
-        resume=options.resume,
-        device=options.device,
-        progress=not options.quiet,
-        label_maps=label_maps,
-    )
-    print(
+    with only_process_in(out):
+        record = train(
+            model,
+            train_set,
+            test_set,
+            recipe,
+            name=options.model,
+            out=out,
+            resume=options.resume,
+            device=options.device,
+            progress=not options.quiet,
+            label_maps=label_maps,
+        )
+    say(
         f"test accuracy {record['test_accuracy']:.2%} after {record['epochs']} epochs, "
         f"{record['seconds'] / 60:.1f} minutes, {record['images_per_second']:.0f} images/s\n"
         f"record, weights and checkpoint are in {out}"
     )
+
+
+def _check_outputs(*paths: str | None) -> None:
+    """Makes sure that the .json files that are asked for can be written, before any work."""
+    for path in paths:
+        if path is not None:
+            check_output(path, (".json",))
 
 
 def _given(**options: object) -> dict[str, object]:
@@ -177,7 +205,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def evaluate_command(options: argparse.Namespace) -> None:
     """`deepvit-edu evaluate`."""
     path = Path(options.model)
-    model, about = _load_trained(path, "name", "dataset", "classes")
+    model, about = _load_trained(path, "name", "dataset", "classes", "mean", "std")
     test_set = data.load(
         options.data, "test", root=options.data_root, img_size=model.config.img_size, limit=options.limit
     )
@@ -186,9 +214,10 @@ def evaluate_command(options: argparse.Namespace) -> None:
             f"this model knows the {len(about['classes'])} classes of {about['dataset']}, not the "
             f"{len(test_set.classes)} of {test_set.name}; name the data set that it was trained on with --data"
         )
+    test_set = replace(test_set, mean=tuple(about["mean"]), std=tuple(about["std"]))  # as it was trained
     measured = evaluate(model, test_set, options.batch_size, pick_device(options.device))
-    print(test_set.describe())
-    print(f"{about['name']}: accuracy {measured['accuracy']:.2%}, loss {measured['loss']:.4f}")
+    say(test_set.describe())
+    say(f"{about['name']}: accuracy {measured['accuracy']:.2%}, loss {measured['loss']:.4f}")
 
 
 def _load_trained(path: Path, *needed: str) -> tuple[VisionTransformer, dict]:
@@ -224,17 +253,20 @@ def _add_similarity(parser: argparse.ArgumentParser) -> None:
 
 def similarity_command(options: argparse.Namespace) -> None:
     """`deepvit-edu similarity`."""
+    _check_outputs(options.out)
+    if options.plot is not None:
+        check_output(options.plot, similarity.PICTURES)
     device = pick_device(options.device)
     subject = similarity.find_subject(options.model, options.timm, options.checkpoint, options.seed)
     images = similarity.find_images(subject, options.images, options.count, options.data_root, options.seed)
     report = similarity.measure_similarity(subject, images, options.which, device)
-    print(similarity.report_text(report))
+    say(similarity.report_text(report))
     if options.plot:
-        similarity.draw_report(report)[0].savefig(options.plot)
-        print(f"drawn into {options.plot}")
+        similarity.save_picture(report, options.plot)
+        say(f"drawn into {options.plot}")
     if options.out:
         similarity.save_report(report, options.out, device)
-        print(f"written to {options.out}")
+        say(f"written to {options.out}")
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -245,14 +277,14 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def models_command(options: argparse.Namespace) -> None:
     """`deepvit-edu models`."""
     if options.diff:
-        print(config_diff(*options.diff))
+        say(config_diff(*options.diff))
         return
     names = list_models(options.pattern)
     if not names:
         raise ValueError(f"no model matches '{options.pattern}'{nearest(options.pattern, list(CONFIGS))}")
     if names == [options.pattern]:
         for option, value in asdict(CONFIGS[names[0]]).items():
-            print(f"{option:16} {value}")
+            say(f"{option:16} {value}")
         return
     rows = [("model", "parameters", "blocks", "channels", "heads", "image", "tokens")]
     for name in names:
@@ -260,8 +292,8 @@ def models_command(options: argparse.Namespace) -> None:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in create_model(name).parameters())
         rows.append((name, f"{count:12,}", *map(str, (c.depth, c.embed_dim, c.num_heads, c.img_size)), c.tokens))
-    print(align(rows))
-    print("parameters with a head for 1000 classes")
+    say(align(rows))
+    say("parameters with a head for 1000 classes")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -279,14 +311,14 @@ def data_command(options: argparse.Namespace) -> None:
             state = (
                 "at hand" if data.available(name, root=options.data_root) else f"fetched by: deepvit-edu data {name}"
             )
-            print(f"{name:12} {state}")
-        print("or any folder with train/CLASS/*.jpg and test/CLASS/*.jpg (val/ will do)")
+            say(f"{name:12} {state}")
+        say("or any folder with train/CLASS/*.jpg and test/CLASS/*.jpg (val/ will do)")
         return
     for split in ("train", "test"):
         images = data.load(options.name, split, root=options.data_root, img_size=options.img_size)
-        print(images.describe())
-        print(f"  hash {images.hash()}")
-    print(f"  classes: {', '.join(images.classes)}")
+        say(images.describe())
+        say(f"  hash {images.hash()}")
+    say(f"  classes: {', '.join(images.classes)}")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -308,8 +340,9 @@ def run_command(options: argparse.Namespace) -> None:
     plan, folder, shard = load_plan(options.plan, options.section), Path(options.folder), _shard(options.shard)
     if options.dry_run:
         missing = missing_jobs(plan, folder, shard)
-        print("\n".join(job.name for job in missing) or waiting_text(plan, folder, missing))
+        say("\n".join(job.name for job in missing) or waiting_text(plan, folder, missing))
         return
+    check_output(folder, folder=True)
     missing = run_plan(
         plan,
         folder,
@@ -320,7 +353,7 @@ def run_command(options: argparse.Namespace) -> None:
         measure=measure_model,
         progress=not options.quiet,
     )
-    print(waiting_text(plan, folder, missing))
+    say(waiting_text(plan, folder, missing))
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -348,12 +381,12 @@ def campaign_command(options: argparse.Namespace) -> None:
     if options.what == "run":
         campaign.run_campaign(path, folder, options.workers)
     elif options.what == "status":
-        print(align(campaign.status(path, folder, options.workers)))
+        say(align(campaign.status(path, folder, options.workers)))
         if campaign.paused(folder):
-            print("paused; `deepvit-edu campaign resume` goes on")
+            say("paused; `deepvit-edu campaign resume` goes on")
     elif options.what == "pause":
         campaign.pause(folder, options.minutes)
-        print(f"paused for {options.minutes:g} minutes; `deepvit-edu campaign resume` goes on at once")
+        say(f"paused for {options.minutes:g} minutes; `deepvit-edu campaign resume` goes on at once")
     elif options.what == "resume":
         campaign.resume(folder)
     else:
@@ -377,9 +410,9 @@ def records_command(options: argparse.Namespace) -> None:
                 f"there is no folder of records at {path}; `deepvit-edu run PLAN --folder {path}` makes it"
             )
         plan = load_plan(options.plan, options.section)
-        print(summary(plan, path))
+        say(summary(plan, path))
         if options.power:
-            print(f"\n{align(power_table(plan, path))}")
+            say(f"\n{align(power_table(plan, path))}")
         return
     if not path.exists():
         raise ValueError(f"there is no record or folder of records at {path}; `deepvit-edu train` writes record.json")
@@ -387,9 +420,9 @@ def records_command(options: argparse.Namespace) -> None:
     if not found:
         raise ValueError(f"the folder {path} holds no record (a .json file that a run wrote)")
     if options.json:
-        print(json.dumps([record for _, record in found], indent=1))
+        say(json.dumps([record for _, record in found], indent=1))
     else:
-        print(records.table(found))
+        say(records.table(found))
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -405,8 +438,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 def _bench_data(options: argparse.Namespace, rounds: int) -> None:
     device = pick_device(options.device)
     rows = bench.time_loading(rounds=rounds, device=str(device))
-    print(bench.loading_table(rows))
-    print(f"medians (and quartiles) of {rounds} rounds of an epoch each; threads {options.threads}")
+    say(bench.loading_table(rows))
+    say(f"medians (and quartiles) of {rounds} rounds of an epoch each; threads {options.threads}")
     more = {"device": options.device, "hardware": records.describe_hardware(device), "threads": options.threads}
     _save_bench(options, "loading", f"--threads {options.threads} --device {options.device}", rows, **more)
 
@@ -414,9 +447,9 @@ def _bench_data(options: argparse.Namespace, rounds: int) -> None:
 def _bench_models(options: argparse.Namespace, rounds: int) -> None:
     device = pick_device(options.device)
     rows = bench.time_models(options.models, str(device), rounds)
-    print(bench.models_table(rows))
+    say(bench.models_table(rows))
     more = {"device": options.device, "hardware": records.describe_hardware(device)}
-    print(f"medians (and quartiles) of {rounds} rounds; {more['hardware']}")
+    say(f"medians (and quartiles) of {rounds} rounds; {more['hardware']}")
     _save_bench(options, "models", f"--models {options.models} --device {options.device}", rows, **more)
 
 
@@ -425,11 +458,12 @@ def _save_bench(options: argparse.Namespace, kind: str, arguments: str, rows: li
         what = "" if options.what == "layers" else f" {options.what}"
         command = f"deepvit-edu bench{what}{' --quick' if options.quick else ''} {arguments}"
         records.save_measurement(options.out, kind, command, rows, **more)
-        print(f"written to {options.out}")
+        say(f"written to {options.out}")
 
 
 def bench_command(options: argparse.Namespace) -> None:
     """`deepvit-edu bench`."""
+    _check_outputs(options.out)
     rounds = 3 if options.quick else 15
     if options.what == "models":
         _bench_models(options, rounds)
@@ -441,9 +475,9 @@ def bench_command(options: argparse.Namespace) -> None:
             _bench_data(options, rounds)
             return
         rows = bench.run_benchmark(rounds=rounds)
-        print(bench.benchmark_table(rows))
+        say(bench.benchmark_table(rows))
         threads, allocator = options.threads, bench.allocator()
-        print(f"medians (and quartiles) of {rows[0]['rounds']} rounds; threads {threads}; allocator {allocator}")
+        say(f"medians (and quartiles) of {rows[0]['rounds']} rounds; threads {threads}; allocator {allocator}")
         if not any(row["path"] == bench.layers.OTHER for row in rows):
-            print("vit-pytorch is not installed, so its layer is left out: pip install vit-pytorch")
+            say("vit-pytorch is not installed, so its layer is left out: pip install vit-pytorch")
         _save_bench(options, "speed", f"--threads {threads}", rows, threads=threads, allocator=allocator)

@@ -1,12 +1,18 @@
-"""Writing files so that a cut, killed or full-disk run never leaves half of one behind."""
+"""Writing files so that a cut, killed or full-disk run never leaves half of one behind, and is told before its work."""
 
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+BESIDE_A_NAME = 16
+"""Characters that `atomic_path` puts around a file's name while it is written."""
 
 
 @contextmanager
@@ -37,6 +43,66 @@ def _tells_full_disk(error: OSError | RuntimeError, folder: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOSPC
     return shutil.disk_usage(folder).free < 2**20  # torch.save tells any trouble with the disk by a RuntimeError
+
+
+def check_output(path: str | Path, endings: Sequence[str] = (), folder: bool = False) -> Path:
+    """Makes sure, before any work, that a file can be written at `path`, or files into it where it is a folder.
+
+    Args:
+        path: what will be written; folders above it need not be there.
+        endings: of which the file's name must have one; any will do unless given.
+        folder: whether `path` is to be a folder.
+
+    Raises:
+        ValueError: for a name that no file here can have, or of another kind.
+        OSError: when the place cannot be written; the message says what to do.
+    """
+    text, path = str(path), Path(path)
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"the output's name {text!r} is no name of a file; choose another")
+    if not folder and endings and path.suffix.lower() not in endings:
+        raise ValueError(
+            f"{path} does not end in {' or '.join(endings)}, the kinds that can be written; name one that does"
+        )
+    if path.exists() and path.is_dir() != folder:
+        what = "a file; name a folder" if folder else "a folder; name a file"
+        raise FileExistsError(f"{path} is {what}")
+    if path.exists() and not folder and not path.is_file():
+        raise FileExistsError(f"{path} is no ordinary file; name another")
+    above = path
+    while not above.is_dir():  # the nearest folder that is there
+        if above.exists():
+            raise NotADirectoryError(f"{above} is a file, so nothing can be written below it; name another place")
+        if len(os.fsencode(above.name)) > 255 - BESIDE_A_NAME:
+            raise ValueError(f"the name {above.name[:40]}… has {len(above.name)} characters; choose a shorter one")
+        above = above.parent
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise type(error)(f"{above} cannot be written ({error.strerror}); name another place for {path}") from error
+    return path
+
+
+@contextmanager
+def only_process_in(folder: str | Path) -> Iterator[None]:
+    """Within it, no other process works in the folder, which is made when it is not there.
+
+    Raises:
+        BlockingIOError: when another one does.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        with suppress(NotImplementedError):  # of a file system that has no locks
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(f"another process works in {folder}; wait for it, or choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def file_hash(path: str | Path, algorithm: str = "sha256") -> str:

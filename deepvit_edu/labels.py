@@ -12,15 +12,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.ops import roi_align
 
 from .data import ImageSet
-from .files import atomic_path
 from .nn.model import VisionTransformer
 from .nn.tokens import Box
+from .reading import UnreadableError
+from .tensors import read_pytorch, read_tensors, write_tensors
 
 LARGEST_CLASS_COUNT = 2048
 """Half precision, in which label maps hold their class numbers, skips whole numbers above it."""
@@ -135,8 +134,7 @@ def make_label_maps(
 def save_label_maps(label_maps: Tensor, path: str | Path, dataset: ImageSet) -> None:
     """Writes label maps, with the hash of the images that they belong to, as safetensors."""
     about = {"data_hash": dataset.hash(), "classes": json.dumps(list(dataset.classes))}
-    with atomic_path(path) as temporary:
-        save_file({"label_maps": label_maps.contiguous()}, temporary, metadata=about)
+    write_tensors(path, {"label_maps": label_maps}, about)
 
 
 def load_label_maps(path: str | Path, dataset: ImageSet) -> Tensor:
@@ -145,14 +143,12 @@ def load_label_maps(path: str | Path, dataset: ImageSet) -> Tensor:
     Raises:
         ValueError: for a file that is none of label maps, or belongs to other images.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            found, label_maps = file.metadata() or {}, file.get_tensor("label_maps")
-    except SafetensorError as error:
-        raise ValueError(f"{path} holds no label maps; write them with save_label_maps") from error
+    tensors, found = read_tensors(path)
+    if "label_maps" not in tensors:
+        raise UnreadableError(f"{path} holds no label maps; write them with save_label_maps")
     if found.get("data_hash") != dataset.hash():
         raise ValueError(f"{path} was made for other images than {dataset.name} ({dataset.split}); make it anew")
-    return label_maps
+    return tensors["label_maps"]
 
 
 def load_official_label_map(path: str | Path) -> Tensor:
@@ -161,12 +157,7 @@ def load_official_label_map(path: str | Path) -> Tensor:
     Raises:
         ValueError: for a file of something else.
     """
-    try:
-        label_map = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch.load raises many types for a damaged file
-        raise ValueError(f"{path} cannot be read as a label map; fetch it anew") from error
+    label_map = read_pytorch(path)
     if not isinstance(label_map, Tensor) or label_map.ndim != 4 or len(label_map) != 2:
         raise ValueError(f"{path} holds no label map, a tensor (2, k, h, w) of scores and classes")
     return label_map[None]

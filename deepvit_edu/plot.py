@@ -34,6 +34,7 @@ STYLE = {
     "figure.dpi": 110,
     "font.size": 11,
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in the name of a class is a dollar
 }
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import torch
 
+from .environment import variable
 from .files import atomic_path
+from .reading import read_json
 from .words import align
 
 Record = dict
@@ -68,6 +71,9 @@ def validate_record(record: Record) -> Record:
             raise ValueError(f"the record has no field '{field}'; records are written by a run, not by hand")
         if not isinstance(record[field], kind) or isinstance(record[field], bool):
             raise ValueError(f"the record's '{field}' is a {type(record[field]).__name__}, not a {kind.__name__}")
+        if isinstance(record[field], float) and not math.isfinite(record[field]):
+            raise ValueError(f"the record's '{field}' is {record[field]}, which is no finite number")
+    _check_curves(record["curves"])
     if not 0 <= record["test_accuracy"] <= 1:
         raise ValueError(f"test_accuracy is {record['test_accuracy']}; it is a fraction from 0 to 1")
     last = record["curves"].get("test_accuracy", [record["test_accuracy"]])[-1:]
@@ -80,6 +86,16 @@ def validate_record(record: Record) -> Record:
     if set(lengths.values()) != {rows}:
         raise ValueError(f"every curve needs {rows} numbers, one for each evaluation; the record has {lengths}")
     return record
+
+
+def _check_curves(curves: dict) -> None:
+    for name, curve in curves.items():
+        if not isinstance(curve, list) or not all(_is_finite(value) for value in curve):
+            raise ValueError(f"the record's curve '{name}' is no list of finite numbers; records are not edited")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _evaluated_by_images(record: Record) -> bool:
@@ -113,7 +129,7 @@ def load_record(path: str | Path) -> Record:
         ValueError: when it is not a record; the message names the file and what is wrong.
     """
     try:
-        return validate_record(json.loads(Path(path).read_text(encoding="utf-8")))
+        return validate_record(read_json(path))
     except ValueError as error:  # JSON errors are ValueErrors too
         raise ValueError(f"{path} is not a record of a run: {error}") from error
 
@@ -174,7 +190,7 @@ def load_measurement(path: str | Path) -> dict:
         ValueError: when it is not a measurement; the message names the file and what is wrong.
     """
     try:
-        return validate_measurement(json.loads(Path(path).read_text(encoding="utf-8")))
+        return validate_measurement(read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} is not a measurement: {error}") from error
 
@@ -221,7 +237,7 @@ def describe_commit() -> str:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("DEEPVIT_EDU_COMMIT", "unknown")
+        return variable("DEEPVIT_EDU_COMMIT", "unknown")
 
 
 def _git(*arguments: str) -> str:

@@ -13,17 +13,18 @@ import numpy as np
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.models import load_checkpoint, load_state_dict
+from timm.models import load_checkpoint
 from torch import Tensor, nn
 
 from . import data, records
-from .checkpoints import load_model, load_official
+from .checkpoints import load_model, load_official, read_weights
 from .data import DataError, ImageSet
-from .data.folders import SUFFIXES, read_image
+from .data.pictures import pictures_in, read_image
 from .diagnostics import at_initialisation, attention_blocks, collapse_report, excess_report, permutation_bound
 from .diagnostics.recording import WhichMap
+from .environment import expanded
 from .experiment.measure import MAP_IMAGES, NEW_SEEDS, NUM_IMAGES, measure_aliveness, rounded
-from .files import file_hash
+from .files import atomic_path, file_hash
 from .nn.model import VisionTransformer
 from .words import align, nearest
 from .zoo import CONFIGS, create_model
@@ -39,6 +40,8 @@ MEASURES = {
     "distance_from_uniform": "distance from the uniform map",
 }
 """The measures that are compared with new weights, and what a picture calls them."""
+PICTURES = (".png", ".svg", ".pdf")
+"""The kinds of picture that a report is drawn as."""
 OWN_PREDICTIONS = "the model's own predictions"
 
 
@@ -174,10 +177,7 @@ def _from_timm(name: str, checkpoint: str | Path | None) -> Subject:
 
 def _classes_of(name: str, checkpoint: str | Path) -> int:
     """The number of classes of a checkpoint's head, 0 where it has none."""
-    try:
-        state = load_state_dict(str(checkpoint), weights_only=True)
-    except Exception as error:  # torch, pickle and safetensors raise many kinds for what is no file of theirs
-        raise ValueError(f"timm cannot read weights from {checkpoint} ({type(error).__name__})") from error
+    state = read_weights(checkpoint)
     with torch.device("meta"):
         head = timm.create_model(name).default_cfg["classifier"]
     return len(state[f"{head}.weight"]) if f"{head}.weight" in state else 0
@@ -219,7 +219,7 @@ def find_images(subject: Subject, source: str | None, count: int, root: str | No
     if count < 2:
         raise ValueError(f"--count is {count}; maps of different images are compared, so choose 2 or more")
     source, generator = source or subject.dataset or "shapes", torch.Generator().manual_seed(seed)
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir() and not any((folder / split).is_dir() for split in data.SPLITS):
         images = _unlabelled_images(folder, subject.img_size, count, generator)
     else:
@@ -232,9 +232,9 @@ def find_images(subject: Subject, source: str | None, count: int, root: str | No
 
 
 def _unlabelled_images(folder: Path, img_size: int, count: int, generator: torch.Generator) -> ImageSet:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths, _ = pictures_in(folder)
     if not paths:
-        raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)}); name a folder that does")
+        raise DataError(f"{folder} holds no image; name a folder that does")
     chosen = [paths[index] for index in torch.randperm(len(paths), generator=generator)[:count]]
     pixels = np.stack([read_image(path, img_size) for path in chosen])
     labels = torch.zeros(len(chosen), dtype=torch.long)
@@ -408,3 +408,11 @@ def draw_report(report: dict[str, Any]) -> "tuple[Figure, str]":
         said.append(f"{title}: {np.nanmean(values):.2f}, with new weights {np.nanmean(new):.2f}")
     alt = f"Four panels with two lines over the blocks of {report['model']['name']}. Means: {'; '.join(said)}."
     return plot.plot_by_block(panels, ylabel="value"), alt
+
+
+def save_picture(report: dict[str, Any], path: str | Path) -> Path:
+    """Draws a report into a file of one of the kinds PICTURES, atomically."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        draw_report(report)[0].savefig(temporary, format=path.suffix[1:].lower())
+    return path

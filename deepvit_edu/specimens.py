@@ -4,13 +4,13 @@
 `tools/measure/interventions.py` measures what their maps are worth.
 """
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .assets import asset_path
 from .checkpoints import load_model
 from .nn.model import VisionTransformer
 from .records import Record, load_measurement, load_record
+from .tensors import read_tensors
 from .words import nearest
 
 REMEDIES = ("plain", "re", "refiner", "layerscale")
@@ -47,7 +47,9 @@ def specimen_similarity(remedy: str, data: str = "shapes") -> dict[str, Tensor]:
     """
     return {
         key: matrices.float()
-        for key, matrices in load_file(asset_path(f"weights/{_name(remedy, data)}_similarity.safetensors")).items()
+        for key, matrices in read_tensors(asset_path(f"weights/{_name(remedy, data)}_similarity.safetensors"))[
+            0
+        ].items()
     }
 
 

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Sequence
 
+LONGEST = 600
+"""Characters of a sentence; what is longer has been blown up by what it quotes."""
+
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """`"; did you mean 'x'?"` for the known name most like `name`, or the list of all: for error messages."""
@@ -10,8 +13,25 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
 
 
+def printable(text: object) -> str:
+    """Text for a terminal: control characters, which could steer it, are written as escapes; newlines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
+def say(text: object) -> None:
+    """Prints text without what could steer a terminal: names are from files, and files are from anywhere."""
+    print(printable(text))
+
+
+def one_line(text: object) -> str:
+    """Text as one printable line of at most `LONGEST` characters."""
+    line = " ".join(printable(str(text)[: 4 * LONGEST]).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+
+
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Rows of words as lines of text, each column as wide as its longest word."""
+    rows = [[" ".join(printable(cell).split("\n")) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

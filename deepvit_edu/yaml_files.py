@@ -7,6 +7,11 @@ from typing import Any
 
 import yaml
 
+from .reading import UnreadableError, reading
+
+LARGEST = 100_000
+"""Values in a file; one that holds more was blown up by aliases, which repeat what an anchor names."""
+
 
 class _Loader(yaml.SafeLoader):
     """A safe loader that reads 1e-6 as a number and refuses a key that is given twice."""
@@ -35,12 +40,29 @@ def read_yaml(path: str | Path) -> Any:
 
     Raises:
         OSError: when it cannot be opened.
-        ValueError: when it is not UTF-8 text or not YAML, or a key is given twice; the message names the file.
+        ValueError: when it is not UTF-8 text or not YAML, a key is given twice, or aliases make more than `LARGEST`
+            values of it; the message names the file.
     """
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) if isinstance(error, yaml.constructor.ConstructorError) else None
-        raise ValueError(f"{path} is not YAML that can be read: {problem or ' '.join(str(error).split())}") from error
+    with reading(path):
+        text = Path(path).read_text(encoding="utf-8-sig")
+        try:
+            content = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) if isinstance(error, yaml.constructor.ConstructorError) else None
+            raise UnreadableError(
+                f"{path} is not YAML that can be read: {problem or ' '.join(str(error).split())}"
+            ) from error
+        _check_size(content)
+        return content
+
+
+def _check_size(content: Any) -> None:
+    """ValueError where a file holds too many values, counted as often as aliases repeat them."""
+    count, waiting = 0, [content]
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > LARGEST:
+            raise ValueError(f"its aliases make more than {LARGEST:,} values of it; write it out")
+        if isinstance(value, dict | list | set | tuple):
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value

@@ -11,7 +11,14 @@ from fnmatch import fnmatch
 from functools import partial
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    is_model,
+    model_entrypoint,
+    register_model,
+)
 from torch import nn
 
 from .nn.model import VisionTransformer, ViTConfig
@@ -201,10 +208,11 @@ def _timm_builder(name: str) -> Callable[..., nn.Module]:
     def build(
         pretrained: bool = False,
         out_indices: int | tuple[int, ...] = 3,
+        pretrained_cfg: PretrainedCfg | dict | None = None,
         pretrained_cfg_overlay: dict | None = None,
         **options: object,
     ) -> nn.Module:
-        if pretrained:
+        if pretrained and not _names_weights(pretrained_cfg, pretrained_cfg_overlay):
             raise ValueError(
                 f"weights of {name} cannot be downloaded; create it with pretrained=False and read the authors' file "
                 "with deepvit_edu.checkpoints.load_official(model, path)"
@@ -213,10 +221,17 @@ def _timm_builder(name: str) -> Callable[..., nn.Module]:
         overlay = {"input_size": (options.get("in_chans", 3), side, side), **(pretrained_cfg_overlay or {})}
         features = {"out_indices": out_indices, "feature_cls": "getter"}
         new = partial(create_model, name)
-        return build_model_with_cfg(new, name, False, pretrained_cfg_overlay=overlay, feature_cfg=features, **options)
+        cfg = {"pretrained_cfg": pretrained_cfg, "pretrained_cfg_overlay": overlay}
+        return build_model_with_cfg(new, name, pretrained, feature_cfg=features, **cfg, **options)
 
     build.__name__ = build.__qualname__ = name
     return build
+
+
+def _names_weights(cfg: PretrainedCfg | dict | None, overlay: dict | None) -> bool:
+    """Whether timm is told where the weights are, as by `local-dir:FOLDER` or `{"file": PATH}`."""
+    known = {**(cfg.to_dict() if isinstance(cfg, PretrainedCfg) else cfg or {}), **(overlay or {})}
+    return any(known.get(place) for place in ("file", "state_dict", "url", "hf_hub_id"))
 
 
 def register_with_timm() -> None:

@@ -83,6 +83,42 @@ def test_no_network_says_what_to_do(installed, monkeypatch):
         asset_path("records/a.json")
 
 
+@pytest.mark.parametrize("blocked", ["cache", "cache/assets/records/a.json/x"])
+def test_a_cache_that_cannot_be_written_is_named(installed, tmp_path, blocked):
+    (tmp_path / blocked).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / blocked).write_text("")
+    with pytest.raises(AssetError, match=r"cannot be written .*name another folder in DEEPVIT_EDU_CACHE"):
+        asset_path("records/a.json")
+
+
+def test_a_server_that_never_ends_is_left(installed, monkeypatch):
+    monkeypatch.setattr(assets, "LARGEST", 3)
+    with pytest.raises(AssetError, match="sends more than"):
+        asset_path("records/a.json")
+    monkeypatch.setattr(assets, "LARGEST", 2**20)
+    monkeypatch.setattr(assets, "LONGEST_SECONDS", -1)
+    with pytest.raises(AssetError, match=r"could not be reached .it had not sent all"):
+        asset_path("records/a.json")
+
+
+def test_empty_variables_count_as_not_set(installed, monkeypatch):
+    monkeypatch.setenv("DEEPVIT_EDU_CACHE", "")
+    assert assets.cache_folder().name == "deepvit_edu"
+    monkeypatch.setenv("DEEPVIT_EDU_ASSETS", "")
+    monkeypatch.setenv("DEEPVIT_EDU_CACHE", str(installed.parent / "cache"))
+    with pytest.raises(AssetError, match=r"http://127\.0\.0\.1:9/records"):
+        asset_path("records/a.json")
+
+
+def test_without_a_home_the_variable_is_named(monkeypatch):
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(AssetError, match="name a folder for downloads in DEEPVIT_EDU_CACHE"):
+        assets.cache_folder()
+
+
 def test_unknown_asset_names_the_nearest(installed):
     with pytest.raises(AssetError, match=r"no asset 'records/b\.json'; did you mean 'records/a\.json'"):
         asset_path("records/b.json")

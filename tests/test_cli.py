@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
-from deepvit_edu import data
+from deepvit_edu import cli, data
 from deepvit_edu.checkpoints import save_model
 from deepvit_edu.cli import main
+from deepvit_edu.files import only_process_in
 from deepvit_edu.labels import save_label_maps
 from deepvit_edu.records import load_record
 from deepvit_edu.zoo import create_model
@@ -59,13 +60,58 @@ def test_token_labels_from_a_file(here, capsys):
 def test_a_model_that_does_not_say_where_it_comes_from(here, capsys):
     save_model(create_model("cifar_vit_4x64", num_classes=10), here / "model.safetensors")
     said = failure(capsys, "evaluate", str(here / "model.safetensors"))
-    assert "model.safetensors does not say its name and dataset and classes" in said
-    assert "does not say" in failure(capsys, "similarity", str(here / "model.safetensors"))
+    assert "model.safetensors does not say its name and dataset and classes and mean and std" in said
 
 
 def test_an_error_of_a_file_names_it(here, capsys):
-    arguments = ["similarity", "cifar_vit_4x64", "--images", "2", "--device", "cpu", "--out", "nowhere/picture.png"]
-    assert "nowhere/picture.png: No such file or directory" in failure(capsys, *arguments)
+    assert "nowhere.yml" in failure(capsys, "run", "nowhere.yml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", *FAST, "--out", "file"), "file is a file; name a folder"),
+        (("train", *FAST, "--out", ""), "no name of a file"),
+        (("similarity", "cifar_vit_4x64", "--plot", "noext"), "noext does not end in .png"),
+        (("similarity", "cifar_vit_4x64", "--plot", "folder.png"), "folder.png is a folder; name a file"),
+        (("similarity", "cifar_vit_4x64", "--out", "file/x.json"), "nothing can be written below it"),
+        (("bench", "--out", "x.csv"), "x.csv does not end in .json"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_told_before_the_work(here, capsys, monkeypatch, arguments, message):
+    def work(*_, **__):
+        raise AssertionError("the work was begun")
+
+    monkeypatch.setattr(cli.data, "load", work)
+    monkeypatch.setattr(cli.bench, "run_benchmark", work)
+    (here / "file").write_text("")
+    (here / "folder.png").mkdir()
+    assert message in failure(capsys, *arguments)
+    assert {path.name for path in here.iterdir()} == {"file", "folder.png"}
+
+
+def test_evaluate_normalises_as_the_model_was_trained(here, capsys):
+    images = data.load("shapes", "train", limit=64, img_size=32)
+    about = {"name": "a", "dataset": "shapes", "classes": images.classes}
+    model = create_model("cifar_vit_4x64", num_classes=10)
+    told = []
+    for name, mean in (("a", images.mean), ("b", (0.9, 0.9, 0.9))):
+        save_model(model, here / f"{name}.safetensors", **about, mean=mean, std=images.std)
+        assert main(["evaluate", f"{name}.safetensors", "--limit", "50", "--device", "cpu"]) == 0
+        told.append(capsys.readouterr().out.splitlines()[-1])
+    assert told[0] != told[1]
+
+
+def test_the_second_run_in_a_folder_is_told(here, capsys):
+    with only_process_in("run"):
+        assert "another process works in run" in failure(capsys, "train", *FAST, "--out", "run")
+
+
+def test_messages_are_one_printable_line(here, capsys):
+    said = failure(capsys, "records", "no\n\x1b[31mwhere" * 200)
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+    assert len(said) < 1000
 
 
 def test_a_second_run_into_the_folder_is_refused_and_resume_is_named(here, capsys):

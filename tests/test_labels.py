@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from deepvit_edu.checkpoints import save_model
 from deepvit_edu.labels import (
     Views,
     fill_in,
@@ -185,12 +186,15 @@ def test_the_authors_files_are_read(tmp_path):
 def test_wrong_files_are_refused(tmp_path):
     (tmp_path / "a.pt").write_text("no label map")
     torch.save({"labels": 1}, tmp_path / "b.pt")
-    with pytest.raises(ValueError, match="holds no label maps; write them with save_label_maps"):
+    with pytest.raises(ValueError, match="is no safetensors file"):
         load_label_maps(tmp_path / "a.pt", tiny_set())
-    with pytest.raises(ValueError, match="cannot be read as a label map"):
+    with pytest.raises(ValueError, match="cannot be read: it is not what"):
         load_official_label_map(tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a tensor \(2, k, h, w\)"):
         load_official_label_map(tmp_path / "b.pt")
+    save_model(tiny_model(), tmp_path / "c.safetensors")
+    with pytest.raises(ValueError, match="holds no label maps; write them with save_label_maps"):
+        load_label_maps(tmp_path / "c.safetensors", tiny_set())
     with pytest.raises(FileNotFoundError):
         load_label_maps(tmp_path / "none", tiny_set())
     with pytest.raises(FileNotFoundError):

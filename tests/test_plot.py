@@ -191,3 +191,10 @@ def test_plot_interventions_has_a_panel_a_model_and_a_line_a_kind():
     assert first.get_ylim() == second.get_ylim()
     with pytest.raises(ValueError, match="no effect to draw"):
         plot.plot_interventions({"x": {}})
+
+
+@pytest.mark.parametrize("name", ["cost $5 and $6", r"$\bogus{$"])
+def test_a_dollar_in_a_name_is_a_dollar(name):
+    fig = plot.plot_images(torch.zeros(1, 3, 8, 8), titles=[name])
+    fig.canvas.draw()
+    assert fig.axes[0].get_title() == name

@@ -62,9 +62,28 @@ def test_wrong_values_are_named(record, field, value, message):
         validate_record({**record, field: value})
 
 
+@pytest.mark.parametrize("curve", [5, None, [None], ["a"], [float("nan")]])
+def test_curves_are_lists_of_finite_numbers(record, curve):
+    with pytest.raises(ValueError, match="the record's curve 'test_loss' is no list of finite numbers"):
+        validate_record({**record, "curves": {**record["curves"], "test_loss": curve}})
+
+
+def test_a_file_with_nan_is_no_record(record, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({**record, "train_loss": float("nan")}))
+    with pytest.raises(ValueError, match=r"a\.json is not a record .*NaN is no number of JSON"):
+        load_record(tmp_path / "a.json")
+
+
+def test_what_a_record_says_cannot_steer_the_terminal(record, tmp_path):
+    save_record({**record, "model": "\x1b[31mred\nsecond row"}, tmp_path / "a.json")
+    lines = table(list_records(tmp_path)).splitlines()
+    assert len(lines) == 2
+    assert "\\x1b[31mred second row" in lines[1]
+
+
 def test_an_invalid_record_is_not_written_over_a_good_one(record, tmp_path):
     path = save_record(record, tmp_path / "a.json")
-    with pytest.raises(ValueError, match="JSON compliant"):
+    with pytest.raises(ValueError, match="'train_loss' is nan, which is no finite number"):
         save_record({**record, "train_loss": float("nan")}, path)
     assert load_record(path) == record
     assert len(list(tmp_path.iterdir())) == 1

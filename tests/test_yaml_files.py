@@ -12,6 +12,12 @@ def written(tmp_path, content: bytes):
     return path
 
 
+def ten_times_each(levels: int) -> bytes:
+    """Some hundred bytes that aliases make `10 ** levels` values of."""
+    lines = ["a0: &a0 1", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels + 1))]
+    return "\n".join(lines).encode()
+
+
 def test_numbers_are_numbers(tmp_path):
     read = read_yaml(written(tmp_path, b"a: 1e-6\nb: 5E4\nc: 0.1\nd: 3"))
     assert read == {"a": 1e-6, "b": 5e4, "c": 0.1, "d": 3}
@@ -24,6 +30,9 @@ def test_numbers_are_numbers(tmp_path):
         (b"seeds: [0]\nseeds: [7]", r"the key 'seeds' \(line 2\) is there twice"),
         (b"a: {b: 1, c: 2, b: 3}", r"the key 'b' \(line 1\) is there twice"),
         (b"a: [", "some.yml is not YAML"),
+        (b"[" * 5000, "some.yml cannot be read: it is nested too deeply"),
+        (ten_times_each(9), "some.yml cannot be read: its aliases make more than 100,000 values"),
+        (b"a: &a [*a]", "some.yml cannot be read: its aliases make more than 100,000 values"),
         ("title: B\u00e4ume".encode("latin-1"), "some.yml is not UTF-8 text"),
         ("title: a".encode("utf-16"), "some.yml is not UTF-8 text"),
     ],

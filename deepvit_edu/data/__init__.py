@@ -1,13 +1,13 @@
 """The data ladder: one call, `load`, from images drawn on the spot to folders of one's own."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.nn.functional import interpolate
 
-from ..assets import cache_folder
+from ..assets import AssetError, cache_folder
+from ..environment import expanded, variable
 from ..words import nearest
 from .catalogue import SOURCES, Source
 from .download import DamagedError, check_md5, fetch, one_process_at_a_time, unpack
@@ -70,7 +70,7 @@ def load(
         if value is not None and value < 1:
             raise ValueError(f"{what} must be 1 or more, not {value}")
     if progress is None:
-        progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
+        progress = variable("DEEPVIT_EDU_PROGRESS", "1") != "0"
     name, root = _NAMES.get(str(name), str(name)), _root(root)
     if name == FRAMED_QUARTER:
         if img_size not in (None, SIZE):
@@ -126,15 +126,18 @@ def find_local(source: Source, root: Path | None) -> Path | None:
             for unpacked in (folder / source.unpacked, folder / source.archive):
                 if unpacked.exists():
                     return unpacked
-    cached = _cache() / source.unpacked
+    try:
+        cached = _cache() / source.unpacked
+    except AssetError:  # no cache, nothing in it
+        return None
     return cached if cached.is_dir() else None
 
 
 def _root(root: str | Path | None) -> Path | None:
-    root = root or os.environ.get("DEEPVIT_EDU_DATA")
+    root = root or variable("DEEPVIT_EDU_DATA")
     if not root:
         return None
-    folder = Path(root).expanduser().absolute()
+    folder = expanded(root).absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"the data root {folder} is not a folder; correct --data-root or DEEPVIT_EDU_DATA")
     return folder
@@ -145,7 +148,7 @@ def _cache() -> Path:
 
 
 def _any_folder(name: str, root: Path | None) -> Path:
-    places = [Path(name).expanduser()] + ([root / name] if root is not None else [])
+    places = [expanded(name)] + ([root / name] if root is not None else [])
     for place in places:
         if place.is_dir():
             return place

@@ -2,22 +2,43 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
+from ..reading import reading
+from ..words import one_line
 from .image_set import DataError, ImageSet, check_memory
+from .pictures import is_hidden, pictures_in, read_image, shorter_side
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
-SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val"), "val": ("val", "test")}
+FOR_TEST = ("test", "testing", "val", "valid", "validation")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "test": FOR_TEST,
+    "val": ("val", "valid", "validation", "test", "testing"),
+}
+"""The names of a split's folder, in any case; test and val stand in for each other."""
 LARGEST_DEFAULT_SIZE = 224
 UNREADABLE_SHARE = 0.01
 BLOCK = 64  # images for one task of the thread pool
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pictures of a split: `paths` and their `labels` (N,), which are places in `classes`; `left_out`, the files
+    that are no pictures and not what usually lies beside some.
+    """
+
+    folder: Path
+    classes: list[str]
+    paths: list[str]
+    labels: np.ndarray
+    left_out: list[str]
 
 
 def load_folder(
@@ -31,11 +52,8 @@ def load_folder(
     Raises:
         DataError: for a split, a class or images that are missing or cannot be read.
     """
-    split_folder = find_split(folder, split)
-    classes = _class_names(split_folder)
-    if split != "train" and (folder / "train").is_dir():
-        classes = _same_classes(_class_names(folder / "train"), classes, split_folder)
-    paths, labels = _list_images(split_folder, classes)
+    found = find_split(folder, split, tell=True)
+    paths, labels = found.paths, found.labels
     if limit is not None and limit < len(paths):
         chosen = balanced_choice(labels, limit, seed)
         paths, labels = [paths[index] for index in chosen], labels[chosen]
@@ -45,30 +63,87 @@ def load_folder(
     return ImageSet(
         images=torch.from_numpy(images[readable] if not readable.all() else images),
         labels=torch.from_numpy(labels[readable]),
-        classes=classes,
+        classes=found.classes,
         name=folder.resolve().name,
         rung="folder",
         split=split,
     )
 
 
-def find_split(folder: Path, split: str) -> Path:
-    """The folder of a split; test and val stand in for each other where only one is there."""
-    wanted = SPLIT_FOLDERS[split]
-    for name in wanted:
-        if (folder / name).is_dir() and _class_names(folder / name):
-            return folder / name
-    for name in wanted:
-        if (folder / name).is_dir():
-            raise DataError(f"{folder / name} has no classes; put each class's images in a folder of its own there")
-    raise DataError(f"{folder} has no folder {' or '.join(wanted)}; put the images at {wanted[0]}/CLASS/ in it")
+def find_split(folder: Path, split: str, tell: bool = False) -> Split:
+    """The first folder with a split's name that holds pictures with labels, of the classes of train.
+
+    Args:
+        folder: holds a folder for each split.
+        split: "train", "test" or "val".
+        tell: whether to warn of what is left out.
+
+    Raises:
+        DataError: when there is none; the message says what to do.
+    """
+    trained = None
+    if split != "train" and (train := next(_candidates(folder, "train"), None)):
+        trained = _class_names(train)
+    refusal = None
+    for candidate in _candidates(folder, split):
+        try:
+            found = _labelled(candidate, trained)
+        except DataError as error:
+            refusal = refusal or error
+            continue
+        if tell and refusal:
+            warnings.warn(f"{refusal}. {candidate} is taken instead", stacklevel=3)
+        if tell and found.left_out:
+            told = f"{len(found.left_out)} files of {candidate} are left out, no kind of picture that is read"
+            warnings.warn(f"{told} ({_first(found.left_out)})", stacklevel=3)
+        return found
+    wanted = ("train",) if split == "train" else ("test", "val") if split == "test" else ("val", "test")
+    raise refusal or DataError(
+        f"{folder} has no folder {' or '.join(wanted)}; put the images at {wanted[0]}/CLASS/ in it"
+    )
+
+
+def _candidates(folder: Path, split: str) -> Iterator[Path]:
+    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+    return (there[name] for name in SPLIT_FOLDERS[split] if name in there)
+
+
+def _labelled(folder: Path, trained: list[str] | None) -> Split:
+    """The pictures of a split's folder with their labels: from the folders of classes, or from a list of labels."""
+    lists = sorted(folder.glob("*annotations.txt"))
+    classes = _class_names(folder)
+    if lists and not (trained and classes and set(classes) <= set(trained)):
+        return _listed(folder, lists[0], trained)
+    if not classes:
+        raise DataError(f"{folder} has no classes; put each class's images in a folder of its own there")
+    if trained:
+        classes = _same_classes(trained, classes, folder)
+    paths, labels, left_out = _of_classes(folder, classes)
+    loose = [str(path) for path in sorted(folder.iterdir()) if path.is_file() and not is_hidden(path.name)]
+    return Split(folder, classes, paths, labels, left_out + [path for path in loose if Path(path) not in lists])
+
+
+def _listed(folder: Path, labels_file: Path, trained: list[str] | None) -> Split:
+    """The pictures that a list names with their classes, as Tiny ImageNet's `val_annotations.txt` does."""
+    with reading(labels_file):
+        rows = [line.split("\t")[:2] for line in labels_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        named = {name: label for name, label in rows}
+    classes = trained or sorted(set(named.values()))
+    _same_classes(classes, sorted(set(named.values())), labels_file)
+    pictures, left_out = pictures_in(folder)
+    paths = [path for path in pictures if os.path.basename(path) in named]
+    if not paths:
+        raise DataError(f"{folder} holds none of the pictures that {labels_file.name} names; unpack the set again")
+    place = {name: label for label, name in enumerate(classes)}
+    labels = np.array([place[named[os.path.basename(path)]] for path in paths], dtype=np.int64)
+    order = np.argsort(labels, kind="stable")
+    left_out += [path for path in pictures if os.path.basename(path) not in named]
+    return Split(folder, classes, [paths[index] for index in order], labels[order], left_out)
 
 
 def has_images_of_type(folder: Path, split: str, suffixes: Sequence[str]) -> bool:
     """Whether the split's first image has one of these suffixes."""
-    split_folder = find_split(folder, split)
-    first = _images_in(split_folder / _class_names(split_folder)[0])[:1]
-    return bool(first) and first[0].lower().endswith(tuple(suffixes))
+    return find_split(folder, split).paths[0].lower().endswith(tuple(suffixes))
 
 
 def balanced_choice(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
@@ -82,7 +157,7 @@ def balanced_choice(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _class_names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 def _same_classes(trained: list[str], found: list[str], folder: Path) -> list[str]:
@@ -94,37 +169,33 @@ def _same_classes(trained: list[str], found: list[str], folder: Path) -> list[st
     return trained
 
 
-def _images_in(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    # Some data sets put a further folder in between (Tiny ImageNet: train/CLASS/images/).
-    return sorted(
-        os.path.join(where, name)
-        for where, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
-
-
-def _list_images(folder: Path, classes: list[str]) -> tuple[list[str], np.ndarray]:
+def _of_classes(folder: Path, classes: list[str]) -> tuple[list[str], np.ndarray, list[str]]:
+    """Paths and labels of the pictures in folders of classes, and the files that are left out."""
     paths: list[str] = []
     labels: list[int] = []
+    left_out: list[str] = []
     for label, name in enumerate(classes):
-        found = _images_in(folder / name)
-        if not found and (folder / name).is_dir():
-            raise DataError(f"{folder / name} holds no image; put some there or remove the folder")
+        if not (folder / name).is_dir():  # of train, and not here
+            continue
+        # Some data sets put a further folder in between (Tiny ImageNet: train/CLASS/images/).
+        found, others = pictures_in(folder / name)
+        if not found:
+            instead = f", but {_first(others)}" if others else ""
+            raise DataError(
+                f"{folder / name} holds no image that is read{instead}; put some there or remove the folder"
+            )
         paths += found
         labels += [label] * len(found)
-    return paths, np.array(labels, dtype=np.int64)
+        left_out += others
+    return paths, np.array(labels, dtype=np.int64), left_out
 
 
 def _usual_size(paths: list[str]) -> int:
     sides = []
     for path in paths[:: max(1, len(paths) // 200)]:
         try:
-            with Image.open(path) as image:
-                sides.append(min(image.size))
-        except (OSError, ValueError, SyntaxError):
+            sides.append(shorter_side(path))
+        except (OSError, ValueError):
             continue  # told when it is read
     return min(int(np.median(sides)), LARGEST_DEFAULT_SIZE) if sides else LARGEST_DEFAULT_SIZE
 
@@ -139,9 +210,7 @@ def _read_images(paths: list[str], img_size: int, progress: bool) -> tuple[np.nd
         for index in range(start, stop):
             try:
                 images[index] = read_image(paths[index], img_size)
-            except MemoryError:
-                raise
-            except Exception as error:  # PIL's decoders raise many kinds for a broken file
+            except (OSError, ValueError) as error:
                 errors[index] = error
         return stop - start
 
@@ -152,30 +221,19 @@ def _read_images(paths: list[str], img_size: int, progress: bool) -> tuple[np.nd
         for count in pool.map(read_block, range(0, len(paths), BLOCK)):
             bar.update(count)
     if errors:
-        _tell_unreadable([paths[index] for index in sorted(errors)], len(paths))
+        _tell_unreadable({paths[index]: errors[index] for index in sorted(errors)}, len(paths))
     readable = np.ones(len(paths), dtype=bool)
     readable[list(errors)] = False
     return images, readable
 
 
-def read_image(path: str | Path, img_size: int) -> np.ndarray:
-    """One image as uint8 `(3, S, S)`: its shorter side resized to `img_size`, its centre kept, grey made colour."""
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * img_size, 2 * img_size))  # a large JPEG is decoded at a fraction of its size
-        # Palettes with transparency lose it through RGBA without a warning.
-        image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
-    if image.size != (img_size, img_size):
-        scale = img_size / min(image.size)
-        wide, high = (max(img_size, round(side * scale)) for side in image.size)
-        left, top = (wide - img_size) // 2, (high - img_size) // 2
-        image = image.resize((wide, high), Image.Resampling.BICUBIC)
-        image = image.crop((left, top, left + img_size, top + img_size))
-    return np.asarray(image).transpose(2, 0, 1)
+def _first(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
 
 
-def _tell_unreadable(paths: list[str], total: int) -> None:
-    some = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
-    told = f"{len(paths)} of {total} images cannot be read ({some})"
-    if len(paths) > UNREADABLE_SHARE * total:
-        raise DataError(f"{told}, more than {UNREADABLE_SHARE:.0%}; copy or unpack the data set again")
-    warnings.warn(f"{told}; they are left out", stacklevel=2)
+def _tell_unreadable(errors: dict[str, Exception], total: int) -> None:
+    why = one_line(next(iter(errors.values())))
+    told = f"{len(errors)} of {total} images cannot be read ({_first(list(errors))}): {why}"
+    if len(errors) > UNREADABLE_SHARE * total:
+        raise DataError(f"{told}. That is more than {UNREADABLE_SHARE:.0%}; mend them, or copy the data set again")
+    warnings.warn(f"{told}. They are left out", stacklevel=2)

@@ -43,6 +43,18 @@ class ImageSet:
     std: tuple[float, float, float] = IMAGENET_STD
     _hash: str | None = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise DataError(f"{self.name} has {len(self.images)} images and {len(self.labels)} labels; copy it again")
+        if self.labels.device.type != "cpu" or not len(self.labels):  # on a GPU the look would wait for it
+            return
+        low, high = self.labels.min().item(), self.labels.max().item()
+        if low < 0 or high >= len(self.classes):
+            raise DataError(
+                f"{self.name} has the label {low if low < 0 else high}, and {len(self.classes)} classes from 0 on; "
+                "copy the data set again"
+            )
+
     def __len__(self) -> int:
         return len(self.labels)
 

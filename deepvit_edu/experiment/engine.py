@@ -22,7 +22,7 @@ from .. import data
 from ..data import ImageSet
 from ..data.folders import balanced_choice
 from ..devices import pick_device
-from ..files import atomic_path
+from ..files import atomic_path, only_process_in
 from ..labels import load_label_maps
 from ..nn.model import VisionTransformer
 from ..nn.registry import ATTENTION_SOURCES
@@ -120,39 +120,40 @@ def run_job(
     path = record_path(plan, job, folder)
     workspace = workspace_of(plan, job, folder)
     recipe = arm_recipe(plan, job, learning_rate)
-    annotated = plan.arms[job.arm].annotated
-    try:
-        record = train(
-            model,
-            train_set,
-            test_set,
-            recipe,
-            name=arm_model(plan, job.arm)["name"],
-            out=workspace,
-            resume=True,
-            device=device,
-            progress=False,
-            max_seconds=max_seconds,
-            after_epoch=after_evaluation,
-            label_maps=load_label_maps(label_maps_path(plan, folder), train_set) if annotated else None,
-        )
-    except NonFiniteLossError as error:
-        with atomic_path(path.with_suffix(".failed")) as temporary:
-            temporary.write_text(json.dumps({"failed": str(error), "recipe": asdict(recipe)}, indent=1) + "\n")
+    with only_process_in(workspace):
+        annotated = plan.arms[job.arm].annotated
+        try:
+            record = train(
+                model,
+                train_set,
+                test_set,
+                recipe,
+                name=arm_model(plan, job.arm)["name"],
+                out=workspace,
+                resume=True,
+                device=device,
+                progress=False,
+                max_seconds=max_seconds,
+                after_epoch=after_evaluation,
+                label_maps=load_label_maps(label_maps_path(plan, folder), train_set) if annotated else None,
+            )
+        except NonFiniteLossError as error:
+            with atomic_path(path.with_suffix(".failed")) as temporary:
+                temporary.write_text(json.dumps({"failed": str(error), "recipe": asdict(recipe)}, indent=1) + "\n")
+            rmtree(workspace, ignore_errors=True)
+            raise
+        if sources := {name: ATTENTION_SOURCES[name] for name in model.config.attention if name in ATTENTION_SOURCES}:
+            record["attention_source"] = sources
+        record["plan"] = {"name": plan.name, "section": plan.section, "arm": job.arm, "tuning": bool(job.learning_rate)}
+        if measure and not job.learning_rate:
+            record["diagnostics"] = measure(model, test_set)
+        if plan.keep_weights and not job.learning_rate:
+            kept = weights_path(path)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(workspace / "model.safetensors", kept)  # the workspace stays whole until there is a record
+        save_record(record, path)
         rmtree(workspace, ignore_errors=True)
-        raise
-    if sources := {name: ATTENTION_SOURCES[name] for name in model.config.attention if name in ATTENTION_SOURCES}:
-        record["attention_source"] = sources
-    record["plan"] = {"name": plan.name, "section": plan.section, "arm": job.arm, "tuning": bool(job.learning_rate)}
-    if measure and not job.learning_rate:
-        record["diagnostics"] = measure(model, test_set)
-    if plan.keep_weights and not job.learning_rate:
-        kept = weights_path(path)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        copyfile(workspace / "model.safetensors", kept)  # the workspace stays whole until there is a record
-    save_record(record, path)
-    rmtree(workspace, ignore_errors=True)
-    return record
+        return record
 
 
 def _check_images(plan: Plan, job: Job, folder: Path, train_set: ImageSet) -> None:

@@ -11,8 +11,10 @@ import torch
 
 from ..nn.model import VisionTransformer
 from ..old_options import current_options
+from ..options import check_number
+from ..reading import reason
 from ..train import Recipe
-from ..words import nearest
+from ..words import nearest, one_line
 from ..yaml_files import read_yaml
 from .plan import ANNOTATOR, Arm, Contrast, Job, Plan, all_jobs, arm_config, arm_recipe, declared_arm
 
@@ -21,6 +23,8 @@ DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test")
 ARM_OPTIONS = ("model", "recipe", "data", "annotated", "tuned_as", "from", "priority")
 CONTRAST_OPTIONS = ("name", "treatment", "control", "levels", "primary")
 TUNING_OPTIONS = ("learning_rates", "seeds", "held_out", "train_images", "recipe")
+LONGEST_NAME = 100
+"""Bytes of the name of an arm or section, of which names of files are made."""
 RECIPE_DEFAULTS = {option.name: option.default for option in fields(Recipe)}
 
 
@@ -40,8 +44,8 @@ def load_plan(path: str | Path, section: str | None = None) -> Plan:
         return _plan_of(path.stem, declared, section)
     except KeyError as error:
         raise ValueError(f"{path} is not a plan that can be run: a part of it lacks {error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a plan that can be run: {error}") from error
+    except Exception as error:  # a declared value can be anything, and so can what it breaks
+        raise ValueError(f"{path} is not a plan that can be run: {reason(error)}") from error
 
 
 def sections_of(path: str | Path) -> list[Plan]:
@@ -70,6 +74,8 @@ def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
         raise ValueError("it has no named parts")
     declared = dict(declared)
     sections = _parts("sections", declared.pop("sections", None))
+    for each in sections:
+        _check_name("a section", each)
     if "full" in sections:
         raise ValueError("a section is named 'full', as the plan without changes is; choose another name")
     if section not in (None, "full"):
@@ -100,9 +106,21 @@ def _check_parts(declared: dict) -> None:
     needed = ("title", "question", "decision", "data", "model", "recipe", "seeds", "arms")
     if missing := [key for key in needed if declared.get(key) is None]:
         raise ValueError(f"it lacks {', '.join(missing)}")
+    for key in ("title", "question", "decision"):
+        if not isinstance(declared[key], str):
+            raise ValueError(f"{key} is {one_line(repr(declared[key]))}; it is said in words")
     for name in _parts("arms", declared["arms"]):
-        if not isinstance(name, str) or "/" in name:
-            raise ValueError(f"an arm is named {name!r}; its records are named after it, so take a word without '/'")
+        _check_name("an arm", name)
+
+
+def _check_name(what: str, name: Any) -> None:
+    """ValueError for what cannot name a file or folder of records."""
+    if not isinstance(name, str) or "/" in name or not name.strip() or not name.isprintable() or name.startswith("."):
+        raise ValueError(
+            f"{what} is named {one_line(repr(name))}; its records are named after it, so take a word without '/'"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{what} is named {name[:30]}…, {len(name)} characters; take at most {LONGEST_NAME}")
 
 
 def _parts(what: str, options: Any, known: Collection[str] | None = None) -> dict:
@@ -188,6 +206,8 @@ def _contrast_of(options: Any, arms: dict[str, Arm]) -> Contrast:
     for arm in _arms_of(options):
         if arm not in arms:
             raise ValueError(f"the contrast '{options['name']}' names the arm '{arm}', which there is not")
+    if not isinstance(options["name"], str) or not options["name"].strip():
+        raise ValueError(f"a contrast is named {one_line(repr(options['name']))}; give it a name in words")
     what = f"the contrast '{options['name']}'"
     treatment, control = _names(options["treatment"]), _names(options["control"])
     levels = _levels_of(what, options.get("levels"))
@@ -268,8 +288,11 @@ def _check_data(plan: Plan) -> None:
         raise ValueError("data lacks name")
     for options in (plan.data, *(arm.data for arm in plan.arms.values())):
         _parts("data", options, DATA_OPTIONS)
-        if not 0 <= options.get("moved_to_test", 0) < 1:
-            raise ValueError(f"moved_to_test is {options['moved_to_test']}; it is a share, from 0 to below 1")
+        if not isinstance(options.get("name", ""), str):
+            raise ValueError(f"the data's name is {one_line(repr(options['name']))}; it is a word")
+        for limit in {"train_images", "test_images"} & set(options):
+            check_number(limit, options[limit], whole=True, at_least=1)
+        check_number("moved_to_test", options.get("moved_to_test", 0), at_least=0, below=1)
 
 
 def _check_ties(plan: Plan, name: str) -> None:

@@ -20,6 +20,17 @@ from .refiner import ChainedBlock, passes_map
 from .registry import ATTENTIONS, MLPS, TOKENS, new_attention, register_attention
 from .tokens import Box, swap_within
 
+LARGEST = {
+    "img_size": 2**14,
+    "patch_size": 2**14,
+    "in_chans": 2**10,
+    "embed_dim": 2**14,
+    "depth": 10**3,
+    "num_heads": 2**14,
+    "growth": 2**14,
+}
+"""What a configuration may ask for at most, so that one with a slip, or a hostile one, is told and not begun."""
+
 
 @dataclass(frozen=True)
 class ViTConfig:
@@ -60,13 +71,16 @@ class ViTConfig:
     init_std: float = 0.02  # of the truncated normal that linear weights, positions and class token start from
 
     def __post_init__(self) -> None:
-        for name in ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "growth"):
-            check_number(name, getattr(self, name), whole=True, at_least=1)
-        for name in ("num_classes", "attention_start"):
-            check_number(name, getattr(self, name), whole=True, at_least=0)
+        for name, most in LARGEST.items():
+            check_number(name, getattr(self, name), whole=True, at_least=1, at_most=most)
+        check_number("num_classes", self.num_classes, whole=True, at_least=0, at_most=10**6)
+        check_number("attention_start", self.attention_start, whole=True, at_least=0)
+        for blocks in self.dense_stages:
+            check_number("a stage of dense_stages", blocks, whole=True, at_least=1, at_most=LARGEST["depth"])
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             check_number(name, getattr(self, name), at_least=0, below=1)
-        for name in ("mlp_ratio", "norm_eps", "init_std", "branch_scale"):
+        check_number("mlp_ratio", self.mlp_ratio, at_least=0, at_most=100)
+        for name in ("norm_eps", "init_std", "branch_scale"):
             check_number(name, getattr(self, name), at_least=0)
         for name in ("block_norm_eps", "attn_scale", "mlp_scale"):
             if getattr(self, name) is not None:

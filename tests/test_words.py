@@ -1,0 +1,14 @@
+from deepvit_edu.words import LONGEST, align, one_line, printable
+
+
+def test_control_characters_are_written_as_escapes():
+    assert printable("\x1b[31mred\x07 — × ü\nnext") == "\\x1b[31mred\\x07 — × ü\nnext"
+
+
+def test_one_line_is_one_line_and_not_too_long():
+    assert one_line("two\n lines") == "two lines"
+    assert len(one_line("a " * 10**6)) <= LONGEST + 2
+
+
+def test_a_cell_of_a_table_is_a_cell():
+    assert align([("a\nb", "c"), ("\x1b[1m", "d")]).split("\n") == ["a b      c", "\\x1b[1m  d"]

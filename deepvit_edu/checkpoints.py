@@ -117,7 +117,7 @@ _RENAMES_OF_TOKENS = {
 
 
 def official_names(config: ViTConfig) -> dict[str, str]:
-    """Our name of every parameter and buffer of a model to the authors' name of it."""
+    """For every parameter and buffer of a model, our name and the authors' name."""
     renames = _RENAMES + _RENAMES_OF_TOKENS.get(config.tokens, ())
     with torch.device("meta"):
         names = {name: name for name in VisionTransformer(config).state_dict()}
@@ -136,7 +136,7 @@ def from_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]
         name: our name of the model. A dense head is taken along where the weights have one.
 
     Raises:
-        ValueError: naming the parameters that are missing or not known.
+        ValueError: naming the parameters that are missing or unknown.
     """
     names = official_names(model_config(name, dense_head="aux_head.weight" in state_dict))
     return _translate(state_dict, names, name)
@@ -208,7 +208,7 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
 
 
 def _check_heads(model: VisionTransformer, weights: dict[str, Tensor], path: str | Path) -> None:
-    """ValueError, saying how to create the model, where file and model have not the same heads."""
+    """ValueError, saying how to create the model, if file and model have different heads."""
     if not model.num_classes and "head.weight" in weights:
         raise ValueError(f"{path} has a head; create the model with num_classes={_first(weights['head.weight'])}")
     if "aux_head.weight" in weights and model.dense_head is None:
@@ -218,7 +218,7 @@ def _check_heads(model: VisionTransformer, weights: dict[str, Tensor], path: str
 
 
 def _check_fit(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> None:
-    """ValueError where a tensor of a file cannot be what the model has under that name."""
+    """ValueError if a tensor of a file does not fit the model's parameter of that name."""
     if theirs.shape != ours.shape:
         hint = f"; create the model with num_classes={_first(theirs)}" if name.startswith("head.") else ""
         raise ValueError(
@@ -244,7 +244,7 @@ def _unwrap(content: object, path: str | Path) -> dict[str, Tensor]:
             content = content[key]
             break
     if not isinstance(content, dict) or not all(map(_is_weight, content.items())):
-        raise ValueError(f"{path} holds no weights that are known; expected a dictionary of tensors")
+        raise ValueError(f"{path} holds no weights in a known layout; expected a dictionary of tensors")
     return {_without_prefixes(name): value for name, value in content.items()}
 
 
@@ -260,7 +260,7 @@ def _is_weight(entry: tuple[object, object]) -> bool:
 
 
 def _fit_positions(positions: Tensor, model: VisionTransformer) -> Tensor:
-    """The positions at the model's size, where they are those of another square; else as they are."""
+    """The position embeddings, resized if the file has another square grid."""
     if model.config.positions == "sinusoid":
         return model.pos_embed.detach()
     prefix, side = int(model.cls_token is not None), model.patch_embed.grid_size

@@ -24,7 +24,7 @@ from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for an error told in a sentence, 130 when interrupted."""
+    """Runs one command. Returns 0, 1 after an error (printed as one sentence), or 130 when interrupted."""
     is_program = arguments is None  # and not called by a program
     if is_program:
         for stream in (sys.stdout, sys.stderr):
@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_campaign(
         add("campaign", campaign_command, "run what is missing of many plans beside other work, or say how far it is")
     )
-    _add_records(add("records", records_command, "list recorded runs, show one, or say what those of a plan tell"))
+    _add_records(add("records", records_command, "list recorded runs, show one, or show the results of a plan"))
     _add_bench(add("bench", bench_command, "measure the speed and memory of attention layers on this processor"))
     return parser
 
@@ -118,13 +118,13 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data", default="shapes", metavar="NAME", help=f"{', '.join(data.list_datasets())}, or a folder of images"
     )
     parser.add_argument(
-        "--data-root", metavar="FOLDER", help="where data sets lie (else DEEPVIT_EDU_DATA, else a download)"
+        "--data-root", metavar="FOLDER", help="folder of the data sets (else DEEPVIT_EDU_DATA, else a download)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use only so many images of a split")
 
 
 def _add_data_root(parser: argparse.ArgumentParser) -> None:
-    text = "where data sets lie (DEEPVIT_EDU_DATA unless given); what is not there is downloaded"
+    text = "folder of the data sets (DEEPVIT_EDU_DATA unless given); missing ones are downloaded"
     parser.add_argument("--data-root", metavar="FOLDER", help=text)
 
 
@@ -271,7 +271,7 @@ def similarity_command(options: argparse.Namespace) -> None:
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="a name, or a pattern such as 'vit_*'")
-    parser.add_argument("--diff", nargs=2, metavar="NAME", help="print what tells two models apart")
+    parser.add_argument("--diff", nargs=2, metavar="NAME", help="print the options in which two models differ")
 
 
 def models_command(options: argparse.Namespace) -> None:
@@ -299,7 +299,7 @@ def models_command(options: argparse.Namespace) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="a data set, or a folder of images")
     parser.add_argument(
-        "--data-root", metavar="FOLDER", help="where data sets lie (else DEEPVIT_EDU_DATA, else a download)"
+        "--data-root", metavar="FOLDER", help="folder of the data sets (else DEEPVIT_EDU_DATA, else a download)"
     )
     parser.add_argument("--img-size", type=int, metavar="PIXELS", help="resize to this side")
 
@@ -396,7 +396,7 @@ def campaign_command(options: argparse.Namespace) -> None:
 def _add_records(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", default="book/records", help="a record, or a folder of records")
     parser.add_argument("--json", action="store_true", help="print the record whole")
-    parser.add_argument("--plan", metavar="PLAN", help="say what the records of this plan tell, and what is missing")
+    parser.add_argument("--plan", metavar="PLAN", help="show the results of this plan, and what is missing")
     parser.add_argument("--section", metavar="NAME", help="the part of the plan")
     parser.add_argument("--power", action="store_true", help="with --plan: how many seeds its contrasts need")
 

@@ -37,5 +37,5 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Within it the forward pass computes in a narrow type where that is safe; with float32 nothing changes."""
+    """Context manager: the forward pass uses the narrower number format where that is safe; float32 changes nothing."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

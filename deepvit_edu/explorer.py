@@ -36,8 +36,8 @@ from .figure_data import html_table
 IMAGES, LAYERS, EPOCHS = 3, 8, 21  # at most so many of each are recorded, to keep a page small
 LEVELS = 63  # a weight is kept as one of 63 steps on either side of zero: finer than the eye sees
 COSINE_STEPS = 10_000  # a cosine is kept to four decimals
-MISSING = -32_768  # stands for a cosine that there is not
-NEGATIVE, POSITIVE = (33, 102, 172), (178, 24, 43)  # blue and red that all eyes tell apart, those of plot_similarity
+MISSING = -32_768  # marks a missing cosine
+NEGATIVE, POSITIVE = (33, 102, 172), (178, 24, 43)  # blue and red of plot_similarity, which all readers can distinguish
 OWN = "yours"
 TITLES = {"plain": "plain", "re": "Re-attention", "refiner": "Refiner", "layerscale": "LayerScale", OWN: "your model"}
 MEASURES = {
@@ -94,7 +94,7 @@ class AttentionRecording:
 
 @dataclass(frozen=True)
 class CollapseRecording:
-    """How alike several models' maps were after each of E recorded epochs, and what replacing a map did in the end.
+    """Similarity of several models' maps after each of E recorded epochs, and the effect of replacing a map at the end.
 
     Attributes:
         data: the name of the data set.
@@ -130,14 +130,14 @@ def attention_explorer(
         HTML for a notebook or page, or widgets in Colab; the last line of a cell shows it.
 
     Raises:
-        ValueError: when there is no such specimen.
+        ValueError: for an unknown specimen.
     """
     recording = record_explored(data, images, remedies)
     return _attention_widgets(recording) if in_colab() else HTML(attention_html(recording))
 
 
 def collapse_explorer(data: str = "cifar10", remedies: Sequence[str] = specimens.REMEDIES) -> Any:
-    """How alike blocks' maps are, by epoch, and what replacing a block's map costs: from the networks' records.
+    """Similarity of the blocks' maps by epoch, and the cost of replacing a block's map: from the networks' records.
 
     Args:
         data: what the networks were trained on, see `specimens.load_specimen`.
@@ -147,7 +147,7 @@ def collapse_explorer(data: str = "cifar10", remedies: Sequence[str] = specimens
         HTML for a notebook or page, or widgets in Colab; the last line of a cell shows it.
 
     Raises:
-        ValueError: when there is no such specimen.
+        ValueError: for an unknown specimen.
     """
     recording = read_collapse(data, remedies)
     return _collapse_widgets(recording) if in_colab() else HTML(collapse_html(recording))
@@ -169,7 +169,7 @@ def explore(model: nn.Module, images: ImageSet) -> widgets.Tab:
         widgets; the last line of a cell shows them.
 
     Raises:
-        TypeError: for images that are no `ImageSet`.
+        TypeError: for images that are not an `ImageSet`.
         ValueError: for fewer than two images, images of another size, or a model whose maps cannot be found.
     """
     if not isinstance(images, ImageSet):
@@ -266,7 +266,7 @@ def collapse_html(recording: CollapseRecording) -> str:
 
 
 def _effects(rows: list[dict[str, Any]], depth: int) -> list[list[list[float] | None]]:
-    """Changes of loss and accuracy by replacement and block, None where there is none."""
+    """Changes of loss and accuracy by replacement and block, None if not measured."""
     found = {(row["how"], row["layer"]): [round(row["loss"], 5), round(row["accuracy"], 5)] for row in rows}
     return [[found.get((how, layer)) for layer in range(depth)] for how in INTERVENTIONS]
 
@@ -274,12 +274,12 @@ def _effects(rows: list[dict[str, Any]], depth: int) -> list[list[list[float] | 
 def quantise(maps: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Maps (..., N) as int8 steps (..., N) and a float32 scale for each row (...): weight = scale · step / LEVELS.
 
-    The last step is the largest weight's alone, so that it can be told from those that come near it.
+    Only the largest weight has the last step, so that it differs from those that come near it.
     """
     scales = maps.float().abs().amax(dim=-1)
-    shares = maps.float() / scales.clamp_min(1e-30)[..., None]  # -1 to 1
-    steps = (shares * LEVELS).round()
-    steps = torch.where(shares.abs() < 1, steps.clamp(1 - LEVELS, LEVELS - 1), steps)
+    fractions = maps.float() / scales.clamp_min(1e-30)[..., None]  # -1 to 1
+    steps = (fractions * LEVELS).round()
+    steps = torch.where(fractions.abs() < 1, steps.clamp(1 - LEVELS, LEVELS - 1), steps)
     return steps.to(torch.int8).numpy(), scales.numpy().astype("<f4")
 
 

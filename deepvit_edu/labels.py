@@ -1,6 +1,6 @@
 """Token labeling (Jiang et al. 2021, LV-ViT): a soft label for every token, MixToken, and the loss.
 
-A trained model, the annotator, scores every place of every image once; the best scores are kept as label maps in the
+A trained model, the annotator, scores every position of every image once; the best scores are kept as label maps in the
 authors' layout. In training a map is cropped, resized and mirrored along with its image.
 """
 
@@ -26,9 +26,9 @@ LARGEST_CLASS_COUNT = 2048
 
 
 class Views(NamedTuple):
-    """Which part of each image is looked at.
+    """Which part of each image is used.
 
-    `crops` (B, 4) are left, top, right and bottom as shares of the image, 0 to 1; `mirrored` (B,) is bool.
+    `crops` (B, 4) are left, top, right and bottom as fractions of the image, 0 to 1; `mirrored` (B,) is bool.
     """
 
     crops: Tensor
@@ -48,7 +48,7 @@ def random_views(count: int, smallest_area: float = 0.08, flip: float = 0.5) -> 
 
 
 def take_views(pictures: Tensor, views: Views, size: int) -> Tensor:
-    """Crops, resizes and mirrors float pictures (B, C, H, W), images or score maps alike, to (B, C, size, size)."""
+    """Crops, resizes and mirrors float pictures (B, C, H, W), images or score maps, to (B, C, size, size)."""
     height, width = pictures.shape[2:]
     corners = views.crops.to(pictures) * torch.tensor([width, height, width, height]).to(pictures)
     numbers = torch.arange(len(pictures)).to(pictures)[:, None]
@@ -72,11 +72,11 @@ def token_scores(teacher: VisionTransformer, images: Tensor) -> Tensor:
 def keep_top(scores: Tensor, count: int = 5) -> Tensor:
     """Score maps (B, K, h, w) to label maps (B, 2, count, h, w) in half precision: the best scores and their classes.
 
-    What is left out will count as zero. So each place is shifted first, such that its softmax keeps the shares of the
-    classes that stay; the authors store raw scores.
+    Scores that are left out count as zero. So the scores of each position are shifted first, such that its softmax
+    keeps the probabilities of the kept classes; the authors store raw scores.
 
     Raises:
-        ValueError: for more than 2,048 classes, whose numbers half precision does not hold.
+        ValueError: for more than 2,048 classes, since half precision cannot represent all their numbers.
     """
     num_classes = scores.shape[1]
     if num_classes > LARGEST_CLASS_COUNT:
@@ -93,7 +93,7 @@ def keep_top(scores: Tensor, count: int = 5) -> Tensor:
 
 
 def check_label_maps(label_maps: Tensor, num_classes: int) -> Tensor:
-    """Returns label maps (B, 2, k, h, w); ValueError for another shape, or for a class that there is not."""
+    """Returns label maps (B, 2, k, h, w); ValueError for another shape or an unknown class."""
     if label_maps.ndim != 5 or label_maps.shape[1] != 2:
         raise ValueError(f"label maps are (B, 2, k, h, w), scores and classes, not {tuple(label_maps.shape)}")
     classes = label_maps[:, 1]
@@ -106,9 +106,9 @@ def fill_in(label_maps: Tensor, num_classes: int) -> Tensor:
     """Label maps (B, 2, k, h, w) to score maps (B, K, h, w), zero where nothing was kept.
 
     Raises:
-        ValueError: for label maps of another shape, or of a class that there is not.
+        ValueError: for label maps of another shape, or with an unknown class.
     """
-    if label_maps.device.type == "cpu":  # on a GPU the look would wait for it; who moves maps there looks before
+    if label_maps.device.type == "cpu":  # on a GPU the check would cause a wait; callers check before moving maps
         check_label_maps(label_maps, num_classes)
     best, classes = label_maps[:, 0].float(), label_maps[:, 1].long()
     batch, _, height, width = best.shape
@@ -124,7 +124,7 @@ def make_label_maps(
     Args:
         annotator: normalised images (B, 3, H, W) to score maps (B, K, h, w), in eval mode.
         dataset: the images.
-        count: scores to keep at each place.
+        count: scores to keep at each position.
         batch_size: images at a time.
     """
     batches = dataset.images.split(batch_size)
@@ -141,13 +141,13 @@ def load_label_maps(path: str | Path, dataset: ImageSet) -> Tensor:
     """The label maps (len(dataset), 2, k, h, w) that `save_label_maps` wrote for these images.
 
     Raises:
-        ValueError: for a file that is none of label maps, or belongs to other images.
+        ValueError: for a file that is not a label-map file, or belongs to other images.
     """
     tensors, found = read_tensors(path)
     if "label_maps" not in tensors:
         raise UnreadableError(f"{path} holds no label maps; write them with save_label_maps")
     if found.get("data_hash") != dataset.hash():
-        raise ValueError(f"{path} was made for other images than {dataset.name} ({dataset.split}); make it anew")
+        raise ValueError(f"{path} was made for other images than {dataset.name} ({dataset.split}); make it again")
     return tensors["label_maps"]
 
 
@@ -155,7 +155,7 @@ def load_official_label_map(path: str | Path) -> Tensor:
     """The label map (1, 2, k, h, w) of one image in the authors' layout, a `.pt` file of (2, k, h, w) for each image.
 
     Raises:
-        ValueError: for a file of something else.
+        ValueError: for any other file.
     """
     label_map = read_pytorch(path)
     if not isinstance(label_map, Tensor) or label_map.ndim != 4 or len(label_map) != 2:
@@ -166,7 +166,7 @@ def load_official_label_map(path: str | Path) -> Tensor:
 def soft_targets(
     label_maps: Tensor, num_classes: int, grid_size: int, views: Views | None = None, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The targets of images as they are viewed: of the class token (B, K) and of every patch token (B, N, K).
+    """The targets of the views of images: of the class token (B, K) and of every patch token (B, N, K).
 
     Scores are resized and the softmax comes after, as in the authors' code; the class token's are their mean.
 
@@ -175,7 +175,7 @@ def soft_targets(
         num_classes: K.
         grid_size: tokens along a side, the square root of N.
         views: the crops of the images; the whole images unless given.
-        smoothing: share of each target that is spread over all classes.
+        smoothing: probability of each target that is spread over all classes.
     """
     scores = fill_in(label_maps, num_classes)  # (B, K, h, w)
     views = whole_views(len(scores)) if views is None else views
@@ -185,30 +185,30 @@ def soft_targets(
 
 
 def smooth(targets: Tensor, smoothing: float) -> Tensor:
-    """Distributions (…, K) with the share `smoothing` of each spread over all classes."""
+    """Distributions (…, K) after label smoothing: the probability `smoothing` of each is spread over all classes."""
     return targets * (1 - smoothing) + smoothing / targets.shape[-1]
 
 
 def random_box(grid_size: int, alpha: float = 1.0) -> Box:
     """MixToken's box (top, left, bottom, right) in cells of the grid, by CutMix's rule (Yun et al. 2019).
 
-    A share of Beta(alpha, alpha) goes to the box, whose centre lies anywhere; what hangs over the edge is cut off.
+    Its area is a fraction from Beta(alpha, alpha), its centre anywhere; what is outside the grid is cut off.
     """
-    share = torch.distributions.Beta(alpha, alpha).sample().item()
-    side = int(grid_size * math.sqrt(share))
+    area = torch.distributions.Beta(alpha, alpha).sample().item()
+    side = int(grid_size * math.sqrt(area))
     top, left = (torch.randint(grid_size, (2,)) - side // 2).tolist()
     bottom, right = (min(edge + side, grid_size) for edge in (top, left))
     return max(top, 0), max(left, 0), bottom, right
 
 
 def mix_class_targets(targets: Tensor, box: Box, grid_size: int) -> Tensor:
-    """Class targets (B, K), the batch-flipped sample's by the share of its tokens.
+    """Class targets (B, K), mixed with the batch-flipped sample's by the area of the box.
 
     The tokens' targets stay as they are: `VisionTransformer.forward_dense` puts their logits back in place.
     """
     top, left, bottom, right = box
-    share = (bottom - top) * (right - left) / grid_size**2
-    return (1 - share) * targets + share * targets.flip(0)
+    area = (bottom - top) * (right - left) / grid_size**2
+    return (1 - area) * targets + area * targets.flip(0)
 
 
 def token_labeling_loss(
@@ -226,7 +226,7 @@ def token_labeling_loss(
         token_logits: (B, N, K).
         class_targets: distributions (B, K), or labels (B,).
         token_targets: distributions (B, N, K).
-        class_weight, token_weight: 1 and 0.5 in Refiner's recipes; LV-ViT's code has 1 for both unless told.
+        class_weight, token_weight: 1 and 0.5 in Refiner's recipes; LV-ViT's code has 1 for both by default.
 
     Raises:
         ValueError: when logits and targets of the tokens differ in shape.

@@ -23,7 +23,7 @@ def map_likeness(maps: list[Tensor]) -> Tensor:
 
 @contextmanager
 def collected_maps(model: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Within it, the maps that multiply the values are collected with their gradients; none without a model."""
+    """Context manager: collects the maps that multiply the values, with their gradients; none without a model."""
     maps: list[Tensor] = []
     if model is None:
         yield maps

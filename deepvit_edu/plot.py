@@ -1,4 +1,4 @@
-"""Figures for the book: drawn by matplotlib, shown with a text alternative, legible in dark mode and to all eyes."""
+"""Figures for the book: drawn by matplotlib, with a text alternative, readable in dark mode and by the colour-blind."""
 
 import html
 import inspect
@@ -23,7 +23,7 @@ from torch import Tensor
 from .figure_data import folded_tables
 from .records import Record
 
-# Okabe and Ito's colours, told apart by readers with any common form of colour blindness.
+# Okabe and Ito's colours, which readers with any common form of colour blindness can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLE = {
     "axes.prop_cycle": plt.cycler(color=COLOURS),
@@ -186,7 +186,7 @@ def plot_curves(runs: dict[str, Record]) -> Figure:
     left.set(xlabel="epoch", ylabel="cross-entropy loss")
     right.set(xlabel="epoch", ylabel="test accuracy (%)")
     kinds = [Line2D([], [], color="grey", linestyle=style, label=kind) for kind, style in LOSSES.items()]
-    left.legend(handles=kinds, fontsize=9)  # the colours are told on the right: a line a run would hide the curves
+    left.legend(handles=kinds, fontsize=9)  # the colours are explained on the right: a line a run would hide the curves
     right.legend(fontsize=9, loc="lower right")
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -216,12 +216,12 @@ def plot_attention(image: Tensor, attn: Tensor, grid_size: int, titles: Sequence
 
 
 def plot_similarity(matrices: dict[str, Tensor], columns: int = 3) -> Figure:
-    """How alike the layers' maps are: a panel for each (L, L) of cosines, under its title, all on one scale."""
+    """Similarity of the layers' maps: a panel with a title for each (L, L) of cosines, all on one scale."""
     rows = -(-len(matrices) // columns)
     fig, axes = figure(rows, min(columns, len(matrices)), width=3.0 * min(columns, len(matrices)), height=2.9 * rows)
     axes = np.atleast_1d(axes).ravel()
     for ax, (title, matrix) in zip(axes, matrices.items(), strict=False):
-        # A scale of two colours, with white for unlike, tells negative cosines from positive ones.
+        # A scale of two colours, with white for 0, shows the sign of a cosine.
         image = ax.imshow(torch.as_tensor(matrix).cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
         ax.set_title(title, fontsize=9)
         ax.set(xlabel="block", ylabel="block")
@@ -243,7 +243,7 @@ def plot_interventions(effects: dict[str, dict[str, list[float]]]) -> Figure:
     """
     effects = {name: kinds for name, kinds in effects.items() if kinds}
     if not effects:
-        raise ValueError("there is no effect to draw; give the mean_interventions of at least one measured run")
+        raise ValueError("no effect to draw; give the mean_interventions of at least one measured run")
     return plot_by_block(effects, ylabel="change of the loss", xlabel="block whose map is replaced")
 
 

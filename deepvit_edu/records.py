@@ -104,7 +104,7 @@ def _evaluated_by_images(record: Record) -> bool:
 
 
 def images_until(record: Record, accuracy: float) -> int | None:
-    """After how many training images the test accuracy (a fraction) was first reached; None where it never was.
+    """After how many training images the test accuracy (a fraction) was first reached; None if it never was.
 
     It is as fine as the evaluations are. Records from before the curve of images count in epochs.
     """
@@ -207,7 +207,7 @@ def table(records: Iterable[tuple[Path, Record]]) -> str:
 
 
 def describe_hardware(device: torch.device) -> str:
-    """The processor that a run used, in words: "1 NVIDIA H200", or "AMD EPYC, 2 threads"."""
+    """The hardware that a run used, as text: "1 NVIDIA H200", or "AMD EPYC, 2 threads"."""
     if device.type == "cuda":
         return f"1 {torch.cuda.get_device_name(device)}"
     return f"{_cpu_name()}, {torch.get_num_threads()} threads" + (f" ({device.type})" if device.type != "cpu" else "")

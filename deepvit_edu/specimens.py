@@ -1,4 +1,4 @@
-"""Small deep trained models for the chapters to dissect, and what was measured of them while they learned.
+"""Small deep trained models that the chapters take apart, and what was measured while they were trained.
 
 `book/experiments/specimens.yml` declares them, `tools/measure/train_specimens.py` trains them, and
 `tools/measure/interventions.py` measures what their maps are worth.
@@ -26,7 +26,7 @@ def load_specimen(remedy: str, data: str = "shapes") -> VisionTransformer:
         data: what it was trained on: "shapes" (65 tokens, 48 channels) or "cifar10" (17 tokens, 64 channels).
 
     Raises:
-        ValueError: when there is no such specimen.
+        ValueError: for an unknown specimen.
         AssetError: when its file cannot be had.
     """
     return load_model(asset_path(f"weights/{_name(remedy, data)}.safetensors"))[0]
@@ -39,7 +39,7 @@ def specimen_record(remedy: str, data: str = "shapes") -> Record:
 
 
 def specimen_similarity(remedy: str, data: str = "shapes") -> dict[str, Tensor]:
-    """How alike a specimen's used maps were at initialisation and after each epoch, on the same test images.
+    """Similarity of a specimen's used maps at initialisation and after each epoch, on the same test images.
 
     Returns:
         each (epochs + 1, L, L): "raw" and "row" of `cross_layer_similarity` without centring and with rows centred,
@@ -63,5 +63,5 @@ def specimen_interventions(remedy: str, data: str = "shapes") -> list[dict]:
 def _name(remedy: str, data: str) -> str:
     for value, known in ((remedy, REMEDIES), (data, DATA)):
         if value not in known:
-            raise ValueError(f"there is no specimen '{value}'{nearest(value, list(known))}; choose {', '.join(known)}")
+            raise ValueError(f"unknown specimen '{value}'{nearest(value, list(known))}; choose {', '.join(known)}")
     return f"{remedy}_{data}"

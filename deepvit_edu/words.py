@@ -1,4 +1,4 @@
-"""What the package says to people: suggestions for misspelt names, tables."""
+"""Text for readers: suggestions for misspelt names, and tables."""
 
 import difflib
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from deepvit_edu import bench
 from deepvit_edu.bench import Shape, layers, loading, models, run_benchmark
-from deepvit_edu.bench.layers import FAST, LEGIBLE, OTHER, PLAIN, build_arms, rows_of, saved_bytes
+from deepvit_edu.bench.layers import FAST, LEGIBLE, OTHER, PLAIN, rows_of, saved_bytes, timed_layers
 from deepvit_edu.cli import main
 from deepvit_edu.data import draw_shapes
 from deepvit_edu.records import load_measurement
@@ -33,7 +33,7 @@ def test_every_layer_is_timed_at_every_shape_in_both_modes():
 
 
 def test_a_speed_up_is_a_ratio_inside_a_round():
-    arms = [arm for arm in build_arms(TINY, training=False) if arm.layer.__class__.__name__ == "ReAttention"]
+    arms = [arm for arm in timed_layers(TINY, training=False) if arm.layer.__class__.__name__ == "ReAttention"]
     seconds = {LEGIBLE: [2.0, 20.0, 6.0], FAST: [1.0, 5.0, 2.0]}
     rows = list(rows_of(TINY, "eval", arms, [seconds[arm.path] for arm in arms]))
     fast = next(row for row in rows if row["path"] == FAST)
@@ -42,7 +42,7 @@ def test_a_speed_up_is_a_ratio_inside_a_round():
 
 
 def test_memory_kept_counts_maps_but_no_weights():
-    arms = {arm.path: arm for arm in build_arms(Shape(1, 64, 16, 4), True) if arm.family == "re-attention"}
+    arms = {arm.path: arm for arm in timed_layers(Shape(1, 64, 16, 4), True) if arm.family == "re-attention"}
     one_map = 4 * 64 * 64 * 4
     assert saved_bytes(arms[PLAIN]) < one_map
     assert one_map < saved_bytes(arms[FAST]) < 2 * one_map

@@ -204,8 +204,8 @@ def test_an_old_file_that_is_cut_anywhere_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("head.weight", torch.eye(5, 256).to_sparse(), "holds no weights that are known"),
-        (7, torch.ones(1), "holds no weights that are known"),
+        ("head.weight", torch.eye(5, 256).to_sparse(), "holds no weights in a known layout"),
+        (7, torch.ones(1), "holds no weights in a known layout"),
         ("head.weight", torch.ones(5, 256, dtype=torch.complex64), "head.weight of torch.complex64"),
         ("head.weight", torch.ones(5, 256, dtype=torch.int64), "head.weight of torch.int64"),
         ("head.weight", torch.full((5, 256), float("nan")), "head.weight that is not all finite numbers"),

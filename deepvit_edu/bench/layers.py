@@ -1,7 +1,8 @@
-"""How fast, and with how much memory, attention layers run: the fast paths beside the legible ones and others' layers.
+"""Speed and memory of attention layers: the fast paths, the explicit ones, and layers of other packages.
 
 Ours on the legible path is the authors' plain arithmetic: the map is formed, mixed by a 1×1 convolution, normed by
-BatchNorm and multiplied. Plain attention, by `scaled_dot_product_attention`, is the limit of what an attention can do.
+BatchNorm and multiplied. Plain attention, by `scaled_dot_product_attention`, is the limit of what an attention can
+reach.
 """
 
 import random
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from ..nn.attention import Attention, ReAttention, RefinedAttention, legible_attention
 from ..nn.refiner import ReusedAttention
 from ..words import align
-from .rounds import spread_text, with_quartiles
+from .rounds import quartiles_text, with_quartiles
 
 PLAIN, LEGIBLE, FAST, OTHER = "plain attention (the limit)", "plain arithmetic", "fast", "vit-pytorch"
 MODES = ("eval", "train")
@@ -40,7 +41,7 @@ SHAPES = (Shape(8, 197, 384, 12), Shape(64, 65, 192, 6), Shape(64, 65, 192, 12))
 
 
 @dataclass
-class Arm:
+class TimedLayer:
     """One layer on one path; `layer` takes tokens (B, N, C) and whatever `inputs` holds after them."""
 
     family: str
@@ -71,7 +72,7 @@ def other_layer(shape: Shape) -> nn.Module | None:
     return OtherAttention(shape.channels, heads=shape.heads, dim_head=shape.channels // shape.heads)
 
 
-def build_arms(shape: Shape, training: bool) -> list[Arm]:
+def timed_layers(shape: Shape, training: bool) -> list[TimedLayer]:
     """Every layer and path that is compared at one shape."""
     x = torch.randn(shape.images, shape.tokens, shape.channels, requires_grad=training)
     handed = torch.randn(shape.images, shape.heads, shape.tokens, shape.tokens).softmax(dim=-1)
@@ -83,7 +84,7 @@ def build_arms(shape: Shape, training: bool) -> list[Arm]:
             layer.train(training)
             chained = isinstance(layer, ReusedAttention)
             forward = (lambda x, handed: layer(x, handed)[0]) if chained else layer
-            arms.extend(Arm(family, path, layer, (x, handed) if chained else (x,), forward) for path in paths)
+            arms.extend(TimedLayer(family, path, layer, (x, handed) if chained else (x,), forward) for path in paths)
 
     add("re-attention", ReAttention(shape.channels, shape.heads), (LEGIBLE, FAST))
     add("re-attention", other_layer(shape), (OTHER,))
@@ -93,7 +94,7 @@ def build_arms(shape: Shape, training: bool) -> list[Arm]:
     return arms
 
 
-def saved_bytes(arm: Arm) -> int:
+def saved_bytes(arm: TimedLayer) -> int:
     """What autograd keeps from the forward to the backward pass, weights apart; a storage counts once."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in arm.layer.parameters()}
     kept: dict[int, int] = {}
@@ -109,7 +110,7 @@ def saved_bytes(arm: Arm) -> int:
     return sum(size for address, size in kept.items() if address not in weights)
 
 
-def time_rounds(arms: list[Arm], training: bool, rounds: int, step: Callable[[], object]) -> list[list[float]]:
+def time_rounds(arms: list[TimedLayer], training: bool, rounds: int, step: Callable[[], object]) -> list[list[float]]:
     """Seconds of each arm in each round, (arms, rounds); every round runs all arms in an order of its own."""
     upstream = torch.randn_like(arms[0].inputs[0])
     seconds: list[list[float]] = [[] for _ in arms]
@@ -123,7 +124,7 @@ def time_rounds(arms: list[Arm], training: bool, rounds: int, step: Callable[[],
     return seconds
 
 
-def rows_of(shape: Shape, mode: str, arms: list[Arm], seconds: list[list[float]]) -> Iterator[dict]:
+def rows_of(shape: Shape, mode: str, arms: list[TimedLayer], seconds: list[list[float]]) -> Iterator[dict]:
     """One flat row an arm: milliseconds, the speed-up over its family's plain arithmetic, the memory kept."""
     base = {arm.family: times for arm, times in zip(arms, seconds, strict=True) if arm.path == LEGIBLE}
     for arm, times in zip(arms, seconds, strict=True):
@@ -154,7 +155,7 @@ def run_benchmark(shapes: tuple[Shape, ...] | None = None, rounds: int = 15, pro
     with bar:
         for shape in shapes:
             for mode in MODES:
-                arms = build_arms(shape, mode == "train")
+                arms = timed_layers(shape, mode == "train")
                 rows += rows_of(shape, mode, arms, time_rounds(arms, mode == "train", rounds, bar.update))
     return rows
 
@@ -164,7 +165,7 @@ def benchmark_table(rows: list[dict]) -> str:
     lines = [("shape", "mode", "layer", "path", "ms", "speed-up over plain arithmetic", "kept, MiB")]
     for row in rows:
         shape = Shape(*(row[name] for name in ("images", "tokens", "channels", "heads")))
-        time_text, ratio = spread_text(row, "milliseconds", 1), spread_text(row, "speedup", 2)
+        time_text, ratio = quartiles_text(row, "milliseconds", 1), quartiles_text(row, "speedup", 2)
         kept = "" if row["saved_mib"] is None else f"{row['saved_mib']:.1f}"
         lines.append((str(shape), row["mode"], row["layer"], row["path"], time_text, ratio, kept))
     return align(lines)

@@ -12,7 +12,7 @@ from torchvision import transforms
 from ..augment import random_crop, random_flip
 from ..data import ImageSet, draw_shapes
 from ..words import align
-from .rounds import rate_row, spread_text, wait_for
+from .rounds import quartiles_text, rate_row, wait_for
 
 
 class _AsTorchvision(Dataset):
@@ -87,5 +87,5 @@ def loading_table(rows: list[dict]) -> str:
     """The rows of `time_loading` as text: medians, and in brackets the quartiles."""
     lines = [("batches from", "images/s", "times as fast")]
     for row in rows:
-        lines.append((row["path"], spread_text(row, "images_per_second", 0), spread_text(row, "speedup", 1)))
+        lines.append((row["path"], quartiles_text(row, "images_per_second", 0), quartiles_text(row, "speedup", 1)))
     return align(lines)

@@ -22,7 +22,7 @@ from ..devices import autocast, pick_precision
 from ..nn.attention import legible_attention
 from ..words import align
 from ..zoo import create_model
-from .rounds import rate_row, spread_text, threads, wait_for
+from .rounds import quartiles_text, rate_row, threads, wait_for
 
 IN_TURN, STACKED, BESIDE = "one after another", "stacked in one process", "processes side by side"
 
@@ -53,7 +53,7 @@ class Load:
         return torch.randn(self.batch_size, 3, 32, 32, device=device), torch.arange(self.batch_size, device=device) % 10
 
 
-# The models of the experiments' plans: on a GPU, and of their CPU study.
+# The models of the experiments' plans: on a GPU, and in their CPU study.
 ON_GPU, ON_CPU = Load(), Load(embed_dim=64, patch_size=8, batch_size=128, steps=4)
 
 
@@ -157,7 +157,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 @contextmanager
 def _beside(count: int, load: Load, device: str) -> Iterator[Callable[[], None]]:
-    """Starts processes that hold a model each; what it gives makes all of them train for a round."""
+    """Starts processes with one model each; returns a function that makes all of them train for a round."""
     context = get_context("spawn")  # a process that has used a GPU cannot be forked
     ends, processes = [], []
     try:
@@ -200,6 +200,6 @@ def models_table(rows: list[dict]) -> str:
     """The rows of `time_models` as text: medians, and in brackets the quartiles."""
     lines = [("models", "way", "images/s", "times as fast as one after another")]
     for row in rows:
-        rate, ratio = spread_text(row, "images_per_second", 0), spread_text(row, "speedup", 2)
+        rate, ratio = quartiles_text(row, "images_per_second", 0), quartiles_text(row, "speedup", 2)
         lines.append((str(row["models"]), row["way"], rate, ratio))
     return align(lines)

@@ -1,4 +1,4 @@
-"""What all measurements of speed share."""
+"""Functions that all measurements of speed use."""
 
 import os
 import statistics
@@ -22,7 +22,7 @@ def with_quartiles(name: str, values: list[float]) -> dict[str, float]:
     return {name: middle, f"{name}_q1": lower, f"{name}_q3": upper}
 
 
-def spread_text(row: dict, name: str, digits: int) -> str:
+def quartiles_text(row: dict, name: str, digits: int) -> str:
     """What `with_quartiles` gave, as text: the median, and in brackets the quartiles."""
     middle, lower, upper = (f"{row[key]:.{digits}f}" for key in (name, f"{name}_q1", f"{name}_q3"))
     return f"{middle} ({lower}-{upper})"
@@ -36,7 +36,7 @@ def rate_row(rates: list[float], base: list[float]) -> dict[str, float]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Within it torch computes on so many threads; ValueError below 1."""
+    """Context manager: torch computes on `count` threads; ValueError below 1."""
     if count < 1:
         raise ValueError(f"threads is {count}; it must be at least 1")
     before = torch.get_num_threads()
@@ -54,6 +54,6 @@ def allocator() -> str:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until a GPU has done what it was asked to; a processor has done so at once."""
+    """Waits until a GPU has finished its work; a CPU has nothing to wait for."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()

@@ -113,7 +113,7 @@ def check(number: str, *answers: Any) -> Result:
         answers: a function (without parentheses behind it), a number, a tensor: what the exercise asks for.
 
     Raises:
-        ValueError: there is no such exercise, or it wants another number of answers.
+        ValueError: for an unknown exercise, or another number of answers than it takes.
     """
     result = _judge(number, answers)
     print(result)
@@ -122,7 +122,7 @@ def check(number: str, *answers: Any) -> Result:
 
 def _judge(number: str, answers: tuple[Any, ...]) -> Result:
     if number not in _EXERCISES:
-        raise ValueError(f"there is no exercise {number!r}{nearest(str(number), exercise_ids())}")
+        raise ValueError(f"unknown exercise {number!r}{nearest(str(number), exercise_ids())}")
     task = _EXERCISES[number]
     if len(answers) != task.num_answers:
         given = "no answer" if not answers else f"{len(answers)} answers"

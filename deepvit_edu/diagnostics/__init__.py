@@ -1,4 +1,4 @@
-"""Looking inside a model without changing what it computes: its attention maps, its tokens, and what they do."""
+"""Inspecting a model without changing its output: its attention maps, its tokens, and their effect."""
 
 from .aliveness import aliveness, least_harmful, map_matters
 from .interventions import INTERVENTIONS, effects_by_block, intervene, intervene_all

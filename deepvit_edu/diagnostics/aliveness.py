@@ -1,4 +1,4 @@
-"""Whether the attention of a model's deep half is at work: all of its maps replaced together, and what that costs."""
+"""Whether a model needs the maps of its deep half: all are replaced together, and the loss is measured again."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ def map_matters(effects: Effects, threshold: float = THRESHOLD) -> bool | None:
 
     True where even the least harmful replacement costs more than the threshold, and at least three of its standard
     errors. False where some replacement costs no more than the threshold with two standard errors on top. None where
-    neither holds: more images would tell.
+    neither holds: more images are needed.
 
     One harmless replacement decides, for any other may do harm of its own: no attention at all takes a branch away
     that the later blocks have learned to expect, and costs an idle network something, too. Loss decides, since a

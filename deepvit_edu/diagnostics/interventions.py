@@ -49,11 +49,11 @@ def intervene(
     Returns:
         "kl", the mean divergence of the class probabilities from those before, in nats; and with labels the changes
         "loss" (cross-entropy) and "accuracy" (a fraction), after minus before. Each also with "_error", the standard
-        error of that mean over images; NaN for one image. A divergence is never negative: it tells that something
+        error of that mean over images; NaN for one image. A divergence is never negative: it shows that something
         changed, not that it mattered.
 
     Raises:
-        ValueError: for a layer or intervention that there is not, or one that would change nothing.
+        ValueError: for an unknown layer or intervention, or one that would change nothing.
     """
     layers = (layer,) if isinstance(layer, int) else tuple(layer)
     logits = replaced_logits(model, images, layers, (how,))
@@ -71,7 +71,7 @@ def intervene_all(model: nn.Module, images: Tensor, labels: Tensor | None = None
 
 
 def effects_by_block(rows: list[dict[str, Any]], effect: str = "loss") -> dict[str, list[float]]:
-    """Rows of `intervene_all`, of one model or of several alike: for each kind of replacement the mean at each block.
+    """Rows of `intervene_all`, of one model or several of one shape: the mean at each block for each replacement.
 
     A block that has none of a kind (the first has no map before it) is NaN. Empty without rows.
     """
@@ -130,13 +130,13 @@ def replaced_logits(
 def _check_replacements(model: nn.Module, images: Tensor, layers: Collection[int], hows: Sequence[str]) -> None:
     blocks = attention_blocks(model)
     if not layers:
-        raise ValueError(f"no block is named to replace the map of; choose from 0 to {len(blocks) - 1}")
+        raise ValueError(f"name at least one block whose map is replaced; choose from 0 to {len(blocks) - 1}")
     for layer in layers:
         if not 0 <= layer < len(blocks):
             raise ValueError(f"there is no block {layer}; choose one from 0 to {len(blocks) - 1}")
     for how in hows:
         if how not in INTERVENTIONS:
-            raise ValueError(f"there is no intervention '{how}'; choose one of {', '.join(INTERVENTIONS)}")
+            raise ValueError(f"unknown intervention '{how}'; choose one of {', '.join(INTERVENTIONS)}")
         if obstacle := _obstacle(how, layers, len(images), blocks[min(layers)].attn.num_heads):
             raise ValueError(f"the map cannot be replaced by '{how}': {obstacle}")
 

@@ -1,4 +1,4 @@
-"""How alike maps (B, H, N, N) and tokens (B, N, C) are, how spread and how rich: means over the B images."""
+"""Similarity, entropy and rank of maps (B, H, N, N) and tokens (B, N, C): means over the B images."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,15 @@ Centre = Literal["row", "double"] | None
 
 
 def unit_vectors(attn: Tensor, axis: Axis = "column", centre: Centre = None) -> Tensor:
-    """Maps (..., N, N) with every column, or row, scaled to length 1; what they are compared by.
+    """Maps (..., N, N) with every column, or row, scaled to length 1; the vectors that are compared.
 
     Args:
         attn: maps; queries along the last axis but one, keys along the last.
         axis: "column" for A[h, :, t], what token t gives to each query (the DeepViT paper's choice), or "row".
         centre: "row" takes each row's mean off first (after a softmax: 1/N), "double" the columns' means as well.
 
-    A column without variation is nothing but rounding once it is centred; it becomes zero, alike to nothing.
+    A column without variation is nothing but rounding once it is centred; it becomes zero, and its cosine with
+    everything is 0.
 
     Raises:
         ValueError: for another axis or centre.
@@ -94,18 +95,18 @@ def common_shape(tensors: Sequence[Tensor]) -> torch.Size:
 
 
 def query_independence(maps: Sequence[Tensor]) -> Tensor:
-    """The share of a map's variance that all queries have in common, of each head (L, H): stripes have 1.
+    """The fraction of a map's variance that all queries have in common, of each head (L, H): 1 for stripes.
 
     Rows are centred. Each column's mean is then what every query gives to that token; the rest is how queries differ.
-    The share is a ratio of sums over images, and the class token's row and column are in it. N² independent numbers
-    have 1/N in expectation. New weights have 0.5 to 1, for then all queries look alike: read it as the excess over
+    It is a ratio of sums over images, and includes the class token's row and column. N² independent numbers
+    have 1/N in expectation. New weights have 0.5 to 1, since untrained queries are similar: read it as the excess over
     those, and beside `distance_from_uniform`, since stripes may be faint.
 
     Args:
         maps: L maps (B, H, N, N).
 
     Returns:
-        from 0 to 1. NaN where the variance is rounding: in a uniform map there is nothing to be shared.
+        from 0 to 1. NaN where the variance is rounding: a uniform map has no variance.
 
     Raises:
         ValueError: without maps, or for maps of different shapes.
@@ -133,8 +134,8 @@ def independence_of(sums: Tensor, tolerance: float) -> Tensor:
 def distance_from_uniform(maps: Sequence[Tensor]) -> Tensor:
     """How much of a row's weight would have to move to make it uniform, mean over rows, of each head (L, H).
 
-    The total variation distance: from 0, of the uniform map, to 1 - 1/N, of rows that see one token. Rows that are no
-    distribution are held against their own mean, and have no upper bound.
+    The total variation distance: from 0, of the uniform map, to 1 - 1/N, of rows that see one token. Rows that are not
+    distributions are compared with their own mean, and have no upper bound.
     """
     common_shape(maps)
     return torch.stack([0.5 * centre_rows(widen(attn)).abs().sum(dim=-1).mean(dim=(0, 2)) for attn in maps]).float()
@@ -161,7 +162,7 @@ def map_cka(maps: Sequence[Tensor]) -> Tensor:
     An entry (image, query, key) is a sample and its H heads are the features (Kornblith et al. 2019, section 3).
 
     Args:
-        maps: L maps (B, H, N, N). A layer whose maps are all uniform is alike to nothing, 0.
+        maps: L maps (B, H, N, N). A layer whose maps are all uniform has similarity 0 to every other.
     """
     layers, heads = len(maps), common_shape(maps)[1]
     centred = []
@@ -176,7 +177,7 @@ def map_cka(maps: Sequence[Tensor]) -> Tensor:
 
 
 def count_similar_blocks(similarity: Tensor, threshold: float = 0.9) -> int:
-    """How many pairs of neighbouring layers are more alike than the threshold.
+    """How many pairs of neighbouring layers have a similarity above the threshold.
 
     The rule is ours: the paper's exact one could not be verified.
 
@@ -208,7 +209,7 @@ def entropy(attn: Tensor, fraction: bool = False) -> float:
     """Mean entropy of a softmax map's rows (B, H, N, N), in nats, or as a fraction of the uniform map's, log N.
 
     Raises:
-        ValueError: when a row is no distribution, as in maps that were mixed or normed.
+        ValueError: when a row is not a distribution, as in maps that were mixed or normed.
     """
     if attn.min() < 0 or (attn.float().sum(dim=-1) - 1).abs().max() > 0.01:
         raise ValueError("entropy is that of distributions, and rows of this map do not sum to 1; give a softmax map")

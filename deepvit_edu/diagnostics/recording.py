@@ -62,7 +62,7 @@ def stream_attention(
             block that takes its map from the block before it, the softmax map is that of the block it was made in.
 
     Raises:
-        ValueError: when `which` is another word, or the model is not known.
+        ValueError: when `which` is another word, or the kind of model is unknown.
     """
 
     def look_only(layer: int, attn: Tensor) -> None:
@@ -183,5 +183,5 @@ def _watch_input(module: nn.Module, hooks: ExitStack, visit: Callable[[int, Tens
 
 
 def _look(visit: Callable[[int, Tensor], Any], layer: int, x: Tensor) -> None:
-    """Calls without handing on what is returned, which a hook would put in the place of the tensor."""
+    """Calls `visit` and drops its result, because a hook's result would replace the tensor."""
     visit(layer, x)

@@ -1,4 +1,4 @@
-"""Whether blocks repeat one another, asked without trusting the numbers of heads; and what those numbers alone forbid.
+"""Whether blocks repeat one another, with heads matched; and an upper bound for heads that are not matched.
 
 Heads have no order: new weights are the same in law for every head, and training treats heads the same. So a measure
 that compares head h of one block with head h of the next compares two heads picked at random.
@@ -16,19 +16,20 @@ from .measures import Axis, Centre, centre_rows, common_shape, rounding, unit_ve
 Part = Literal["rest", "stripes"]
 
 
-# What a block shares with another, heads matched
+# Similarity of blocks, heads matched
 
 
 def repetition(maps: Sequence[Tensor], part: Part = "rest", gap: int = 1) -> Tensor:
-    """How alike the maps of blocks l and l + gap are once their heads are matched, (L - gap,).
+    """Similarity of the maps of blocks l and l + gap after their heads are matched, (L - gap,).
 
     Whole maps are compared, by the cosine of the maps as vectors (Frobenius). Heads are matched one to one by the
-    Hungarian method (Kuhn 1955) on images 0, 2, 4, …, and the pairs are scored on images 1, 3, 5, …: a match that
-    chance made on some images is worth nothing on others.
+    Hungarian method (Kuhn 1955) on images 0, 2, 4, …, and the pairs are scored on images 1, 3, 5, …: a pair that
+    was matched by chance on some images scores nothing on others.
 
-    Hold it against new weights on the same images: there the best of H! matchings of fixed random functions already
-    scores 0.1 to 0.4, on other images, too. And against blocks far apart (`unrelated_repetition`), which tells whether
-    neighbours are anything special. Other images of the same block are no such null: a block may do the same on all.
+    Compare it with new weights on the same images: there the best of H! matchings of fixed random functions already
+    scores 0.1 to 0.4, on other images, too. Compare it also with blocks far apart (`unrelated_repetition`), to see
+    whether neighbours are anything special. Other images of the same block are no such null: a block may do the same on
+    all.
 
     Args:
         maps: L maps (B, H, N, N), of two images or more.
@@ -57,7 +58,7 @@ def matched_similarity(maps: Sequence[Tensor], part: Part = "rest") -> Tensor:
 
 
 def unrelated_repetition(similarity: Tensor, gap: int = 4) -> float:
-    """Mean of a `matched_similarity` (L, L) over blocks at least `gap` apart: what blocks share that are no neighbours.
+    """Mean of a `matched_similarity` (L, L) over blocks at least `gap` apart, which are not neighbours.
 
     Where all blocks do the same, they share it with their neighbours, too: then only new weights are a null. NaN where
     no two blocks are that far apart.
@@ -67,7 +68,7 @@ def unrelated_repetition(similarity: Tensor, gap: int = 4) -> float:
 
 
 def excess(measured: Tensor, null: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """What a measure has above its null, and the standard deviation of that null.
+    """The difference between a measure and its null, and the standard deviation of that null.
 
     Args:
         measured: of the model in question, any shape.
@@ -77,7 +78,7 @@ def excess(measured: Tensor, null: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         ValueError: for fewer than two.
     """
     if len(null) < 2:
-        raise ValueError(f"a null needs its spread; measure two or more models with new weights, not {len(null)}")
+        raise ValueError(f"the null's deviation needs two or more models with new weights, not {len(null)}")
     new = torch.stack(list(null))
     return measured - new.mean(dim=0), new.std(dim=0)
 
@@ -159,13 +160,13 @@ def match_heads(similarity: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
-# What equally numbered heads can share
+# Similarity of equally numbered heads
 
 
 def permutation_bound(
     num_heads: int, similarity: float, other: float | None = None, threshold: float | None = None
 ) -> float:
-    r"""The most that heads of one number can be alike in two blocks, in expectation, since heads have no order.
+    r"""Upper bound on the expected similarity of equally numbered heads in two blocks, since heads have no order.
 
     Let u_1 … u_H be what the heads of one block are compared by, of length 1, and v_1 … v_H the same of another block.
     Renumbering the heads of a block changes neither its function nor the law of its training, so the expected cosine of
@@ -173,7 +174,7 @@ def permutation_bound(
 
         E ⟨u_h, v_h⟩ = 1/H² · Σ_h Σ_k ⟨u_h, v_k⟩ = ⟨ū, v̄⟩ ≤ |ū| |v̄|,
 
-    where ū is the mean of the u_h. Its length follows from how alike the heads of that block are, s = the mean cosine
+    where ū is the mean of the u_h. Its length follows from the similarity of that block's heads, s = the mean cosine
     of two different ones: |ū|² = 1/H² · (H + H (H - 1) s) = 1/H + (1 - 1/H) s. The bound is therefore
 
         √[(1/H + (1 - 1/H) s) · (1/H + (1 - 1/H) s')];
@@ -182,14 +183,15 @@ def permutation_bound(
     0.39 for 8 and 0.36 for 12. What breaks it has heads in line by construction: copied blocks, tied weights, a map
     handed on.
 
-    For cosines that are never negative, as of softmax maps that are not centred, the share of them above a threshold t
-    is at most their mean over t (Markov), so the expected share is at most the bound over t: 0.43 for 8 heads at 0.9.
+    For cosines that are never negative, as of softmax maps that are not centred, the fraction of them above a threshold
+    t is at most their mean over t (Markov), so the expected fraction is at most the bound over t: 0.43 for 8 heads at
+    0.9.
 
     Args:
         num_heads: H, of both blocks.
         similarity: s of the one block, as of `head_similarity`; from -1/(H - 1) to 1.
         other: s' of the other block; the same unless given.
-        threshold: t; then the bound is on the share of cosines above it.
+        threshold: t; then the bound is on the fraction of cosines above it.
 
     Raises:
         ValueError: for a similarity that H vectors cannot have, or a threshold that is not above 0.
@@ -204,12 +206,12 @@ def permutation_bound(
     if threshold is None:
         return means**0.5
     if threshold <= 0:
-        raise ValueError(f"the threshold is {threshold}; the share above one is bounded where it is above 0")
+        raise ValueError(f"the threshold is {threshold}; the bound on the fraction above it needs a threshold above 0")
     return min(1.0, means**0.5 / threshold)
 
 
 def renumbered_heads(maps: Sequence[Tensor], axis: Axis = "column", centre: Centre = None) -> dict[str, Tensor]:
-    """How alike equally numbered heads of neighbouring blocks are, beside what any numbering would give.
+    """Similarity of equally numbered heads in neighbouring blocks, compared with a random numbering.
 
     Args:
         maps: L maps (B, H, N, N).
@@ -230,13 +232,13 @@ def renumbered_heads(maps: Sequence[Tensor], axis: Axis = "column", centre: Cent
         length = (units @ units.T).mean() / (images * tokens)
         if last is not None:
             cosines = last @ units.T / (images * tokens)  # (H, H)
-            rows.append((cosines.diagonal().mean(), cosines.mean(), _spread(cosines), (last_length * length).sqrt()))
+            rows.append((cosines.diagonal().mean(), cosines.mean(), _deviation(cosines), (last_length * length).sqrt()))
         last, last_length = units, length
     columns = torch.tensor(rows).reshape(-1, 4).T
     return dict(zip(("observed", "expected", "deviation", "bound"), columns, strict=True))
 
 
-def _spread(cosines: Tensor) -> Tensor:
+def _deviation(cosines: Tensor) -> Tensor:
     """The standard deviation of the mean of cosines (H, H) over all one-to-one matchings."""
     heads = len(cosines)
     centred = cosines - cosines.mean(dim=0) - cosines.mean(dim=1, keepdim=True) + cosines.mean()

@@ -1,4 +1,4 @@
-"""All measures of one model at once, and the model before training to hold them against."""
+"""All measures of one model at once, and of the model before training to compare with."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from .recording import WhichMap, inspection, record_attention, watch_maps, watch
 from .repetition import HeadCosines, excess, unrelated_repetition
 
 Report = dict[str, Any]
-MAP_IMAGES = 16  # an even number, since even and odd images are told apart: maps of so many are kept at once
+MAP_IMAGES = 16  # whose maps are kept at once; an even number, since even and odd images have different roles
 RANK_IMAGES = 4  # singular values are slow: ranks are taken from the maps of so many images
 
 
@@ -50,7 +50,7 @@ def collapse_report(model: nn.Module, images: Tensor, axis: Axis = "column", cen
         attention: "branch_ratio". "heads" is None where there is one head.
 
     Raises:
-        ValueError: for fewer than two images, or a model that is not known.
+        ValueError: for fewer than two images, or an unknown kind of model.
     """
     _check_images(images)
     softmax, used = _MapTrace(axis, centre), _MapTrace(axis, centre)
@@ -98,8 +98,9 @@ class _TokenTrace:
         if layer > 0:
             self.numbers["token_similarity"].append(token_similarity(x))
         if layer > 1:
-            alike = x.shape == self.last.shape
-            self.numbers["adjacent_features"].append(feature_similarity([self.last, x])[0, 1].item() if alike else None)
+            same_width = x.shape == self.last.shape
+            similarity = feature_similarity([self.last, x])[0, 1].item() if same_width else None
+            self.numbers["adjacent_features"].append(similarity)
         self.last = x
 
     def between(self, layer: int, x: Tensor) -> None:
@@ -119,16 +120,16 @@ def similarity_matrices(
     _check_images(images)
     layers, others = 0, 0
     for part in images.tensor_split(max(1, len(images) // 4)):  # no part has one image only
-        maps, share = record_attention(model, part, which), len(part) / len(images)
-        layers = layers + share * cross_layer_similarity(maps, axis, centre)
-        others = others + share * between_images(maps, axis, centre)
+        maps, fraction = record_attention(model, part, which), len(part) / len(images)
+        layers = layers + fraction * cross_layer_similarity(maps, axis, centre)
+        others = others + fraction * between_images(maps, axis, centre)
     return layers, others
 
 
 def excess_report(
     model: nn.Module, new_models: Sequence[nn.Module], images: Tensor, which: WhichMap = "softmax"
 ) -> Report:
-    """The measures that do not trust the numbers of heads, and what they have above new weights.
+    """The measures that do not depend on how heads are numbered, and their excess over new weights.
 
     Args:
         model: a model of the zoo, or timm's Vision Transformer; it is left as it was.
@@ -141,12 +142,12 @@ def excess_report(
         numbers fit for JSON, None where there is nothing to compare (the variance is rounding, or, of
         "…_unrelated", there are no blocks so far apart): "query_independence" and "distance_from_uniform" (of each
         layer L, means over heads), "repetition" and "repetition_stripes" (L - 1; see `repetition`); each also
-        "…_excess", less the mean of the new models, and "…_deviation", their spread; "repetition_unrelated" and
-        "repetition_stripes_unrelated", the means over blocks four or more apart; and the numbers of "images" and
-        "new_models".
+        "…_excess", minus the mean of the new models, and "…_deviation", their standard deviation;
+        "repetition_unrelated" and "repetition_stripes_unrelated", the means over blocks four or more apart; and the
+        numbers of "images" and "new_models".
 
     Raises:
-        ValueError: for fewer than two images or new models, or a model that is not known.
+        ValueError: for fewer than two images or new models, or an unknown kind of model.
     """
     _check_images(images)
     measures, unrelated = _head_free(model, images, which)
@@ -200,7 +201,9 @@ def at_initialisation(model: VisionTransformer, seed: int = 0) -> VisionTransfor
         ValueError: for a model of another package, whose configuration is not known.
     """
     if not isinstance(model, VisionTransformer):
-        raise ValueError(f"a {type(model).__name__} has no configuration to build it anew from; create it yourself")
+        raise ValueError(
+            f"a {type(model).__name__} has no configuration to build a new model from; create one yourself"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VisionTransformer(model.config).to(next(model.parameters()).device).eval()

@@ -1,4 +1,4 @@
-"""Experiments: a plan says what to compare and how to decide; the engine runs what is missing and weighs the records.
+"""Experiments: a plan says what to compare and how to decide; the engine makes the missing runs and evaluates them.
 
 A plan is a YAML file, committed before its runs. `sections` of it replace parts for another budget, so that a small
 study on a CPU and the full one on a GPU are the same experiment at two sizes.

@@ -65,7 +65,7 @@ def ensure_label_maps(
     record["label_maps_hash"] = tensor_hash(label_maps)
     if earlier and earlier["label_maps_hash"] != record["label_maps_hash"]:
         raise ValueError(
-            f"{record_path} tells of other label maps than those made here; keep these runs in another --folder"
+            f"{record_path} describes other label maps than those made here; keep these runs in another --folder"
         )
     if not earlier:
         save_record(record, record_path)

@@ -79,7 +79,7 @@ def checkout(code: str, root: Path) -> Path:
         _git(root, "worktree", "add", "--quiet", "--detach", str(place), code)
     if changes := _git(place, "status", "--porcelain", "--untracked-files=no"):
         raise ValueError(
-            f"the worktree {place} was changed ({changes.splitlines()[0].strip()}); remove it to make it anew"
+            f"the worktree {place} was changed ({changes.splitlines()[0].strip()}); remove it to have it made again"
         )
     return place
 
@@ -98,11 +98,11 @@ def run_campaign(path: Path, folder: Path, workers: int = 2, say: Callable[[str]
         path: the campaign's file, in a repository.
         folder: where the records go.
         workers: processes, of one thread each, at low priority.
-        say: is called with a line for each event.
+        say: called with a line of text for each event.
 
     Raises:
         Interrupted: when stopped; the same call continues.
-        ValueError: for a file that is no campaign, or a commit that is not there.
+        ValueError: for a file that is not a campaign, or an unknown commit.
     """
     entries, root = read_campaign(path), path.absolute().parent
     places = {code: checkout(code, root) for code in dict.fromkeys(entry.code for entry in entries)}
@@ -133,7 +133,7 @@ def _supervise(
     stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> None:
-    """Keeps processes of a command going until each has ended well, which says that there is nothing left to do."""
+    """Restarts processes of a command until each has ended without an error, which means that nothing is left to do."""
     running: list[subprocess.Popen] = []
     finished = 0
     try:
@@ -155,8 +155,8 @@ def _supervise(
 def _end(running: list[subprocess.Popen]) -> None:
     """Asks the processes to keep their state and stop, and waits for them.
 
-    A request that comes when a run has just made its last step is lost, and the process goes on with the next run: so
-    it is asked again.
+    A request that comes just after a run's last step is lost, and the process goes on with the next run: so it is
+    repeated.
     """
     for process in running:
         process.terminate()
@@ -195,7 +195,7 @@ def work(path: Path, code: str, folder: Path, say: Callable[[str], None] = print
 
 
 def _claimed(plans: list[Plan], folder: Path) -> Iterator[tuple[Plan, Job, FileLock]]:
-    """The missing runs that nobody makes, each with its lock, which is held."""
+    """The missing runs that no other process is making, each with its lock, already acquired."""
     for plan in plans:
         for job in missing_jobs(plan, folder):
             if known_rate(plan, job, folder) is None:
@@ -210,7 +210,7 @@ def _claimed(plans: list[Plan], folder: Path) -> Iterator[tuple[Plan, Job, FileL
 
 
 def paused(folder: Path) -> bool:
-    """Whether a pause was asked for that has not passed."""
+    """Whether the campaign is paused now."""
     try:
         return time.time() < float((folder / ".campaign/pause").read_text())
     except (FileNotFoundError, ValueError):
@@ -218,7 +218,7 @@ def paused(folder: Path) -> bool:
 
 
 def pause(folder: Path, minutes: float) -> None:
-    """Asks the campaign to keep its state and free the processor for so many minutes."""
+    """Asks the campaign to save its state and leave the processor free for some minutes."""
     (folder / ".campaign").mkdir(parents=True, exist_ok=True)
     (folder / ".campaign/pause").write_text(str(time.time() + 60 * minutes))
 
@@ -247,7 +247,7 @@ def status(path: Path, folder: Path, workers: int = 2) -> list[tuple[str, ...]]:
 
 
 def _paces(plans: list[Plan], folder: Path) -> dict[tuple, float]:
-    """Seconds an image of the slowest recorded run of each model, by what its time depends on."""
+    """Seconds per image of the slowest recorded run, by the model's size, attention and depth."""
     pace: dict[tuple, float] = {}
     for plan in plans:
         for job in (Job(arm, seed) for arm in plan.arms for seed in plan.seeds):
@@ -264,7 +264,7 @@ def _cost_key(plan: Plan, job: Job) -> tuple:
 
 
 def _seconds(plan: Plan, job: Job, pace: dict[tuple, float]) -> float | None:
-    """How long a run will take; from a model of another depth where its own was not run yet; None where none was."""
+    """How long a run will take; from a model of another depth if its own was not run yet; None if neither was."""
     *kind, depth = _cost_key(plan, job)
     images = arm_recipe(plan, job, None).epochs * arm_data(plan, job.arm).get("train_images", 50_000)
     same = {key[-1]: seconds for key, seconds in pace.items() if list(key[:-1]) == kind}

@@ -43,7 +43,7 @@ _loaded: dict[str, tuple[ImageSet, ImageSet]] = {}
 def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageSet]:
     """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
     declared = arm_data(plan, arm)
-    img_size, share = arm_config(plan, arm, num_classes=2).img_size, held_out(plan)
+    img_size, fraction = arm_config(plan, arm, num_classes=2).img_size, held_out(plan)
     key = json.dumps([declared, img_size, plan.tuning if tuning else None], sort_keys=True)
     if key not in _loaded and tuning and data.is_drawn(declared["name"]):
         _loaded[key] = _drawn_for_tuning(plan, declared, img_size)
@@ -52,7 +52,7 @@ def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageS
         whole, moved = _moved(whole, declared.get("moved_to_test", 0))
         if tuning:
             order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-            count = round(len(whole) * share)
+            count = round(len(whole) * fraction)
             _loaded[key] = whole.subset(order[count:]), whole.subset(order[:count])
         else:
             test = _load(declared["name"], "test", declared.get("test_images"), img_size)
@@ -77,17 +77,17 @@ def _load(name: str, split: str, limit: int | None, img_size: int) -> ImageSet:
     return data.load(name, split, limit=limit, img_size=img_size)  # once: to read images takes its time
 
 
-def _moved(whole: ImageSet, share: float) -> tuple[ImageSet, ImageSet | None]:
-    """The training images that stay such, and the share of each class, always the same, that are test images."""
-    if not share:
+def _moved(whole: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | None]:
+    """The images that remain for training, and the fixed fraction of each class that becomes test images."""
+    if not fraction:
         return whole, None
     moved = torch.zeros(len(whole), dtype=torch.bool)
-    moved[torch.from_numpy(balanced_choice(whole.labels.numpy(), round(len(whole) * share), seed=0))] = True
+    moved[torch.from_numpy(balanced_choice(whole.labels.numpy(), round(len(whole) * fraction), seed=0))] = True
     return whole.subset(~moved), whole.subset(moved)
 
 
 def paired_model(plan: Plan, arm: str, seed: int, num_classes: int) -> VisionTransformer:
-    """An arm's model whose weights start like those of a plain one of the same seed, wherever both have them."""
+    """An arm's model; all weights that a plain model also has start as in the plain model of the same seed."""
     config = arm_config(plan, arm, num_classes)
     torch.manual_seed(seed)
     plain = VisionTransformer(replace(config, attention=("plain",), attention_options={}, attention_start=0))
@@ -161,8 +161,10 @@ def _check_images(plan: Plan, job: Job, folder: Path, train_set: ImageSet) -> No
     tuning = job.learning_rate is not None
     others = [Job(arm, seed) for arm in plan.arms for seed in plan.seeds] if not tuning else all_jobs(plan)
     for other in others:
-        alike = arm_data(plan, other.arm) == arm_data(plan, job.arm) and (other.learning_rate is not None) == tuning
-        record = outcome(plan, other, folder) if alike else None
+        comparable = (
+            arm_data(plan, other.arm) == arm_data(plan, job.arm) and (other.learning_rate is not None) == tuning
+        )
+        record = outcome(plan, other, folder) if comparable else None
         if record and "failed" not in record and record["data_hash"] != train_set.hash():
             raise ValueError(
                 f"{record_path(plan, other, folder)} was made of other images ({record['dataset']}) than these "
@@ -172,7 +174,7 @@ def _check_images(plan: Plan, job: Job, folder: Path, train_set: ImageSet) -> No
 
 @dataclass
 class _Worker:
-    """What a process needs for any run of a plan; sent to it once a run, so it is small."""
+    """What a process needs for any run of a plan; small, because it is sent once per run."""
 
     plan: Plan
     folder: Path
@@ -181,7 +183,7 @@ class _Worker:
 
     def __call__(self, job: Job, learning_rate: float, deadline: float) -> tuple[Job, str]:
         started = time.monotonic()
-        splits(self.plan, job.arm, tuning=job.learning_rate is not None)  # what loading takes is not there to train
+        splits(self.plan, job.arm, tuning=job.learning_rate is not None)  # time for loading is not left for training
         max_seconds = None if math.isinf(deadline) else deadline - time.monotonic()
         try:
             record = run_job(self.plan, job, self.folder, self.device, learning_rate, max_seconds, self.measure)
@@ -218,18 +220,18 @@ def run_plan(
         shard: (i, n): only every n-th arm, from the i-th, for n machines that share the work.
         measure: what to note of each trained model, as "diagnostics" of its record.
         progress: show a progress bar.
-        say: is told a line for every run that ends.
+        say: called with a line of text for every run that ends.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM; the same call continues.
         OSError: when a run's process was ended from outside.
-        ValueError: when records of the plan were made of other images, or of another declaration; for a number of
-            workers or a budget that is none.
+        ValueError: when records of the plan were made of other images, or of another declaration; for fewer
+            than one worker or a negative budget.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; at least 1 run is made at once")
     if budget_seconds is not None and not budget_seconds >= 0:
-        raise ValueError(f"the budget is {budget_seconds} seconds; it cannot be less than none")
+        raise ValueError(f"the budget is {budget_seconds} seconds; it must be 0 or more")
     folder, chosen = Path(folder), pick_device(device)
     deadline = math.inf if budget_seconds is None else time.monotonic() + budget_seconds
     waiting = missing_jobs(plan, folder, shard)
@@ -240,7 +242,7 @@ def run_plan(
     worker = _Worker(plan, folder, str(chosen), measure)
     total, interrupted = len(waiting), False
     with (
-        _ends_are_told(plan),
+        _clear_errors(plan),
         _sigterm_interrupts(),
         _Pool(workers) as pool,
         tqdm(total=total, unit="run", disable=not progress, desc=plan.name) as bar,
@@ -273,7 +275,7 @@ def run_plan(
 
 
 def _annotate(plan: Plan, jobs: list[Job], folder: Path, device: str, deadline: float, progress: bool) -> bool:
-    """Sees to the label maps that the runs need; False when there was no time for it."""
+    """Makes the label maps that the runs need; False if there was no time for it."""
     arm = next((job.arm for job in jobs if plan.arms[job.arm].annotated), None)
     if arm is None:
         return True
@@ -292,8 +294,8 @@ def _stopped(plan: Plan) -> Interrupted:
 
 
 @contextmanager
-def _ends_are_told(plan: Plan) -> Iterator[None]:
-    """Within it, a stop and the death of a process become errors that say what to do."""
+def _clear_errors(plan: Plan) -> Iterator[None]:
+    """Context manager: a stop and the death of a process become errors that say what to do."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -306,7 +308,7 @@ def _ends_are_told(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Within it, SIGTERM does what Ctrl-C does, so that the runs under way are told to keep their state."""
+    """Context manager: SIGTERM does what Ctrl-C does, so that the runs under way save their state."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:  # only the main thread may handle signals
@@ -371,7 +373,7 @@ class _Pool:
         self.running.add(future)
 
     def finished(self) -> list[tuple[Job, str]]:
-        """Waits until a run ends; those that have."""
+        """Waits until a run ends; returns those that have ended."""
         done, self.running = wait(self.running, return_when=FIRST_COMPLETED)
         return [future.result() for future in done]
 
@@ -390,15 +392,15 @@ def _fits(plan: Plan, job: Job, folder: Path, left: float, budget: float | None)
 
 
 def estimate_seconds(plan: Plan, job: Job, folder: Path) -> float | None:
-    """How long a run will take, from the runs of its arm, else from the slowest there is; None while there is none."""
+    """How long a run will take: from the runs of its arm, else from the plan's slowest; None before the first."""
     pace: dict[str, list[float]] = {}  # seconds an image
     sizes = []
     for other in all_jobs(plan):
         result = outcome(plan, other, folder)
         if result and "failed" not in result:
             pace.setdefault(other.arm, []).append(result["seconds"] / result["epochs"] / result["train_images"])
-            share = 1 - held_out(plan) if other.learning_rate else 1  # tuning leaves images out
-            sizes.append(result["train_images"] / share)
+            fraction = 1 - held_out(plan) if other.learning_rate else 1  # tuning leaves images out
+            sizes.append(result["train_images"] / fraction)
     if not pace:
         return None
     slowest = max(pace.get(job.arm) or [max(values) for values in pace.values()])

@@ -36,7 +36,7 @@ class Claim:
         claim: what is said, in our words.
         source: who says it: authors, year and place.
         grade: how well we know that it is said: "paper", "code", "authors' page", "authors' word", "account of others".
-        plan: the plan that tests it; None where there is none.
+        plan: the plan that tests it; None if no plan does.
         contrast: the name of the contrast in it.
         measure: what is compared: see `verdict.measured`.
         expects: what the claim predicts for the contrast: one of EXPECTATIONS.
@@ -48,7 +48,7 @@ class Claim:
         added: what of it was declared only after the runs, in words; None where nothing was.
 
     Raises:
-        ValueError: when it expects what no verdict can be, or measures what is not measured.
+        ValueError: for an unknown expectation or measure.
     """
 
     claim: str
@@ -107,7 +107,7 @@ def load_claims(path: Path) -> list[Claim]:
 
 
 def ledger(claims: list[Claim], plans: Path, records: Path) -> list[Entry]:
-    """Judges every claim by the records that there are.
+    """Judges every claim by the existing records.
 
     Args:
         claims: as `load_claims` gives them.
@@ -138,7 +138,7 @@ class _Test:
         asked = self.contrasts.get(contrast)
         return None if asked is None else contrast_effect(self.plan, asked, self.found, measure)
 
-    def told(self, contrast: str, measure: str) -> str:
+    def effect_text(self, contrast: str, measure: str) -> str:
         """The effect of another contrast in words."""
         effect = self.effect_of(contrast, measure)
         return "not tested" if effect is None else format_effect(effect, measure, bool(self.contrasts[contrast].levels))
@@ -153,13 +153,13 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     test = next((test for test in tests if test.is_whole), max(tests, key=lambda test: test.effect.count))
     if test.effect.count < 2:
         return Entry(claim, "–", "not tested", command, "–")
-    told = format_effect(test.effect, claim.measure, bool(test.contrasts[claim.contrast].levels))
+    text = format_effect(test.effect, claim.measure, bool(test.contrasts[claim.contrast].levels))
     seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
     section = "" if test.plan.section == "full" else f" --section {test.plan.section}"
     verdict = _verdict(claim, test) if test.is_whole else "inconclusive"
     maps = describe_maps(measured_maps(test.found[claim.maps_of].values())) if claim.maps_of else None
-    others = {name: test.told(name, claim.measure) for name in claim.conditions}
-    return Entry(claim, told + seeds, verdict, command + section, test.plan.section, maps, others)
+    others = {name: test.effect_text(name, claim.measure) for name in claim.conditions}
+    return Entry(claim, text + seeds, verdict, command + section, test.plan.section, maps, others)
 
 
 def _tests(claim: Claim, sections: list[tuple[Plan, dict]]) -> list[_Test]:
@@ -194,7 +194,7 @@ def _agreement(effect: Effect, expects: str, margin: float) -> str:
         return "reproduced" if said == expects else "inconclusive"
     beyond = effect.low > margin or effect.high < -margin
     if expects.startswith("no difference") and not beyond:
-        return "inconclusive"  # off zero, and yet perhaps within the margin
+        return "inconclusive"  # the interval excludes zero, but may reach into the margin
     return "not at this scale"
 
 

@@ -1,4 +1,4 @@
-"""What the engine notes of every trained model."""
+"""The measurements that the engine adds to the record of every trained model."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..nn.model import VisionTransformer
 NUM_IMAGES = 128  # for the measures of every two heads, and for the blocks one by one
 MAP_IMAGES = 512  # for the measures that match heads
 LIVE_IMAGES = 2000  # for what the maps of the deep half are worth together
-NEW_SEEDS = range(5)  # of the new weights that measures are held against
+NEW_SEEDS = range(5)  # of the new weights that measures are compared with
 
 
 def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any]:

@@ -12,7 +12,7 @@ ANNOTATOR = "annotator"
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the things compared: changes to the plan's model and recipe.
+    """One of the variants compared: changes to the plan's model and recipe.
 
     Args:
         model, recipe, data: options that differ from the plan's.

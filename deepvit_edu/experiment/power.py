@@ -1,4 +1,4 @@
-"""How many seeds a study needs: what the scatter of paired differences lets it say."""
+"""How many seeds a study needs, given the deviation of its paired differences."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ def pairs_for(deviation: float, margin: float, level: float = 0.95) -> int:
     Args:
         deviation: standard deviation of the paired differences.
         margin: in the same unit.
-        level: of the interval, widened already where several contrasts share the error.
+        level: of the interval, already corrected for the number of contrasts.
     """
     return next((n for n in range(2, MOST) if half_width(deviation, n, level) <= margin), MOST)
 
@@ -35,7 +35,7 @@ def deviation_of(effect_half_width: float, pairs: int, level: float) -> float:
 
 
 def power_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row for each contrast with two pairs or more, with a header: what its pairs could tell, and what one needs.
+    """One row for each contrast with two pairs or more, with a header: its precision, and the seeds that it needs.
 
     Columns: the contrast, its pairs, the standard deviation of its differences of accuracy, the half width of its
     interval, the pairs that bring the half width down to the plan's margin, and the seeds that the plan declares.

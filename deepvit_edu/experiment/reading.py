@@ -19,7 +19,7 @@ from ..yaml_files import read_yaml
 from .plan import ANNOTATOR, Arm, Contrast, Job, Plan, all_jobs, arm_config, arm_recipe, declared_arm
 
 DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test")
-"""What a plan may say of its images: the set, limits, and the share of the training images that become test images."""
+"""The options of a plan's images: the set, limits, and the fraction of the training images that become test images."""
 ARM_OPTIONS = ("model", "recipe", "data", "annotated", "tuned_as", "from", "priority")
 CONTRAST_OPTIONS = ("name", "treatment", "control", "levels", "primary")
 TUNING_OPTIONS = ("learning_rates", "seeds", "held_out", "train_images", "recipe")
@@ -102,7 +102,7 @@ def _check_parts(declared: dict) -> None:
     known = set(Plan.__dataclass_fields__) - {"name", "section"}
     for key in declared:
         if key not in known:
-            raise ValueError(f"there is no part '{key}'{nearest(str(key), sorted(known))}")
+            raise ValueError(f"unknown part '{key}'{nearest(str(key), sorted(known))}")
     needed = ("title", "question", "decision", "data", "model", "recipe", "seeds", "arms")
     if missing := [key for key in needed if declared.get(key) is None]:
         raise ValueError(f"it lacks {', '.join(missing)}")
@@ -124,7 +124,7 @@ def _check_name(what: str, name: Any) -> None:
 
 
 def _parts(what: str, options: Any, known: Collection[str] | None = None) -> dict:
-    """The named parts that `options` are, of those known if they are given; ValueError for anything else."""
+    """`options` as named parts; ValueError if they are not, or if a name is not among the known ones, if given."""
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise ValueError(f"{what} is {options!r}, which has no named parts; write NAME: VALUE for each")
@@ -147,7 +147,7 @@ def _merged(base: dict, changes: dict) -> dict:
             merged[key] = {**base[key], **value}
         else:
             merged[key] = value
-    if "arms" in changes and "contrasts" not in changes:  # one of arms that this section leaves out cannot be asked
+    if "arms" in changes and "contrasts" not in changes:  # contrasts of arms that are left out are left out, too
         left_out = set(base["arms"]) - set(merged["arms"])
         merged["contrasts"] = [
             options for options in merged.get("contrasts") or () if not left_out.intersection(_arms_of(options))
@@ -198,14 +198,14 @@ def _arm_of(what: str, options: Any) -> Arm:
 
 def _annotator_of(options: Any) -> Arm:
     if other := set(_parts("the annotator", options)) - {"model", "recipe"}:
-        raise ValueError(f"the annotator has '{min(other)}', which does nothing; it has a model and a recipe")
+        raise ValueError(f"the annotator has '{min(other)}', which has no effect; it takes a model and a recipe")
     return _arm_of("the annotator", options)
 
 
 def _contrast_of(options: Any, arms: dict[str, Arm]) -> Contrast:
     for arm in _arms_of(options):
         if arm not in arms:
-            raise ValueError(f"the contrast '{options['name']}' names the arm '{arm}', which there is not")
+            raise ValueError(f"the contrast '{options['name']}' names an unknown arm '{arm}'")
     if not isinstance(options["name"], str) or not options["name"].strip():
         raise ValueError(f"a contrast is named {one_line(repr(options['name']))}; give it a name in words")
     what = f"the contrast '{options['name']}'"
@@ -238,7 +238,7 @@ def _tuning_of(options: Any) -> dict:
         raise ValueError(f"learning_rates of tuning is {rates!r}, of which two differ too little for names of records")
     _seeds_of("seeds of tuning", options["seeds"])
     if "held_out" in options and not (_is_positive(options["held_out"]) and options["held_out"] < 1):
-        raise ValueError(f"held_out of tuning is {options['held_out']!r}; it is a share, above 0 and below 1")
+        raise ValueError(f"held_out of tuning is {options['held_out']!r}; it is a fraction, above 0 and below 1")
     if "train_images" in options and not (isinstance(options["train_images"], int) and options["train_images"] > 0):
         raise ValueError(f"train_images of tuning is {options['train_images']!r}; it is a number of images, 1 or more")
     if "recipe" in options:
@@ -296,10 +296,10 @@ def _check_data(plan: Plan) -> None:
 
 
 def _check_ties(plan: Plan, name: str) -> None:
-    """ValueError where an arm needs another arm, or the annotator, that is not there or cannot serve."""
+    """ValueError where an arm refers to another arm, or to the annotator, that is missing or unsuitable."""
     arm = plan.arms[name]
     if arm.tuned_as is not None and arm.tuned_as not in plan.arms:
-        raise ValueError(f"the arm '{name}' is tuned as '{arm.tuned_as}', which there is not")
+        raise ValueError(f"the arm '{name}' is tuned as an unknown arm '{arm.tuned_as}'")
     if arm.tuned_as is not None and plan.arms[arm.tuned_as].tuned_as is not None:
         raise ValueError(f"the arm '{name}' is tuned as '{arm.tuned_as}', which is not tuned itself; name one that is")
     if arm.annotated and plan.annotator is None:
@@ -334,11 +334,11 @@ def _check_recipes(plan: Plan) -> None:
 
 
 def _check_recipe(what: str, options: dict, tuned: bool = False) -> None:
-    """ValueError for an option that there is not, that is not of the right kind, or that something else decides."""
+    """ValueError for an unknown option, a value of the wrong type, or an option that the plan sets elsewhere."""
     for key, value in _parts(what, options, RECIPE_DEFAULTS).items():
         kind = type(RECIPE_DEFAULTS[key])
         if not (_is_number(value) if kind is float else _is_whole(value) if kind is int else isinstance(value, kind)):
-            raise ValueError(f"{what} has {key} {value!r}, of another kind than {RECIPE_DEFAULTS[key]!r}, its default")
+            raise ValueError(f"{what} has {key} {value!r}, of another type than its default, {RECIPE_DEFAULTS[key]!r}")
     if "seed" in options:
         raise ValueError(f"{what} has a seed; leave it out, the plan's seeds are taken")
     if tuned and "learning_rate" in options:
@@ -361,4 +361,4 @@ def _check_arm(plan: Plan, name: str) -> None:
                 f"the arm '{name}' has a token_weight and no head on its tokens; add dense_head: true to its model"
             )
         if declared_arm(plan, name).annotated and not recipe.token_weight:
-            raise ValueError(f"the arm '{name}' is annotated and makes nothing of it; add a token_weight to its recipe")
+            raise ValueError(f"the arm '{name}' is annotated but does not use it; add a token_weight to its recipe")

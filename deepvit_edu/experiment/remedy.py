@@ -31,7 +31,7 @@ _one_at_a_time = threading.Lock()  # training draws from this process's global r
 
 @dataclass(frozen=True)
 class Remedy:
-    """What came out: the effect on accuracy (a fraction) and on training loss, paired by seed, and the verdict."""
+    """The result: the effect on accuracy (a fraction) and on training loss, paired by seed, and the verdict."""
 
     accuracy: Effect
     train_loss: Effect
@@ -58,9 +58,9 @@ def test_remedy(
     device: str | None = None,
     progress: bool = True,
 ) -> Remedy:
-    """Trains models with an attention of yours beside plain ones, seed by seed, and weighs the difference.
+    """Trains models with your attention and plain ones, seed by seed, and tests the difference.
 
-    Records of the same code in the same folder are taken as they are; those of other remedies stay beside them. A
+    Records of the same code in the same folder are reused; those of other remedies are kept. A
     record keeps the source of your class. Several processes may share a folder.
 
     Args:
@@ -75,7 +75,7 @@ def test_remedy(
 
     Raises:
         ValueError: for a plan without an arm `plain` of its own, or an attention that is neither a module class nor
-            changes, or whose options do not fit. Errors of the attention's own code come through as they are.
+            changes, or whose options do not fit. Errors in the attention's own code are raised unchanged.
         NonFiniteLossError: when a run to compare failed, or tuning did at every learning rate; it says why.
     """
     path = asset_path("experiments/remedy.yml") if plan is None else Path(plan)
@@ -104,7 +104,7 @@ def test_remedy(
     return Remedy(accuracy, loss, verdict, trial, arm, home)
 
 
-test_remedy.__test__ = False  # its name is a promise to readers, not a test
+test_remedy.__test__ = False  # readers call it by this name; it is not a test for pytest
 
 
 def _named(attention: type[nn.Module] | dict) -> tuple[str, dict]:
@@ -119,7 +119,7 @@ def _named(attention: type[nn.Module] | dict) -> tuple[str, dict]:
 
 
 def _obvious(plain: dict[int, Record], yours: dict[int, Record]) -> str | None:
-    """The verdict where no statistics are needed, or none can help; else None."""
+    """The verdict in the cases where statistics are not needed or cannot help; otherwise None."""
     pairs = [(plain[seed], yours[seed]) for seed in plain]
     if all(_same(*pair) for pair in pairs):
         return "the same in every seed: it computes what plain attention does"

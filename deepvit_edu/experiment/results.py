@@ -12,14 +12,14 @@ from .plan import ANNOTATOR, Job, Plan, all_jobs, arm_config, arm_data, arm_reci
 
 
 def held_out(plan: Plan) -> float:
-    """The share of the training images on which learning rates are judged."""
+    """The fraction of the training images that is held out to compare learning rates."""
     return plan.tuning.get("held_out", 0.1)
 
 
 def tuned_rate(plan: Plan, arm: str, folder: Path) -> float | None:
     """The learning rate with the best mean accuracy on the held-out images; None while tuning runs are missing.
 
-    Without tuning in the plan it is the recipe's. A rate at which a run failed is out.
+    Without tuning in the plan it is the recipe's. A rate at which a run failed is not chosen.
     """
     if not plan.tuning:
         return {**plan.recipe, **plan.arms[arm].recipe}.get("learning_rate", Recipe.learning_rate)
@@ -37,7 +37,7 @@ def tuned_rate(plan: Plan, arm: str, folder: Path) -> float | None:
 
 
 def record_path(plan: Plan, job: Job, folder: Path) -> Path:
-    """Where a run's record stands, or is to stand."""
+    """The path of a run's record, whether it exists or not."""
     name, arm = (plan.arms[job.arm].taken_from or f"{plan.name}/{job.arm}").split("/")
     return folder / name / plan.section / f"{replace(job, arm=arm).name}.json"
 
@@ -48,7 +48,7 @@ def weights_path(record: Path) -> Path:
 
 
 def outcome(plan: Plan, job: Job, folder: Path) -> Record | None:
-    """The record of a run, or {"failed": why}, or None where there is none yet.
+    """The record of a run, or {"failed": why}, or None if it was not made yet.
 
     Raises:
         ValueError: when the record was made with another model or recipe than the plan declares, or cannot be read.
@@ -65,13 +65,13 @@ def outcome(plan: Plan, job: Job, folder: Path) -> Record | None:
 def _load_failure(plan: Plan, job: Job, path: Path, folder: Path) -> Record:
     try:
         failed = json.loads(path.read_text(encoding="utf-8"))
-        told, recipe = {"failed": failed["failed"]}, current_options(failed["recipe"])
+        found, recipe = {"failed": failed["failed"]}, current_options(failed["recipe"])
         rate = recipe["learning_rate"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not tell of a run that failed; remove it to run again: {error!r}") from error
+        raise ValueError(f"{path} does not describe a failed run; remove it to run again: {error!r}") from error
     declared = arm_recipe(plan, job, _declared_rate(plan, job, folder) or rate)  # its errors are about other files
     _check_options(plan, asdict(declared), recipe, path)
-    return told
+    return found
 
 
 def check_declared(plan: Plan, job: Job, record: Record, path: Path, folder: Path) -> None:
@@ -95,7 +95,7 @@ def check_declared(plan: Plan, job: Job, record: Record, path: Path, folder: Pat
 
 
 def _declared_rate(plan: Plan, job: Job, folder: Path) -> float | None:
-    """The learning rate that a run must have had; None where that is another plan's matter, or not tuned yet."""
+    """The learning rate that a run must have had; None if another plan decides it, or if it is not tuned yet."""
     if job.learning_rate is not None or job.arm == ANNOTATOR:
         return arm_recipe(plan, job, job.learning_rate).learning_rate
     return None if plan.arms[job.arm].taken_from else tuned_rate(plan, job.arm, folder)
@@ -120,16 +120,18 @@ def missing_jobs(plan: Plan, folder: Path, shard: tuple[int, int] = (1, 1)) -> l
 
 def open_questions(plan: Plan, folder: Path) -> list[str]:
     """A sentence for each run that no further run of this plan can give: it failed, or another plan has to make it."""
-    told = []
+    sentences = []
     for arm, options in plan.arms.items():
         found = {seed: outcome(plan, Job(arm, seed), folder) for seed in plan.seeds}
-        told += [f"{Job(arm, s).name} failed: {run['failed']}" for s, run in found.items() if run and "failed" in run]
+        sentences += [
+            f"{Job(arm, s).name} failed: {run['failed']}" for s, run in found.items() if run and "failed" in run
+        ]
         absent = sum(run is None for run in found.values())
         if options.taken_from and absent:
             other = options.taken_from.split("/")[0]
             section = "" if plan.section == "full" else f" --section {plan.section}"
-            told.append(
+            sentences.append(
                 f"{arm} is {options.taken_from}, of which {absent} of {len(found)} runs have no record: "
                 f"deepvit-edu run {other}.yml{section}"
             )
-    return told
+    return sentences

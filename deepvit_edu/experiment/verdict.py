@@ -56,21 +56,21 @@ def results_of(plan: Plan, folder: Path) -> dict[str, dict[int, Record]]:
         ValueError: when records that are to be compared were made of different images, or an arm's at different rates.
     """
     found: dict[str, dict[int, Record]] = {arm: {} for arm in plan.arms}
-    first: dict[tuple[str, str], tuple[Path, object]] = {}  # the first record of what must be alike
+    first: dict[tuple[str, str], tuple[Path, object]] = {}  # the first record of each kind
     for job in (Job(arm, seed) for arm in plan.arms for seed in plan.seeds):
         result, path = outcome(plan, job, folder), record_path(plan, job, folder)
         if result is None or "failed" in result:
             continue
         found[job.arm][job.seed] = result
-        for what, key, value in _must_be_alike(plan, job.arm, result):
+        for what, key, value in _must_match(plan, job.arm, result):
             other, expected = first.setdefault((what, key), (path, value))
             if value != expected:
                 raise ValueError(f"{path} and {other} cannot be compared: their {what} differ; run one of them again")
     return found
 
 
-def _must_be_alike(plan: Plan, arm: str, record: Record) -> Iterator[tuple[str, str, object]]:
-    """What other records must share with one: the name of it, what they are known by, and its value."""
+def _must_match(plan: Plan, arm: str, record: Record) -> Iterator[tuple[str, str, object]]:
+    """What must be the same in all compared records: its name, the group of records, and its value."""
     images = arm_data(plan, arm)
     of_test = {key: value for key, value in images.items() if key != "train_images"}
     yield "training images", json.dumps(images, sort_keys=True), record["data_hash"]
@@ -87,7 +87,7 @@ def measured(record: Record, measure: str) -> float:
 
 
 def has(record: Record, measure: str) -> bool:
-    """Whether a record has this measure; a model of one head has no likeness of heads."""
+    """Whether a record has this measure; a model of one head has no similarity of heads."""
     values = record.get("diagnostics", {}).get(measure)
     return measure in MEASURES or (values is not None and None not in values)
 
@@ -116,14 +116,14 @@ def arms_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
         rate = next(iter(runs.values()))["config"]["recipe"]["learning_rate"] if runs else tuned_rate(plan, arm, folder)
         shown = (f"{rate:g}" if rate else "–") + (f", as {plan.arms[arm].tuned_as}" if plan.arms[arm].tuned_as else "")
         parameters = f"{next(iter(runs.values()))['num_parameters']:,}" if runs else "–"
-        accuracy = spread([100 * run["test_accuracy"] for run in runs.values()], 2)
-        loss = spread([run["train_loss"] for run in runs.values()], 3)
+        accuracy = mean_and_deviation([100 * run["test_accuracy"] for run in runs.values()], 2)
+        loss = mean_and_deviation([run["train_loss"] for run in runs.values()], 3)
         rows.append((arm, parameters, shown, f"{len(runs)} of {len(plan.seeds)}", accuracy, loss))
     return rows
 
 
-def spread(values: list[float], digits: int) -> str:
-    """Mean ± standard deviation, in words fit for a table."""
+def mean_and_deviation(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation, as text for a table."""
     if not values:
         return "–"
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -159,10 +159,10 @@ def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
 
 
 def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row a measured arm: how alike softmax maps are in the deep half, mean over runs, with a header.
+    """One row a measured arm: similarity of the softmax maps in the deep half, mean over runs, with a header.
 
-    Neighbouring blocks' maps stand beside what explains them: the same with new weights, maps of different images, and
-    different heads of one block. The last column is centred: each row's mean is taken off first.
+    Neighbouring blocks' maps are shown beside what may explain their similarity: the same with new weights, maps of
+    different images, and different heads of one block. The last column is centred: each row's mean is taken off first.
     """
     rows = [
         ("arm", "neighbouring blocks", "new weights", "different images", "heads of a block", "neighbours, centred")
@@ -192,7 +192,7 @@ def mean_interventions(runs: list[Record], effect: str = "loss") -> dict[str, li
 
 
 def measured_maps(runs: Iterable[Record]) -> dict[str, float] | None:
-    """What the runs of one arm say of their softmax maps, means over the deep half; None where no run was measured so.
+    """Measures of the softmax maps of one arm's runs, means over the deep half; None if no run was measured this way.
 
     Returns:
         "runs", how many were measured; "query_independence" and its "…_excess" over new weights; "repetition_excess"
@@ -220,13 +220,13 @@ def describe_maps(maps: dict[str, float] | None) -> str:
     if maps is None:
         return "maps not measured"
     new = maps["query_independence"] - maps["query_independence_excess"]
-    told = (
+    text = (
         f"in the deep half all queries share {maps['query_independence']:.2f} of a map's variance (new weights "
-        f"{new:.2f}); neighbouring blocks, heads matched, are alike by {maps['repetition_excess']:+.2f} above new "
-        f"weights ({maps['repetition_stripes_excess']:+.2f} in what all queries share); the maps matter in "
+        f"{new:.2f}); neighbouring blocks, heads matched, are {maps['repetition_excess']:+.2f} more similar than with "
+        f"new weights ({maps['repetition_stripes_excess']:+.2f} in what all queries share); the maps matter in "
         f"{maps['alive']} of {maps['runs']} runs, and do not in {maps['idle']}"
     )
-    return told.replace("+nan", "not measured").replace("nan", "not measured")
+    return text.replace("+nan", "not measured").replace("nan", "not measured")
 
 
 def waiting_text(plan: Plan, folder: Path, missing: list[Job]) -> str:
@@ -236,7 +236,7 @@ def waiting_text(plan: Plan, folder: Path, missing: list[Job]) -> str:
 
 
 def summary(plan: Plan, folder: Path) -> str:
-    """Everything that the records of a plan say so far, as text."""
+    """All results of a plan so far, as text."""
     waiting = waiting_text(plan, folder, missing_jobs(plan, folder))
     parts = [
         f"{plan.title} ({plan.name}, section {plan.section})",
@@ -251,7 +251,7 @@ def summary(plan: Plan, folder: Path) -> str:
 
 
 def _others_text(plan: Plan, folder: Path) -> list[str]:
-    """A sentence on records beside the plan's, such as those of readers' remedies; none where there are none."""
+    """A sentence on records beside the plan's, such as those of readers' remedies; empty if there are none."""
     home = folder / plan.name / plan.section
     own = {record_path(plan, Job(arm, seed), folder) for arm in plan.arms for seed in plan.seeds}
     others = [path.stem for path in sorted(home.glob("*.json")) if path not in own and path.stem != ANNOTATOR]

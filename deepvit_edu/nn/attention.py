@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from .paths import by_fast_path, without_autocast
 from .paths import legible_attention as legible_attention
 
-fx.wrap("rearrange")  # torch.fx cannot look into it
+fx.wrap("rearrange")  # torch.fx cannot trace through it
 
 
 class Attention(nn.Module):
@@ -31,7 +31,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"{dim} channels cannot be shared equally by {num_heads} heads; choose a divisor of {dim}")
+            raise ValueError(
+                f"{dim} channels cannot be divided equally among {num_heads} heads; choose a divisor of {dim}"
+            )
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -45,7 +47,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         query, key, value = self.split_heads(self.qkv(x))
-        # The same product by a faster way (nn/fast.py); None where there is none.
+        # The same result, computed faster (nn/fast.py); None if no fast path applies.
         out = by_fast_path(self, (self.attention_map, self.softmax_of), query, key, value)
         if out is None:
             out = self.attention_map(query, key) @ value  # (B, H, N, D)
@@ -76,13 +78,13 @@ class Attention(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """What may follow the mixing of heads in Re-attention; each of equal rank, since the science needs them all.
+    """The norm after the mixing of heads in Re-attention, in six kinds that experiments compare.
 
     Args:
         kind: "batch" (the paper's: BatchNorm over heads), "none", "layer" (over the heads of each entry, as in
             vit-pytorch), "centre" (A - 1/N), "amplify" (1/N + g (A - 1/N)) or "gain" (g A), g learned per head.
         num_heads: heads H.
-        gain: where g starts.
+        gain: initial value of g.
         eps: of BatchNorm or LayerNorm.
 
     Raises:
@@ -94,7 +96,7 @@ class HeadNorm(nn.Module):
     def __init__(self, kind: str, num_heads: int, gain: float = 1.0, eps: float = 1e-5) -> None:
         super().__init__()
         if kind not in self.KINDS:
-            raise ValueError(f"there is no norm '{kind}' for maps; choose one of {', '.join(self.KINDS)}")
+            raise ValueError(f"unknown norm '{kind}' for maps; choose one of {', '.join(self.KINDS)}")
         self.kind = kind
         self.batch = nn.BatchNorm2d(num_heads, eps=eps) if kind == "batch" else None
         self.layer = nn.LayerNorm(num_heads, eps=eps) if kind == "layer" else None
@@ -123,7 +125,7 @@ class ReAttention(Attention):
 
     Args:
         args, options: as of `Attention`.
-        mixing: where Θ starts: "random" (the authors'), "identity" (plus noise of deviation 0.1), or "frozen" (the
+        mixing: initial value of Θ: "random" (the authors'), "identity" (plus noise of deviation 0.1), or "frozen" (the
             identity, which does not learn).
         norm: see `HeadNorm`.
         map_scale: factor on the normed map.
@@ -147,7 +149,7 @@ class ReAttention(Attention):
     ) -> None:
         super().__init__(*args, **options)
         if mixing not in self.MIXINGS:
-            raise ValueError(f"there is no mixing '{mixing}'; choose one of {', '.join(self.MIXINGS)}")
+            raise ValueError(f"unknown mixing '{mixing}'; choose one of {', '.join(self.MIXINGS)}")
         self.mix = nn.Conv2d(self.num_heads, self.num_heads, kernel_size=1)
         self.norm = HeadNorm(norm, self.num_heads, gain, eps)
         self.map_scale = map_scale
@@ -186,7 +188,7 @@ class RefinedAttention(Attention):
         kernel_size: of the depth-wise convolution over (query, key); odd.
 
     Raises:
-        ValueError: when `kernel_size` is even, or there would be no map.
+        ValueError: when `kernel_size` is even, or `expansion` is less than 1.
     """
 
     def __init__(self, *args: Any, expansion: int = 3, kernel_size: int = 3, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Attentions that no paper proposes: controls, which tell the parts of an effect from each other in experiments."""
+"""Attentions that no paper proposes: controls, which separate the parts of an effect in experiments."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -12,7 +12,7 @@ from .refiner import PassesMap, TokensAndMap
 
 
 class SharpenedAttention(Attention):
-    """Plain attention with larger scores: the softmax leaves the uniform map sooner, and nothing else changes.
+    """Plain attention with larger scores, so that the softmax is less uniform; nothing else changes.
 
     Args:
         args, options: as of `Attention`.
@@ -25,7 +25,7 @@ class SharpenedAttention(Attention):
 
 
 class SharingAttention(PassesMap, Attention):
-    """Plain attention that gives its map to the next block, which may use it in place of one of its own."""
+    """Plain attention that passes its map on to the next block, which may use it instead of computing its own."""
 
     def forward(self, x: Tensor, last_map: Tensor | None = None) -> TokensAndMap:
         """Tokens (B, N, C) and the last block's map, which is not used, to (tokens (B, N, C), this map)."""
@@ -33,7 +33,7 @@ class SharingAttention(PassesMap, Attention):
 
 
 class QueryMeanAttention(Attention):
-    """Plain attention in which all queries use one row, the mean of their own: striped maps by force."""
+    """Plain attention in which all queries use the same row, the mean over queries: the map is forced to be striped."""
 
     def softmax_of(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys (B, H, N, D) to maps (B, H, N, N) whose rows are the same."""
@@ -61,9 +61,9 @@ class SplitProjection(nn.Module):
 
 
 class TiedAttention(Attention):
-    """Plain attention whose queries and keys are projected as in the tied blocks before it, from tokens of its own.
+    """Plain attention that shares its projection of queries and keys with the tied blocks before it.
 
-    A model ties its blocks when it is built, see `tie_queries_and_keys`; one block alone has nothing to be tied to.
+    A model ties its blocks when it is built, see `tie_queries_and_keys`; a single block has nothing to be tied to.
     """
 
     def __init__(self, dim: int, *args: Any, qkv_bias: bool = True, **options: Any) -> None:
@@ -72,7 +72,7 @@ class TiedAttention(Attention):
 
 
 def tie_queries_and_keys(attentions: Iterable[nn.Module]) -> None:
-    """Gives each tied attention the projection of queries and keys of the tied one right before it."""
+    """Makes each tied attention use the query and key projection of the tied block directly before it."""
     for before, attn in pairwise(attentions):
         if isinstance(before, TiedAttention) and isinstance(attn, TiedAttention):
             attn.qkv.query_key = before.qkv.query_key

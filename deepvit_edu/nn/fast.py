@@ -1,4 +1,4 @@
-"""The fast paths: each gives what some methods of an attention give, and never forms the map that they form.
+"""The fast paths: each computes the result of some methods of an attention without forming the map that they form.
 
 A path is a function of the attention and of the inputs of those methods; it returns None where it does not apply. The
 table at the end of this file names, for each path, the methods that it replaces and the parts that it does not call.
@@ -18,7 +18,7 @@ SHORT = 40
 
 
 def plain_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
-    """The path of `Attention`: PyTorch's fused kernel; None for few tokens on a CPU, where it is the slower one."""
+    """The path of `Attention`: PyTorch's fused kernel; None for few tokens on a CPU, where it is slower."""
     if query.device.type == "cpu" and not traced() and query.shape[-2] <= SHORT:
         return None
     dropout = attn.attn_drop.p if attn.attn_drop.training else 0.0
@@ -51,7 +51,7 @@ def mixed_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> 
 
 
 def _trains(dropout: nn.Dropout) -> bool:
-    """Whether the paths for training apply: nothing is dropped or compiled, and torch has what they are made of."""
+    """Whether the paths for training apply: no dropout, no compilation, and torch has the operations they need."""
     return dropout.p == 0 and not traced() and kernels.torch_has_private_operations()
 
 
@@ -97,7 +97,7 @@ def norm_affine(
     Args:
         norm: a `HeadNorm` of any kind but "layer".
         mean, variance: of each head's map over the batch (H,); BatchNorm needs the variance in training.
-        entries: from how many entries of the map a head has them.
+        entries: the number of entries of the map that they are computed from, per head.
         uniform: 1 / N.
     """
     if norm.batch is not None:
@@ -110,7 +110,7 @@ def norm_affine(
 
 
 def refined_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
-    """The path of `RefinedAttention`: one convolution that is all three; None for others than it was built with."""
+    """The path of `RefinedAttention`: its three convolutions merged into one; None if they were replaced."""
     pointwise = _is_pointwise(attn.expand, bias=False) and _is_pointwise(attn.reduce, bias=False)
     if not (pointwise and _is_local(attn.local)):
         return None
@@ -120,7 +120,7 @@ def refined_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -
 
 
 def accumulated_map(attn: nn.Module, query: Tensor, key: Tensor, last_map: Tensor | None) -> Tensor:
-    """The path of `AccumulatedAttention`, which has to form its map to pass it on: two passes over it fewer."""
+    """The path of `AccumulatedAttention`, which must form its map to pass it on: two passes over the map fewer."""
     maps = kernels.scores_of(query, key, attn.scale).softmax(dim=-1)
     return maps if last_map is None else torch.add(maps, last_map, alpha=attn.scale)
 
@@ -128,7 +128,7 @@ def accumulated_map(attn: nn.Module, query: Tensor, key: Tensor, last_map: Tenso
 def reused_values(attn: nn.Module, last_map: Tensor, value: Tensor) -> Tensor | None:
     """The path of `ReusedAttention`, for the last block's map (B, H, N, N) and values (B, H, N, D).
 
-    None for other layers than it was built with, and while a training step is compiled.
+    None if its layers were replaced, and while a training step is compiled.
     """
     refine = attn.refine
     trains = torch.is_grad_enabled() or any(part.training for part in attn.modules())

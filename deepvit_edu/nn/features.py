@@ -1,4 +1,4 @@
-"""What timm's users expect of a Vision Transformer beside its logits: features after chosen blocks."""
+"""timm's interface for intermediate features: the tokens after chosen blocks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from .refiner import ChainedBlock, tokens_of
 
 
 class IntermediateFeatures:
-    """The part of timm's interface that looks inside; mixed into `VisionTransformer`, whose parts it uses."""
+    """timm's interface for intermediate features, as a mixin of `VisionTransformer`, whose parts it uses."""
 
     def forward_intermediates(
         self,
@@ -72,6 +72,6 @@ class IntermediateFeatures:
         return wanted
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters lie at which depth (timm's layer-wise learning rates ask for it)."""
+        """Which parameters belong to which depth, for timm's layer-wise learning rates."""
         blocks = [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]
         return {"stem": r"^cls_token|^pos_embed|^patch_embed", "blocks": blocks}

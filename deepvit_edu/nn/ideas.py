@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from .attention import Attention
 
-fx.wrap("rearrange")  # torch.fx cannot look into it
+fx.wrap("rearrange")  # torch.fx cannot trace through it
 
 
 class SqueezeExciteAttention(Attention):
@@ -77,7 +77,7 @@ class GhostMlp(nn.Module):
 
     Args:
         dim: channels C of a token.
-        hidden_dim: is 3 C, whatever is given.
+        hidden_dim: ignored; it is always 3 C.
         drop: dropout probability after each layer.
     """
 
@@ -97,7 +97,7 @@ class GhostMlp(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """A block whose output, narrowed, is set beside its input (`t2t_vit_dense`): C channels in, C + growth out.
+    """A block that concatenates its projected output to its input (`t2t_vit_dense`): C channels in, C + growth out.
 
     Args:
         block: the block inside, of width C.
@@ -142,7 +142,7 @@ def dense_blocks(
         stages: blocks of each stage.
         dim: channels in.
         growth: channels that a block adds.
-        drop_path_rate: of the last block, had the model 12 stages.
+        drop_path_rate: the rate that the last block would have in a model of 12 stages.
     """
     blocks: list[nn.Module] = []
     widths = [dim]

@@ -1,6 +1,6 @@
-"""The sums and products that the fast paths are made of: fewer maps, and shorter-lived ones.
+"""The operations that the fast paths are built from: fewer maps, and maps that are freed sooner.
 
-Four facts carry them. A norm that is affine in the map folds into the mixing: `Norm(Θ A) = T A + c`. A constant added
+They rest on four facts. A norm that is affine in the map folds into the mixing: `Norm(Θ A) = T A + c`. A constant added
 to a map needs no map: `(M + c) V = M V + c · (sum of V over tokens)`. The rows of a softmax sum to 1, so its mean is
 1/N, and the variance of a mixed map follows from the H×H covariance of the heads' maps: a BatchNorm's statistics in
 training need no mixed map. And a few images at a time fit a processor's cache, where a batch of maps does not.
@@ -24,7 +24,7 @@ PRIVATE_OPERATIONS = ("_softmax_backward_data", "native_group_norm", "native_bat
 
 
 def torch_has_private_operations() -> bool:
-    """Whether this torch has the operations below that it promises to nobody; training's fast paths need them."""
+    """Whether this torch has the private operations that are used below; the fast paths for training need them."""
     return all(hasattr(torch.ops.aten, name) for name in PRIVATE_OPERATIONS)
 
 
@@ -54,7 +54,7 @@ def in_pieces(function: Callable[..., Tensor], count: int, *tensors: Tensor) -> 
 
 
 def mix_heads(mixing: Tensor, maps: Tensor) -> Tensor:
-    """What a 1×1 convolution does, as one matrix product: (G, H) and maps (B, H, N, N) to maps (B, G, N, N)."""
+    """A 1×1 convolution as one matrix product: (G, H) and maps (B, H, N, N) to maps (B, G, N, N)."""
     # Expanded and not broadcast: under autograd a broadcast product would copy, and keep, the maps.
     return torch.bmm(mixing.expand(maps.shape[0], -1, -1), maps.flatten(2)).unflatten(2, maps.shape[2:])
 
@@ -86,15 +86,15 @@ def mixed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mix
 
 
 def constant_map(shift: Tensor, value: Tensor) -> Tensor:
-    """What a map that is c everywhere, c (H,), makes of values (B, H, N, D): the same for every query, (B, H, 1, D)."""
+    """The product of a constant map c (H,) and values (B, H, N, D): the same for every query, (B, H, 1, D)."""
     return (shift[:, None, None] * value.sum(dim=-2, keepdim=True)).to(value.dtype)
 
 
 def _check_once() -> None:
-    """Called in a backward pass: RuntimeError where that is to be differentiated itself."""
+    """RuntimeError in a backward pass that would itself be differentiated."""
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "the fast path of attention can be differentiated once only; take the gradient of a gradient within "
+            "the fast path of attention can be differentiated once only; compute a gradient of a gradient inside "
             "deepvit_edu.nn.attention.legible_attention()"
         )
 
@@ -185,11 +185,11 @@ def batch_norm_affine(
 ) -> tuple[Tensor, Tensor]:
     """Slope and shift (H,) with which `norm` of `mean + x` is `slope * x + shift`.
 
-    In training it normalises by the batch's `mean` and `variance` (H,), over so many `entries`, and its running ones
-    follow; else by its running ones.
+    In training it normalises by the batch's `mean` and `variance` (H,), over `entries` numbers, and updates the running
+    statistics; otherwise it uses the running statistics.
 
     Raises:
-        ValueError: in training, when there is but one entry.
+        ValueError: in training, when there is only one entry.
     """
     if norm.training:
         variance = variance.clamp(min=0)  # rounding
@@ -290,10 +290,10 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def refined_as_one_convolution(maps: Tensor, expand: Tensor, local: Tensor, reduce: Tensor) -> Tensor:
-    """1×1, depth-wise k×k and 1×1 convolutions of maps (B, H, N, N), given their weights, as the one that they make."""
+    """1×1, depth-wise k×k and 1×1 convolutions of maps (B, H, N, N), given their weights, merged into one."""
     kernel = torch.einsum("gw,wij,wh->ghij", reduce.flatten(1), local[:, 0], expand.flatten(1))
     size, uniform = int(local.shape[-1]), torch.full_like(maps[:1, :1], 1 / maps.shape[-1])
-    # The map's mean goes its own way, or it would drown the weights' small gradients in rounding errors. It is the same
-    # for every image and head, so it costs one small matrix product.
+    # The map's mean is handled apart: otherwise rounding errors would exceed the weights' small gradients. It is the
+    # same for every image and head, so it costs one small matrix product.
     mean_part = kernel.sum(dim=1).flatten(1) @ F.unfold(uniform, size, padding=size // 2)[0]  # (H, N * N)
     return F.conv2d(maps - uniform, kernel, padding=size // 2) + mean_part.unflatten(1, maps.shape[2:])

@@ -95,7 +95,7 @@ class ViTConfig:
 
     @classmethod
     def from_json(cls, options: dict) -> "ViTConfig":
-        """The configuration that `dataclasses.asdict` and JSON, which has no tuples, made `options` of."""
+        """The configuration from `options` that `dataclasses.asdict` and JSON (which has no tuples) wrote."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
 
 
@@ -134,7 +134,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         self.reset_classifier(config.num_classes)
 
     def _init_weights(self) -> None:
-        if self.pos_embed.is_meta:  # there is nothing to draw, and torch takes its time over it
+        if self.pos_embed.is_meta:  # nothing to initialise, and torch would be slow at it
             return
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -173,7 +173,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         """`block(x)`, whose activations are computed again in the backward pass instead of being kept."""
         if not torch.is_grad_enabled():
             return block(x)
-        # A compiler makes the second pass itself, without what the first one did to statistics.
+        # A compiler recomputes by itself, without updating BatchNorm's statistics twice.
         contexts = {} if traced() else {"context_fn": lambda: (nullcontext(), frozen_statistics(block))}
         return checkpoint(block, x, use_reentrant=False, **contexts)
 
@@ -223,7 +223,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         """A new, untrained head for `num_classes` classes (and a dense one where there was one); 0 takes it off.
 
         Raises:
-            ValueError: for a pooling, which timm's models let one choose, and these do not.
+            ValueError: if `global_pool` is given; unlike timm's models, these have one fixed pooling.
         """
         if global_pool:
             raise ValueError(f"global_pool is '{global_pool}'; leave it out: the configuration's class_token decides")
@@ -256,7 +256,7 @@ def build_blocks(config: ViTConfig) -> tuple[list[nn.Module], list[int]]:
     """The blocks of a model, and the channels that come out of each."""
     new, dim, last = partial(build_block, config), config.embed_dim, max(config.depth - 1, 1)
     if config.dense_stages and any(passes_map(ATTENTIONS[name]) for name in config.attention):
-        raise ValueError(f"a dense model has no place for attentions that pass maps on, as {config.attention} do")
+        raise ValueError(f"a dense model cannot use attentions that pass maps on, such as {config.attention}")
     if config.dense_stages:
         return dense_blocks(new, config.dense_stages, dim, config.growth, config.drop_path_rate)
     rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]

@@ -1,8 +1,9 @@
-"""Two ways through an attention: the explicit one that the chapters write, and a faster one with the same result.
+"""Two ways to compute an attention: explicitly, as the chapters write it, and faster, with the same result.
 
-A fast path computes several parts of an attention in one go and calls none of them. So it may stand in only where each
-of them is still what it was written for. `FAST_PATHS` has an entry for each path, keyed by the methods that it
-replaces (`nn/fast.py` fills it), and `by_fast_path` compares them, and every replaced part, with what stands there now.
+A fast path computes several parts of an attention at once and calls none of them. So it may replace them only while
+each is the part that the path was written for. `FAST_PATHS` has an entry for each path, keyed by the methods that it
+replaces (`nn/fast.py` fills it), and `by_fast_path` compares them, and every replaced part, with the attention as it is
+now.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ FAST_PATHS: dict[tuple[Callable, ...], FastPath] = {}
 
 @contextmanager
 def legible_attention() -> Iterator[None]:
-    """Within this context every attention forms its map explicitly, step by step, as the chapters write it.
+    """Context manager: every attention forms its map explicitly, step by step, as the chapters write it.
 
     Outside it an attention takes the fastest path that gives the same output.
     """
@@ -53,9 +54,9 @@ def fast_path_allowed() -> bool:
 
 
 def by_fast_path(attn: nn.Module, methods: tuple[Callable, ...], *inputs: Tensor | None) -> Tensor | None:
-    """What the fast path gives that replaces these bound methods of an attention; None where none applies.
+    """The result of the fast path that replaces these bound methods of an attention; None if no path applies.
 
-    That is so within `legible_attention()`, where a method or one of the replaced parts was overridden, patched,
+    No path applies within `legible_attention()`, where a method or one of the replaced parts was overridden, patched,
     wrapped, parametrised or has a hook, and while torch.fx traces the model symbolically.
     """
     own = tuple(method.__func__ if getattr(method, "__self__", None) is attn else None for method in methods)
@@ -66,7 +67,7 @@ def by_fast_path(attn: nn.Module, methods: tuple[Callable, ...], *inputs: Tensor
 
 
 def _parts_are_as_written(attn: nn.Module, path: FastPath) -> bool:
-    """Whether each replaced part is of a class that it may have, with its class's own `forward`, and without hooks."""
+    """Whether each replaced part has an expected class, the `forward` of that class, and no hooks."""
     if any(getattr(nn.modules.module, f"_global_{name}", None) for name in _HOOKS):  # hooks on all modules
         return False
     for name, kinds in path.parts.items():
@@ -89,7 +90,7 @@ _FORWARDS: dict[type, Callable] = {}
 
 
 def register_fast_path(methods: tuple[Callable, ...], compute: Callable, **parts: type | tuple[type, ...]) -> None:
-    """Lets `compute` stand in for these methods of an attention, wherever `parts` are of exactly these classes.
+    """Lets `compute` replace these methods of an attention wherever `parts` have exactly these classes.
 
     Args:
         methods: the functions that it replaces, such as `(Attention.attention_map, Attention.softmax_of)`.
@@ -108,7 +109,7 @@ def traced() -> bool:
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """A context in which operations on a tensor's device keep the types that their inputs have."""
+    """Context manager: operations on a tensor's device keep the number formats of their inputs, without autocast."""
     if isinstance(tensor, fx.Proxy):  # torch.fx records no contexts
         return nullcontext()
     return torch.autocast("cpu" if tensor.is_meta else tensor.device.type, enabled=False)  # meta knows no autocast
@@ -116,7 +117,7 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager:
 
 @contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Within it the running statistics of a block's BatchNorms stay as they are, in training too."""
+    """Context manager: the running statistics of a block's BatchNorms are not updated, even in training."""
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:

@@ -1,7 +1,7 @@
 """Refiner's released code (Zhou et al. 2021): blocks that pass their attention map on to the next block.
 
-The even blocks add a share of the last map to their own, the odd ones refine the last map instead of making one. They
-are the only blocks that take or give more than tokens: a pair of tokens (B, N, C) and a map (B, H, N, N).
+The even blocks add a multiple of the last map to their own, the odd ones refine the last map instead of making one.
+They are the only blocks that take or give more than tokens: a pair of tokens (B, N, C) and a map (B, H, N, N).
 """
 
 from collections import OrderedDict
@@ -25,7 +25,7 @@ class PassesMap(nn.Module):
 
 
 def passes_map(attn: nn.Module | type) -> bool:
-    """Whether an attention, or a class of attentions, is of this kind."""
+    """Whether an attention, or a class of attentions, passes its map on."""
     return issubclass(attn if isinstance(attn, type) else type(attn), PassesMap)
 
 
@@ -57,7 +57,7 @@ class ChainedBlock(Block):
 
 
 class AccumulatedAttention(PassesMap, Attention):
-    """Attention that adds a share of the last map to its own (the even blocks)."""
+    """Attention that adds a multiple of the last map to its own (the even blocks)."""
 
     def forward(self, x: Tensor, last_map: Tensor | None = None) -> TokensAndMap:
         """Tokens (B, N, C) and the last map (B, H, N, N) or None, to (tokens (B, N, C), this map)."""
@@ -74,12 +74,12 @@ class AccumulatedAttention(PassesMap, Attention):
         return attn if last_map is None else attn + self.scale * last_map
 
     def attention_map(self, query: Tensor, key: Tensor) -> Tensor:
-        """Queries and keys (B, H, N, D) to the block's own map (B, H, N, N), to which a share of the last is added."""
+        """Queries and keys (B, H, N, D) to the block's own map (B, H, N, N), before a multiple of the last is added."""
         return self.softmax_of(query, key)
 
 
 class SharedAttention(PassesMap):
-    """Attention with the last block's map, and no queries or keys of its own: as it is, collapse by force.
+    """Attention with the last block's map, without queries and keys of its own: both blocks are forced to use one map.
 
     Args:
         dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`; no map is dropped here.
@@ -102,8 +102,8 @@ class SharedAttention(PassesMap):
         """
         if last_map is None:
             raise ValueError(
-                "a 'handed' or 'reused' block takes the map of the block before it, and that one gives none; put a "
-                "'handing' or 'accumulated' block before it"
+                "a 'handed' or 'reused' block needs the map of the block before it, but that block passes none on; "
+                "put a 'handing' or 'accumulated' block before it"
             )
         value = rearrange(self.value(x), "b n (h d) -> b h n d", h=self.num_heads)
         out = by_fast_path(self, (self.map_for_values,), last_map, value)
@@ -120,7 +120,7 @@ class ReusedAttention(SharedAttention):
     """Attention that refines the last block's map (the odd blocks).
 
     The refinement: 1×1 convolution to `expansion` times the heads, depth-wise 3×3, 1×1 back, each with BatchNorm, the
-    first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5. The map is passed on as it came.
+    first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5. The map is passed on unchanged.
 
     Args:
         dim, num_heads, args, options: as of `SharedAttention`.

@@ -1,4 +1,4 @@
-"""The names by which a configuration asks for its parts; and how a reader's own attention gets one."""
+"""The names of the parts that a configuration can use, and how a reader's own attention gets a name."""
 
 import hashlib
 import inspect
@@ -47,7 +47,7 @@ MLPS: dict[str, Callable[..., nn.Module]] = {"plain": Mlp, "ghost": GhostMlp}
 
 
 def register_attention(kind: type[nn.Module]) -> str:
-    """Names a class of attentions, for configurations, by its own name and a digest of its source.
+    """Gives an attention class a name for configurations: its own name and a hash of its source code.
 
     It is called with (channels, heads) and, as far as its `__init__` takes them, `qkv_bias`, `attn_drop`, `proj_drop`
     and the configuration's `attention_options`; its instances turn tokens (B, N, C) into tokens (B, N, C).
@@ -64,27 +64,27 @@ def register_attention(kind: type[nn.Module]) -> str:
 
 
 def _source_of(kind: type) -> str:
-    """The source of a class and of those that it is derived from, except for PyTorch's and this package's."""
+    """The source code of a class and of its base classes, except for PyTorch's and this package's."""
     known = ("builtins", "torch", __name__.partition(".")[0])
     try:
         return "\n\n".join(
             inspect.getsource(base) for base in kind.__mro__ if base.__module__.partition(".")[0] not in known
         )
-    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+    except (OSError, TypeError):  # defined in an interpreter that keeps no source
         return f"# the source of {kind.__module__}.{kind.__qualname__} (at {id(kind):#x}) is not known"
 
 
 def new_attention(name: str, dim: int, num_heads: int, usual: dict, options: dict) -> nn.Module:
-    """The attention of that name, of so many channels and heads.
+    """Builds the attention with that name.
 
     Args:
         name: a key of ATTENTIONS.
         dim, num_heads: channels C and heads H.
-        usual: `qkv_bias`, `attn_drop` and `proj_drop`; an attention that does not know one has it at its default.
-        options: what it must take beside them.
+        usual: `qkv_bias`, `attn_drop` and `proj_drop`; options that an attention does not have are left out.
+        options: further options, which it must have.
 
     Raises:
-        ValueError: for options that its class does not take, naming them. Errors of its own code come through.
+        ValueError: for options that its class does not take, naming them. Errors in its own code are raised unchanged.
     """
     kind = ATTENTIONS[name]
     taken = keywords_of(kind)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from .paths import fast_path_allowed, without_autocast
 
-fx.wrap("rearrange")  # torch.fx cannot look into these two
+fx.wrap("rearrange")  # torch.fx cannot trace through these two
 fx.wrap("check_images")
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the grid of tokens; the last two are outside
@@ -81,7 +81,7 @@ def swap_within(tokens: Tensor, box: Box) -> Tensor:
 
 
 class ConvStem(nn.Module):
-    """Convolutions that look at an image closely before patches are cut (the stem of DeepViT-S/L, Refiner and LV-ViT).
+    """Convolutions before the patch embedding (the stem of DeepViT-S/L, Refiner and LV-ViT).
 
     A 7×7 convolution that halves the image, 3×3 ones after it, each with BatchNorm and ReLU, then patches.
 

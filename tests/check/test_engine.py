@@ -131,7 +131,7 @@ def test_time_limit_leaves_no_alarm_behind(doubling: str) -> None:
 
 @pytest.mark.parametrize("number", ["9.10", "1", "", 9.1])
 def test_unknown_exercise_is_an_error_that_names_the_known(doubling: str, number) -> None:
-    with pytest.raises(ValueError, match="there is no exercise"):
+    with pytest.raises(ValueError, match="unknown exercise"):
         check(number, 1)
 
 

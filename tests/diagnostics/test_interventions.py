@@ -199,11 +199,11 @@ def test_the_table_has_every_intervention_that_there_is():
     ("layer", "how", "said"),
     [
         (0, "previous", "the first block, 0, has none before it"),
-        (1, "upside down", "there is no intervention 'upside down'; choose one of previous"),
+        (1, "upside down", "unknown intervention 'upside down'; choose one of previous"),
         (3, "uniform", "there is no block 3; choose one from 0 to 2"),
         (-1, "uniform", "there is no block -1"),
         ((0, 3), "uniform", "there is no block 3"),
-        ((), "uniform", "no block is named"),
+        ((), "uniform", "name at least one block"),
         (1, "other image", "there is one image"),
         (1, "permute heads", "there is one head"),
     ],

@@ -335,7 +335,7 @@ def test_an_annotator_declared_or_trained_otherwise_is_refused(tmp_path):
     (folder / "annotator.json").write_text(json.dumps({**record, "label_maps_hash": "of another machine"}))
     (folder / "label_maps.safetensors").unlink()
     (folder / "maps_s0.json").unlink()
-    with pytest.raises(ValueError, match="tells of other label maps than those made here"):
+    with pytest.raises(ValueError, match="describes other label maps than those made here"):
         run(plan, tmp_path / "records")
     assert not (folder / "label_maps.safetensors").exists()
 

@@ -127,7 +127,7 @@ def test_a_note_of_failure_that_cannot_be_read_is_named(filled, tmp_path, text):
     path = record_path(filled, Job("re", 1), tmp_path)
     path.unlink()
     path.with_suffix(".failed").write_text(text)
-    with pytest.raises(ValueError, match=r"re_s1\.failed does not tell of a run that failed"):
+    with pytest.raises(ValueError, match=r"re_s1\.failed does not describe a failed run"):
         outcome(filled, Job("re", 1), tmp_path)
 
 

@@ -7,11 +7,11 @@ from deepvit_edu.experiment.verdict import (
     contrast_effect,
     describe_maps,
     effect_of,
+    mean_and_deviation,
     mean_interventions,
     measured_maps,
     results_of,
     similarity_table,
-    spread,
 )
 
 from .plans import TINY_PLAN, fill, write_plan
@@ -109,16 +109,16 @@ def test_maps_are_described_by_the_measures_of_the_runs_that_have_them(tmp_path,
     assert (maps["runs"], maps["alive"], maps["idle"]) == (3, 1, 1)
     assert describe_maps(maps) == (
         "in the deep half all queries share 0.75 of a map's variance (new weights 0.50); neighbouring blocks, heads "
-        "matched, are alike by +0.12 above new weights (not measured in what all queries share); the maps matter in 1 "
-        "of 3 runs, and do not in 1"
+        "matched, are +0.12 more similar than with new weights (not measured in what all queries share); the maps "
+        "matter in 1 of 3 runs, and do not in 1"
     )
     assert describe_maps(None).startswith("maps not measured")
 
 
-def test_spread():
-    assert spread([], 1) == "–"
-    assert spread([1.0], 1) == "1.0"
-    assert spread([1.0, 3.0], 1) == "2.0 ± 1.4"
+def test_mean_and_deviation():
+    assert mean_and_deviation([], 1) == "–"
+    assert mean_and_deviation([1.0], 1) == "1.0"
+    assert mean_and_deviation([1.0, 3.0], 1) == "2.0 ± 1.4"
 
 
 def test_interventions_are_averaged_over_runs_layer_by_layer():

@@ -51,7 +51,7 @@ def test_output_follows_a_permutation_of_the_tokens():
 
 
 def test_heads_must_share_the_channels():
-    with pytest.raises(ValueError, match="10 channels cannot be shared equally by 3 heads"):
+    with pytest.raises(ValueError, match="10 channels cannot be divided equally among 3 heads"):
         Attention(10, 3)
 
 

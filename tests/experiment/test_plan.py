@@ -197,6 +197,26 @@ def test_what_is_wrong_with_a_plan_is_said_with_its_name(tmp_path, changes, mess
         load_plan(path, "s" if "sections" in changes else None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({"data": {"name": "shapes", "train_images": value}}, "train_images is") for value in ("many", 25.6, -5, 0)),
+        ({"data": {"name": ["shapes"]}}, "the data's name is"),
+        ({"model": {"name": "cifar_vit_4x64", "embed_dim": 4_000_000_000}}, "embed_dim is 4000000000; it must be"),
+        ({"model": {"name": "cifar_vit_4x64", "depth": 10**12}}, "depth is 1000000000000; it must be"),
+        ({"model": {"name": "cifar_vit_4x64", "init_std": float("nan")}}, "init_std is nan"),
+        *(({"arms": {name: None}}, "an arm is named") for name in ("", "..", ".a", "a\x00", "a\nb", "a" * 300)),
+        ({"sections": {"a/b": {}}}, "a section is named 'a/b'"),
+        ({"contrasts": [{**ASKED, "name": ["a", "b"]}]}, "a contrast is named"),
+        ({"title": ["a"]}, r"title is \['a'\]; it is said in words"),
+    ],
+)
+def test_what_could_not_run_is_told_before_any_run(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"tiny\.yml is not a plan that can be run: {message}") as told:
+        load_plan(write_plan(tmp_path, **changes))
+    assert len(str(told.value)) < 1000
+
+
 def test_primary_contrasts_may_be_those_of_several_plans(tmp_path):
     two = [ASKED, {**ASKED, "name": "b"}]
     for number in (2, 5):

@@ -41,3 +41,8 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of words, the first of them the header, as a Markdown table."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def fold(title: str, markdown: str) -> str:
+    """Markdown that is shown when its title is opened."""
+    return f"<details>\n<summary>{title}</summary>\n\n{markdown}\n\n</details>"

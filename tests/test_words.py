@@ -1,4 +1,4 @@
-from deepvit_edu.words import LONGEST, align, one_line, printable
+from deepvit_edu.words import LONGEST, align, fold, one_line, printable
 
 
 def test_control_characters_are_written_as_escapes():
@@ -12,3 +12,7 @@ def test_one_line_is_one_line_and_not_too_long():
 
 def test_a_cell_of_a_table_is_a_cell():
     assert align([("a\nb", "c"), ("\x1b[1m", "d")]).split("\n") == ["a b      c", "\\x1b[1m  d"]
+
+
+def test_what_is_folded_is_markdown_of_its_own():
+    assert fold("More", "| a |\n|---|") == "<details>\n<summary>More</summary>\n\n| a |\n|---|\n\n</details>"

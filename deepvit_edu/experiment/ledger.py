@@ -24,6 +24,8 @@ LIKENESS = {
     "adjacent_centred": "the same, rows centred",
     "used_adjacent": "likeness of neighbours' maps in use",
     "used_adjacent_centred": "the same, rows centred",
+    "repetition_excess": "repetition of the block before, heads matched, above new weights",
+    "query_independence_excess": "share of the map that all queries have in common, above new weights",
 }
 """What an effect without a unit is an effect on."""
 
@@ -75,8 +77,8 @@ class Claim:
 class Entry:
     """A claim with its answer: the effect in words, the verdict, and the command that makes the runs.
 
-    `conditions` are the effects of the claim's further contrasts, by name. `maps` says what was measured of the maps
-    that the claim is about; None where it is about none.
+    `conditions` are the effects of the further contrasts, by name; `scope` is what the verdict holds for. `maps`
+    says what was measured of the maps that the claim is about; None where it is about none.
     """
 
     claim: Claim
@@ -84,6 +86,7 @@ class Entry:
     verdict: str
     command: str
     scale: str
+    scope: str = ""
     maps: str | None = None
     conditions: dict[str, str] = field(default_factory=dict)
 
@@ -159,7 +162,7 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     verdict = _verdict(claim, test) if test.is_whole else "inconclusive"
     maps = describe_maps(measured_maps(test.found[claim.maps_of].values())) if claim.maps_of else None
     others = {name: test.effect_text(name, claim.measure) for name in claim.conditions}
-    return Entry(claim, text + seeds, verdict, command + section, test.plan.section, maps, others)
+    return Entry(claim, text + seeds, verdict, command + section, test.plan.section, test.plan.scope, maps, others)
 
 
 def _tests(claim: Claim, sections: list[tuple[Plan, dict]]) -> list[_Test]:
@@ -205,9 +208,14 @@ def ledger_table(entries: list[Entry]) -> str:
         claim = entry.claim
         runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
         source = f"{claim.source} ({claim.grade})"
-        verdict = f"**{entry.verdict}**" + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
+        verdict = _scoped(entry) + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
         rows.append((claim.claim, verdict, entry.effects, source, runs))
     return markdown_table(rows)
+
+
+def _scoped(entry: Entry) -> str:
+    """The verdict, and what it holds for."""
+    return f"**{entry.verdict}**" + (f" {entry.scope}" if entry.scope else "")
 
 
 def findings(entries: list[Entry]) -> str:
@@ -215,7 +223,10 @@ def findings(entries: list[Entry]) -> str:
     lines = []
     for entry in entries:
         found = f" {entry.effects} ({entry.claim.plan}, section {entry.scale})" if entry.effect != "–" else ""
-        lines.append(f"- {entry.claim.claim} **{entry.verdict.capitalize()}.**{found}")
+        verdict = f"**{entry.verdict.capitalize()}.**"
+        if entry.scope:
+            verdict = f"**{entry.verdict.capitalize()}** {entry.scope}."
+        lines.append(f"- {entry.claim.claim} {verdict}{found}")
     return "\n".join(lines)
 
 
@@ -227,7 +238,7 @@ def added_later(entries: list[Entry]) -> str:
 def answer_sentence(entries: list[Entry]) -> str:
     """One sentence that answers the questions at the head of the ledger, as far as the records go."""
     answers = [
-        f"{entry.claim.question} **{entry.verdict}**"
+        f"{entry.claim.question} {_scoped(entry)}"
         + (f" ({entry.effect}; {entry.scale})" if entry.effect != "–" else "")
         for entry in entries
         if entry.claim.question

@@ -69,6 +69,7 @@ class Plan:
     tuning: dict = field(default_factory=dict)
     primary_contrasts: int = 1  # by whose number the primary intervals are corrected (Bonferroni)
     margin: float = 0.005  # a difference of accuracy below it does not matter
+    scope: str = ""  # what its verdicts hold for, as a table says it beside them
     keep_weights: bool = False  # the trained models are kept beside their records, for measures that come later
 
 

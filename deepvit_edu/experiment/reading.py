@@ -274,6 +274,8 @@ def _check_plan(plan: Plan) -> None:
     _check_recipes(plan)
     if not isinstance(plan.keep_weights, bool):
         raise ValueError(f"keep_weights is {plan.keep_weights!r}; it is true or false")
+    if not isinstance(plan.scope, str):
+        raise ValueError(f"scope is {plan.scope!r}; it is what the verdicts hold for, in words")
     if ANNOTATOR in plan.arms:
         raise ValueError(f"an arm is named '{ANNOTATOR}', as the plan's part of that name; choose another name")
     if plan.annotator is not None:

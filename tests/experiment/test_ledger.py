@@ -30,13 +30,13 @@ MAPS = {
 }
 
 
-def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), sections=None, **options):
+def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), sections=None, scope=None, **options):
     arms = {"plain": None, "re": None, "other": None, "other-re": None}
     contrasts = [
         {"name": "main", "treatment": "re", "control": "plain"},
         {"name": "second", "treatment": "other-re", "control": "other"},
     ]
-    path = write_plan(tmp_path, arms=arms, contrasts=contrasts, seeds=list(seeds), sections=sections or {})
+    path = write_plan(tmp_path, arms=arms, contrasts=contrasts, seeds=list(seeds), sections=sections or {}, scope=scope)
     record = {**template, "diagnostics": diagnostics} if diagnostics else template
     if isinstance(accuracy, dict):
         gains = accuracy
@@ -78,6 +78,12 @@ def test_effects_name_their_contrasts_and_those_of_the_conditions(tmp_path, temp
     assert "; second: -10.00 points [" in entry.effects
     assert f"| {entry.effects} |" in ledger_table([entry])
     assert findings([entry]) == f"- It helps. **Conditional.** {entry.effects} (tiny, section full)"
+
+
+def test_a_verdict_says_what_it_holds_for(tmp_path, template):
+    entry = judge(tmp_path, {"re": 0.1}, template, scope="after two epochs")
+    assert "| **reproduced** after two epochs |" in ledger_table([entry])
+    assert findings([entry]).startswith("- It helps. **Reproduced** after two epochs. main: +10.00 points")
 
 
 def test_what_nobody_has_run_is_found_not_tested():

@@ -26,6 +26,7 @@ import nbformat
 import yaml
 from pybtex.database import BibliographyData, Entry, parse_file
 
+from deepvit_edu.words import fold
 from tools.contents import ROOT, is_notebook, load_yaml, notebook_pages, pages, repository_url, source_of
 
 FENCE = re.compile(r"^(?P<indent>\s*)(?P<mark>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\w:.+-]+)\})?\s*(?P<rest>.*)$")
@@ -437,7 +438,7 @@ class Converter:
         body = [*([] if own_title or not block.argument else [Line(block.number, block.argument)]), *block.body]
         text = self.markdown(body)
         if block.name == "dropdown" or "dropdown" in block.options.get("class", "").split():
-            return f"<details>\n<summary>{title or 'More'}</summary>\n\n{text}\n\n</details>"
+            return fold(title or "More", text)
         quoted = f"**{title}{'' if title[-1] in '.?!:' else '.'}**\n\n{text}" if title else text
         return "\n".join(f"> {line}".rstrip() for line in quoted.split("\n"))
 

@@ -74,7 +74,7 @@ gpu: $(INSTALLED) ## run what waits for a GPU (hours; SECTION=gpu-short: fewer e
 
 .PHONY: imagenet-smoke
 imagenet-smoke: $(INSTALLED) ## train, stop, resume and measure in ImageNet's form, on photographs too where DEEPVIT_EDU_DATA names them
-	@OMP_NUM_THREADS=1 DEEPVIT_EDU_SMOKE=1 $(BIN)/python -m pytest tests/imagenet --timeout=1500
+	@OMP_NUM_THREADS=1 DEEPVIT_EDU_SMOKE=1 $(BIN)/python -m pytest tests/training --timeout=1500
 
 .PHONY: assignments
 assignments: $(INSTALLED) ## write graded assignments from a seed of your own: make assignments SEED=some-words

@@ -1,10 +1,13 @@
-"""Augmentation of whole batches where they lie: on the device, as uint8."""
+"""Augmentation of whole batches where they lie: on the device."""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor
+from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
 
@@ -62,3 +65,35 @@ def mixed(mixup: Mixup, images: Tensor) -> tuple[Tensor, float]:
     halves = torch.arange(len(images), device=images.device) >= len(images) // 2
     images, targets = mixup(images, halves.long())
     return images, targets[0, 0]
+
+
+class Views(NamedTuple):
+    """Which part of each image is used.
+
+    `crops` (B, 4) are left, top, right and bottom as fractions of the image, 0 to 1; `mirrored` (B,) is bool.
+    """
+
+    crops: Tensor
+    mirrored: Tensor
+
+
+def whole_views(count: int) -> Views:
+    """Views of `count` images as they are."""
+    return Views(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(count, 1), torch.zeros(count, dtype=torch.bool))
+
+
+def random_views(count: int, smallest_area: float = 0.08, flip: float = 0.5) -> Views:
+    """Square crops of `smallest_area` to all of the image, anywhere in it, mirrored with the probability `flip`."""
+    side = torch.empty(count, 1).uniform_(smallest_area, 1).sqrt()
+    corner = torch.rand(count, 2) * (1 - side)  # left and top
+    return Views(torch.cat([corner, corner + side], dim=1), torch.rand(count) < flip)
+
+
+def take_views(pictures: Tensor, views: Views, size: int) -> Tensor:
+    """Crops, resizes and mirrors float pictures (B, C, H, W), images or score maps, to (B, C, size, size)."""
+    height, width = pictures.shape[2:]
+    corners = views.crops.to(pictures) * torch.tensor([width, height, width, height]).to(pictures)
+    numbers = torch.arange(len(pictures)).to(pictures)[:, None]
+    # The authors subtract half a pixel by hand, which is what `aligned` does.
+    taken = roi_align(pictures, torch.cat([numbers, corners], dim=1), size, aligned=True)
+    return torch.where(views.mirrored.to(pictures.device)[:, None, None, None], taken.flip(-1), taken)

@@ -3,24 +3,24 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from . import __version__, bench, data, records, similarity
 from .allocator import restart_with_memory_kept
-from .checkpoints import load_model
 from .devices import pick_device
 from .experiment import campaign, load_plan, measure_model, missing_jobs, power_table, run_plan, summary, waiting_text
-from .files import check_output, only_process_in
-from .labels import load_label_maps
-from .nn.model import VisionTransformer
-from .train import Interrupted, Recipe, evaluate, train
+from .files import check_output
+from .signals import Interrupted
+from .training import TrialEnded
+from .training.commands import add_evaluate, add_train, evaluate_command, train_command
 from .words import align, nearest, one_line, say
-from .zoo import CONFIGS, config_diff, create_model, list_models, model_config
+from .zoo import CONFIGS, config_diff, create_model, list_models
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
         sys.stdout.flush()  # a full disk, or a pipe that is closed, is told now
+    except TrialEnded as end:
+        print(f"deepvit-edu: {end}")
     except Interrupted as stop:
         hint = " (the same command with --resume)" if hasattr(options, "resume") else ""
         print(f"deepvit-edu: {stop}{hint}", file=sys.stderr)
@@ -68,7 +70,10 @@ def _sentence(error: BaseException) -> str:
         return "there is too little memory for this; choose a smaller --batch-size, model or limit"
     if isinstance(error, OSError) and error.strerror:
         return one_line(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-    return one_line(error)
+    told = str(error)
+    if told.startswith("Caught "):  # a process that reads images wraps an error in its own report
+        told = re.sub(r"^[\w.]+(?:Error|Exception): ", "", told.strip().splitlines()[-1])
+    return one_line(told)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,8 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    _add_train(add("train", train_command, "train a model and write its record, weights and checkpoint"))
-    _add_evaluate(add("evaluate", evaluate_command, "measure a trained model on the test images of a data set"))
+    add_train(add("train", train_command, "train a model and write its record, weights and checkpoint"))
+    add_evaluate(add("evaluate", evaluate_command, "measure a trained model on the test images of a data set"))
     _add_similarity(
         add("similarity", similarity_command, "measure how similar a model's attention maps are, block by block")
     )
@@ -113,75 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", default="shapes", metavar="NAME", help=f"{', '.join(data.list_datasets())}, or a folder of images"
-    )
-    parser.add_argument(
-        "--data-root", metavar="FOLDER", help="folder of the data sets (else DEEPVIT_EDU_DATA, else a download)"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="use only so many images of a split")
-
-
 def _add_data_root(parser: argparse.ArgumentParser) -> None:
     text = "folder of the data sets (DEEPVIT_EDU_DATA unless given); missing ones are downloaded"
     parser.add_argument("--data-root", metavar="FOLDER", help=text)
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="cifar_vit_4x64", metavar="NAME", help="see `deepvit-edu models`")
-    _add_data_options(parser)
-    parser.add_argument("--img-size", type=int, metavar="PIXELS", help="side of the images; the model's unless given")
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the run; runs/MODEL_DATA_sSEED unless given")
-    parser.add_argument("--resume", action="store_true", help="continue the run in that folder, where there is one")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
-    parser.add_argument(
-        "--label-maps", metavar="FILE", help="the tokens' labels, written by labels.save_label_maps, for --token-weight"
-    )
-    recipe = parser.add_argument_group("recipe")
-    for option in fields(Recipe):
-        flag, text = f"--{option.name.replace('_', '-')}", option.metadata["help"]
-        if option.type is bool:
-            recipe.add_argument(flag, action=argparse.BooleanOptionalAction, default=option.default, help=text)
-        else:
-            metavar = {int: "N", float: "X", str: "WORD"}[option.type]
-            recipe.add_argument(flag, type=option.type, default=option.default, metavar=metavar, help=text)
-
-
-def train_command(options: argparse.Namespace) -> None:
-    """`deepvit-edu train`."""
-    recipe = Recipe(**{option.name: getattr(options, option.name) for option in fields(Recipe)})
-    img_size = model_config(options.model, **_given(img_size=options.img_size)).img_size
-    name = f"{options.model}_{Path(options.data).name}_s{recipe.seed}"
-    out = check_output(Path("runs", name) if options.out is None else options.out, folder=True)
-    load = {"root": options.data_root, "img_size": img_size, "limit": options.limit, "progress": not options.quiet}
-    train_set, test_set = data.load(options.data, "train", **load), data.load(options.data, "test", **load)
-    label_maps = load_label_maps(options.label_maps, train_set) if options.label_maps else None
-    say(train_set.describe())
-    torch.manual_seed(recipe.seed)
-    dense = {"dense_head": True} if recipe.token_weight else {}
-    model = create_model(
-        options.model, num_classes=len(train_set.classes), img_size=img_size, drop_path_rate=recipe.drop_path, **dense
-    )
-    with only_process_in(out):
-        record = train(
-            model,
-            train_set,
-            test_set,
-            recipe,
-            name=options.model,
-            out=out,
-            resume=options.resume,
-            device=options.device,
-            progress=not options.quiet,
-            label_maps=label_maps,
-        )
-    say(
-        f"test accuracy {record['test_accuracy']:.2%} after {record['epochs']} epochs, "
-        f"{record['seconds'] / 60:.1f} minutes, {record['images_per_second']:.0f} images/s\n"
-        f"record, weights and checkpoint are in {out}"
-    )
 
 
 def _check_outputs(*paths: str | None) -> None:
@@ -189,44 +128,6 @@ def _check_outputs(*paths: str | None) -> None:
     for path in paths:
         if path is not None:
             check_output(path, (".json",))
-
-
-def _given(**options: object) -> dict[str, object]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="PATH", help="a model.safetensors, or the folder of a run")
-    _add_data_options(parser)
-    parser.add_argument("--batch-size", type=int, default=500, metavar="N", help="images at a time")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is unless given")
-
-
-def evaluate_command(options: argparse.Namespace) -> None:
-    """`deepvit-edu evaluate`."""
-    path = Path(options.model)
-    model, about = _load_trained(path, "name", "dataset", "classes", "mean", "std")
-    test_set = data.load(
-        options.data, "test", root=options.data_root, img_size=model.config.img_size, limit=options.limit
-    )
-    if list(test_set.classes) != about["classes"]:
-        raise ValueError(
-            f"this model knows the {len(about['classes'])} classes of {about['dataset']}, not the "
-            f"{len(test_set.classes)} of {test_set.name}; name the data set that it was trained on with --data"
-        )
-    test_set = replace(test_set, mean=tuple(about["mean"]), std=tuple(about["std"]))  # as it was trained
-    measured = evaluate(model, test_set, options.batch_size, pick_device(options.device))
-    say(test_set.describe())
-    say(f"{about['name']}: accuracy {measured['accuracy']:.2%}, loss {measured['loss']:.4f}")
-
-
-def _load_trained(path: Path, *needed: str) -> tuple[VisionTransformer, dict]:
-    """A model from its file, or from the folder of its run, and what its file says of the training."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    model, about = load_model(file)
-    if missing := [word for word in needed if word not in about]:
-        raise ValueError(f"{file} does not say its {' and '.join(missing)}; take one that `deepvit-edu train` wrote")
-    return model, about
 
 
 def _add_similarity(parser: argparse.ArgumentParser) -> None:

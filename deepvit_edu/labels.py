@@ -4,17 +4,17 @@ A trained model, the annotator, scores every position of every image once; the b
 authors' layout. In training a map is cropped, resized and mirrored along with its image.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 
+from .augment import Views, take_views, whole_views
 from .data import ImageSet
 from .nn.model import VisionTransformer
 from .nn.tokens import Box
@@ -23,38 +23,6 @@ from .tensors import read_pytorch, read_tensors, write_tensors
 
 LARGEST_CLASS_COUNT = 2048
 """Half precision, in which label maps hold their class numbers, skips whole numbers above it."""
-
-
-class Views(NamedTuple):
-    """Which part of each image is used.
-
-    `crops` (B, 4) are left, top, right and bottom as fractions of the image, 0 to 1; `mirrored` (B,) is bool.
-    """
-
-    crops: Tensor
-    mirrored: Tensor
-
-
-def whole_views(count: int) -> Views:
-    """Views of `count` images as they are."""
-    return Views(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(count, 1), torch.zeros(count, dtype=torch.bool))
-
-
-def random_views(count: int, smallest_area: float = 0.08, flip: float = 0.5) -> Views:
-    """Square crops of `smallest_area` to all of the image, anywhere in it, mirrored with the probability `flip`."""
-    side = torch.empty(count, 1).uniform_(smallest_area, 1).sqrt()
-    corner = torch.rand(count, 2) * (1 - side)  # left and top
-    return Views(torch.cat([corner, corner + side], dim=1), torch.rand(count) < flip)
-
-
-def take_views(pictures: Tensor, views: Views, size: int) -> Tensor:
-    """Crops, resizes and mirrors float pictures (B, C, H, W), images or score maps, to (B, C, size, size)."""
-    height, width = pictures.shape[2:]
-    corners = views.crops.to(pictures) * torch.tensor([width, height, width, height]).to(pictures)
-    numbers = torch.arange(len(pictures)).to(pictures)[:, None]
-    # The authors subtract half a pixel by hand, which is what `aligned` does.
-    taken = roi_align(pictures, torch.cat([numbers, corners], dim=1), size, aligned=True)
-    return torch.where(views.mirrored.to(pictures.device)[:, None, None, None], taken.flip(-1), taken)
 
 
 def token_scores(teacher: VisionTransformer, images: Tensor) -> Tensor:
@@ -129,6 +97,11 @@ def make_label_maps(
     """
     batches = dataset.images.split(batch_size)
     return torch.cat([keep_top(annotator(dataset.normalise(batch)), count).cpu() for batch in batches])
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's values, by which a run knows its label maps again."""
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def save_label_maps(label_maps: Tensor, path: str | Path, dataset: ImageSet) -> None:

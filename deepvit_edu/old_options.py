@@ -18,3 +18,17 @@ def current_options(recipe: dict) -> dict:
         weight = options.get("token_weight", 0.5)
         options["token_weight"] = weight if options.pop("token_labeling") else 0.0
     return options
+
+
+def current_identity(identity: dict) -> dict:
+    """What a checkpoint says that it belongs to, in today's form: `recipe`, `data_hash` and `test_hash`, perhaps more.
+
+    Runs on ImageNet once had a recipe of another kind, with the model in it.
+    """
+    options = current_options(identity["recipe"])
+    if "train" not in identity:
+        return {**identity, "recipe": options}
+    of_its_kind = {
+        "images_from": "files", "schedule": "cosine-by-epoch", "ema_warmup": False, "class_from_maps": True,
+    }  # fmt: skip
+    return {"recipe": {**options, **of_its_kind}, "data_hash": identity["train"], "test_hash": identity["val"]}

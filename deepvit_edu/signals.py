@@ -9,6 +9,10 @@ from contextlib import contextmanager
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop, and did so between two steps."""
+
+
 @contextmanager
 def stop_requests(max_seconds: float | None = None, once: bool = True) -> Iterator[Callable[[], bool]]:
     """Within it, Ctrl-C and SIGTERM do not interrupt; the function given says whether one came.

@@ -35,6 +35,14 @@ _Loader.add_implicit_resolver(
 )
 
 
+def yaml_value(text: str) -> Any:
+    """What a word of a command line means as YAML: a number, true, a list, or the word itself."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
 def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds.
 

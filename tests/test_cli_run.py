@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from deepvit_edu.cli import main
-from deepvit_edu.train import Run
+from deepvit_edu.training import Run
 from tests.experiment.plans import TUNING, write_plan
 
 

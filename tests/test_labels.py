@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from deepvit_edu.augment import Views, random_views, take_views, whole_views
 from deepvit_edu.checkpoints import save_model
 from deepvit_edu.labels import (
-    Views,
     fill_in,
     keep_top,
     load_label_maps,
@@ -13,13 +13,10 @@ from deepvit_edu.labels import (
     make_label_maps,
     mix_class_targets,
     random_box,
-    random_views,
     save_label_maps,
     soft_targets,
-    take_views,
     token_labeling_loss,
     token_scores,
-    whole_views,
 )
 from deepvit_edu.nn.tokens import swap_within
 from tests.helpers import tiny_model, tiny_set

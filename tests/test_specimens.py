@@ -12,7 +12,7 @@ from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.plan import arm_config
 from deepvit_edu.specimens import DATA, REMEDIES, load_specimen, specimen_interventions, specimen_record
 from deepvit_edu.specimens import specimen_similarity as similarity_of
-from deepvit_edu.train import evaluate
+from deepvit_edu.training import evaluate
 
 BOOK = Path(__file__).parents[1] / "book"
 MEGABYTE = 10**6

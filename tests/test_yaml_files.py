@@ -50,7 +50,7 @@ def test_a_byte_order_mark_and_merged_keys_are_read(tmp_path):
 
 def test_plans_and_recipes_refuse_a_key_that_is_there_twice(tmp_path):
     from deepvit_edu.experiment import load_plan
-    from deepvit_edu.imagenet.recipe import load_recipe
+    from deepvit_edu.training import load_recipe
 
     path = written(tmp_path, b"model: deepvit_s\nmodel: deepvit_l")
     for load in (load_plan, load_recipe):

@@ -7,10 +7,10 @@ from shutil import rmtree
 import torch
 
 from ..data import ImageSet
-from ..labels import load_label_maps, make_label_maps, save_label_maps, token_scores
+from ..labels import load_label_maps, make_label_maps, save_label_maps, tensor_hash, token_scores
 from ..nn.model import VisionTransformer
 from ..records import load_record, save_record
-from ..train import tensor_hash, train
+from ..training import train
 from .plan import ANNOTATOR, Job, Plan, arm_config, arm_model, arm_recipe
 from .results import check_declared
 

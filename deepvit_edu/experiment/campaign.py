@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from ..allocator import training_environment
 from ..assets import cache_folder
 from ..signals import stop_requests
-from ..train import Interrupted, NonFiniteLossError
+from ..training import Interrupted, NonFiniteLossError
 from ..yaml_files import read_yaml
 from .engine import known_rate, run_job, workspace_of
 from .measure import measure_model

@@ -27,7 +27,7 @@ from ..labels import load_label_maps
 from ..nn.model import VisionTransformer
 from ..nn.registry import ATTENTION_SOURCES
 from ..records import Record, save_record
-from ..train import Interrupted, NonFiniteLossError, train
+from ..training import Interrupted, NonFiniteLossError, train
 from ..zoo import copy_shared_weights
 from .annotator import ensure_label_maps, label_maps_path
 from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe

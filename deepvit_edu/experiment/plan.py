@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..nn.model import ViTConfig
-from ..train import Recipe
+from ..training import Recipe
 from ..zoo import model_config
 
 ANNOTATOR = "annotator"

@@ -13,7 +13,7 @@ from ..nn.model import VisionTransformer
 from ..old_options import current_options
 from ..options import check_number
 from ..reading import reason
-from ..train import Recipe
+from ..training import Recipe
 from ..words import nearest, one_line
 from ..yaml_files import read_yaml
 from .plan import ANNOTATOR, Arm, Contrast, Job, Plan, all_jobs, arm_config, arm_recipe, declared_arm

@@ -16,7 +16,8 @@ from torch import nn
 from ..assets import asset_path
 from ..nn.registry import register_attention
 from ..records import Record
-from ..train import NonFiniteLossError, tier
+from ..tiers import tier
+from ..training import NonFiniteLossError
 from .engine import run_plan
 from .plan import Arm, Contrast, Job, Plan, all_jobs
 from .reading import load_plan

@@ -7,7 +7,7 @@ from pathlib import Path
 from .. import data
 from ..old_options import current_options
 from ..records import Record, load_record
-from ..train import Recipe
+from ..training import Recipe
 from .plan import ANNOTATOR, Job, Plan, all_jobs, arm_config, arm_data, arm_recipe
 
 

@@ -14,7 +14,8 @@ from deepvit_edu.experiment.plan import Job, arm_config, arm_recipe
 from deepvit_edu.experiment.results import outcome, record_path
 from deepvit_edu.nn.attention import Attention
 from deepvit_edu.records import load_record
-from deepvit_edu.train import TIERS, NonFiniteLossError
+from deepvit_edu.tiers import TIERS
+from deepvit_edu.training import NonFiniteLossError
 from tools.contents import ROOT
 
 from .plans import TINY_PLAN, TUNING, write_plan

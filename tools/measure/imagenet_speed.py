@@ -1,9 +1,10 @@
 """Measure how fast the papers' recipes train at ImageNet's size, a slice of an epoch each, and record it.
 
     python -m tools.measure.imagenet_speed --photos FOLDER          the three papers' recipes, as they stand
-    python -m tools.measure.imagenet_speed --steps 8 --set total_batch=16 batch_size=16     what a processor can bear
+    python -m tools.measure.imagenet_speed --steps 8 --total-batch 16 --batch-size 16       what a processor can bear
 
-The images are those below FOLDER, over and over under the names of a thousand classes; drawn ones unless given. So what
+The images are those below FOLDER, over and over under the names of a thousand classes; drawn ones unless given. Options
+of `deepvit-edu train` that are not among those here change the recipes. What
 is measured is reading, decoding, augmenting and training, but not a slow disk.
 """
 
@@ -22,14 +23,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deepvit_edu.imagenet.pace import speed_table
-from deepvit_edu.imagenet.recipe import load_recipe
-from deepvit_edu.imagenet.validate import NUM_CLASSES
+from deepvit_edu import cli
 from deepvit_edu.records import load_measurement, save_measurement
+from deepvit_edu.training.commands import setup_of
+from deepvit_edu.training.pace import speed_table
 from tools.contents import ROOT
 
 RECORDS = ROOT / "book" / "records" / "measurements" / "imagenet_speed"
 RECIPES = ("deepvit_32b", "t2t_vit_14", "refiner_vit_s")
+NUM_CLASSES = 1000
 
 
 def draw_photos(folder: Path, count: int = 64) -> list[Path]:
@@ -64,7 +66,7 @@ def find_photos(folder: Path) -> list[Path]:
 def measure(recipe: str, root: Path, out: Path, options: argparse.Namespace) -> dict:
     """The measurement of one trial in the new folder `out`; exits with what the training says where it fails."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
-    command = [*(launch if options.processes > 1 else [sys.executable]), "-m", "deepvit_edu.imagenet.train"]
+    command = [*(launch if options.processes > 1 else [sys.executable]), "-m", "deepvit_edu", "train"]
     command += ["--recipe", recipe, "--data", str(root), "--out", str(out), "--workers", str(options.workers)]
     command += ["--stop-after", str(options.steps), "--look-every", str(max(1, options.steps // 6))]
     command += passed_on(options)
@@ -77,7 +79,7 @@ def measure(recipe: str, root: Path, out: Path, options: argparse.Namespace) -> 
 def passed_on(options: argparse.Namespace) -> list[str]:
     """The options that the training has, too."""
     device = ["--device", options.device] if options.device else []
-    return [*device, "--set", *options.set] if options.set else device
+    return [*device, *options.changes]
 
 
 def again(options: argparse.Namespace, recipe: str) -> str:
@@ -90,14 +92,14 @@ def again(options: argparse.Namespace, recipe: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    how = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=__doc__, **how)
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="JPEG files below it; drawn ones unless given")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="NAME", help=f"unless given {RECIPES}")
     parser.add_argument("--steps", type=int, default=90, metavar="N", help="of the optimizer, each recipe; 90")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="a GPU each; 1")
     parser.add_argument("--workers", type=int, default=12, metavar="N", help="that read, for each process; 12")
     parser.add_argument("--device", help="cpu or cuda; the best there is unless given")
-    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="change the recipes")
     parser.add_argument(
         "--folder",
         type=Path,
@@ -107,15 +109,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _images_per_step(recipe: str, changes: list[str]) -> int:
+    training = cli.build_parser().parse_args(["train", "--recipe", recipe, *changes])
+    return setup_of(training).recipe.images_per_step
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures one recipe after another; each has a record, which takes the place of an older one."""
     parser, rows = build_parser(), []
-    options = parser.parse_args(arguments)
+    options, options.changes = parser.parse_known_args(arguments)
     if options.steps < 2:
         parser.error(f"--steps is {options.steps}; the first ones warm up, so give at least 2")
     try:
         # A step more than is made: no epoch ends, and no evaluation comes between.
-        images = (options.steps + 1) * max(load_recipe(name, options.set).total_batch for name in options.recipes)
+        images = (options.steps + 1) * max(_images_per_step(name, options.changes) for name in options.recipes)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Trains a recipe on a Slurm cluster, and goes on by itself after a time limit, a preemption or a node that failed.
 #
-#   sbatch --nodes=2 tools/measure/slurm_imagenet.sh RECIPE DATA OUT [more options of deepvit_edu.imagenet.train]
+#   sbatch --nodes=2 tools/measure/slurm_imagenet.sh RECIPE DATA OUT [more options of deepvit-edu train]
 #
 # DATA and OUT must be seen by all machines. PYTHON names the interpreter, if it is not `python`.
 #SBATCH --job-name=imagenet
@@ -29,7 +29,7 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="$SLURM_NNODES" --nproc-per-node="$SLURM_GPUS_ON_NODE" --max-restarts=3 \
     --rdzv-id="$SLURM_JOB_ID" --rdzv-backend=c10d --rdzv-endpoint="$first_machine:$port" \
-    -m deepvit_edu.imagenet.train --recipe "$recipe" --data "$data" --out "$out" --resume "$@" &
+    -m deepvit_edu train --recipe "$recipe" --data "$data" --out "$out" --resume "$@" &
 training=$!
 
 # Slurm sends TERM to this script three minutes before the end: the processes write a checkpoint, the job queues again.

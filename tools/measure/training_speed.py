@@ -32,7 +32,7 @@ from deepvit_edu.experiment.engine import paired_model
 from deepvit_edu.experiment.plan import arm_model
 from deepvit_edu.nn import fast
 from deepvit_edu.records import save_measurement
-from deepvit_edu.train import Recipe, Run
+from deepvit_edu.training import Recipe, Run, make_batches
 from deepvit_edu.zoo import create_model
 from tools.contents import ROOT
 
@@ -73,7 +73,7 @@ class Way:
             torch.manual_seed(0)
             model = create_model(num_classes=10, num_heads=self.heads, **SHORT_MODEL)
             images = data.load("shapes", "train")
-        return Run(model, images, images, recipe, "", None, torch.device("cpu"))
+        return Run(model, make_batches(images, images, recipe, model), recipe)
 
 
 def levers(heads: int | None) -> list[Way]:

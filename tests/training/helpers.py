@@ -10,23 +10,37 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
-from deepvit_edu.imagenet.recipe import ImageNetRecipe, load_recipe
-from deepvit_edu.imagenet.train import Settings
+from deepvit_edu.records import Record
+from deepvit_edu.training import Settings, Setup, load_recipe, train
+from deepvit_edu.training.image_files import find_files
+from deepvit_edu.training.processes import started
 
 CLASSES = ("n01440764", "n01443537", "n01484850")
-SMALL = (
-    "num_classes=3",
-    "img_size=32",
-    "model_options.depth=2",
-    "model_options.embed_dim=24",
-    "model_options.num_heads=2",
-    "total_batch=8",
-    "batch_size=4",
-    "epochs=2",
-    "cooldown_epochs=1",
-    "warmup_epochs=0",
-    "ema_decay=0.9",
-)
+SMALL = {
+    "num_classes": 3,
+    "img_size": 32,
+    "model_options": {"depth": 2, "embed_dim": 24, "num_heads": 2},
+    "total_batch": 8,
+    "batch_size": 4,
+    "epochs": 2,
+    "cooldown_epochs": 1,
+    "warmup_epochs": 0,
+    "ema_decay": 0.9,
+}
+QUICK = {"workers": 0, "look_every": 1}
+"""Settings that read in this process and look at every step."""
+
+
+def flags(**changes: object) -> list[str]:
+    """Changes of a recipe as options of `deepvit-edu train`."""
+    words, options = [], dict(changes)
+    model_options = options.pop("model_options", {})
+    if "num_classes" in options:
+        model_options = {"num_classes": options.pop("num_classes"), **model_options}
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}={value}"]
+    return [*words, *(["--model-options"] if model_options else []), *(f"{k}={v}" for k, v in model_options.items())]
 
 
 def make_imagenet(root: Path, train: int = 8, val: int = 3, classes: tuple[str, ...] = CLASSES) -> Path:
@@ -56,14 +70,26 @@ def make_label_maps(folder: Path, root: Path) -> Path:
     return folder
 
 
-def small_recipe(*changes: str, name: str = "deepvit_32b") -> ImageNetRecipe:
+def small_setup(name: str = "deepvit_32b", **changes: object) -> Setup:
     """A recipe of the papers, made small."""
-    return load_recipe(name, [*SMALL, *changes])
+    model_options = {**SMALL["model_options"], **changes.pop("model_options", {})}
+    return load_recipe(name, **{**SMALL, **changes, "model_options": model_options})
 
 
-def settings(root: Path, out: Path, **options: object) -> Settings:
-    """Settings that read in this process and look at every step."""
-    return Settings(**{"data": str(root), "out": str(out), "workers": 0, "look_every": 1, **options})
+def run_files(
+    root: Path, out: Path, setup: Setup, *, settings: dict | None = None, label_maps: str | None = None,
+    resume: bool = False, progress: bool = True,
+) -> Record:  # fmt: skip
+    """Trains on images from files, among the processes that there are, as the command does."""
+    with started("cpu") as processes:
+        train_set, test_set = find_files(root, processes, 3)
+        torch.manual_seed(setup.recipe.seed)
+        model = setup.build()
+        sets = (files.prepared_for(model) for files in (train_set, test_set))
+        return train(
+            model, *sets, setup.recipe, name=setup.model, out=out, resume=resume, label_maps=label_maps,
+            progress=progress, processes=processes, settings=Settings(**{**QUICK, **(settings or {})}),
+        )  # fmt: skip
 
 
 def together(count: int, function: Callable[..., object], *arguments: object) -> None:

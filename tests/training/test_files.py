@@ -8,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from deepvit_edu.augment import Views, take_views
 from deepvit_edu.data import DataError
-from deepvit_edu.imagenet import data as data_module
-from deepvit_edu.imagenet.data import Batches, EveryNth, Pictures, Share, TestView, TrainView, find_files, load
-from deepvit_edu.imagenet.processes import Processes
-from deepvit_edu.labels import Views, take_views
-from tests.imagenet.helpers import CLASSES, make_imagenet, make_label_maps, small_recipe
+from deepvit_edu.training import image_files
+from deepvit_edu.training.batches import Share
+from deepvit_edu.training.file_batches import EveryNth, Keys, Pictures, TestView, TrainView, load, read_all
+from deepvit_edu.training.image_files import find_files
+from deepvit_edu.training.processes import Processes
+from tests.training.helpers import CLASSES, make_imagenet, make_label_maps, small_setup
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)
@@ -38,7 +40,7 @@ def tar_up(root, split, per_class):
 
 
 def test_folder_is_read(root):
-    train, val = find_files(root, 3, ALONE)
+    train, val = find_files(root, ALONE, 3)
     assert (len(train), len(val), train.classes) == (24, 9, list(CLASSES))
     assert [val.labels.count(label) for label in range(3)] == [3, 3, 3]
     assert train.hash() != val.hash()
@@ -46,10 +48,10 @@ def test_folder_is_read(root):
 
 @pytest.mark.parametrize("per_class", [True, False])
 def test_tar_files_hold_the_same_images(root, per_class):
-    expected = find_files(root, 3, ALONE)[0]
+    expected = find_files(root, ALONE, 3)[0]
     pixels = [Pictures(expected, TestView(CONFIG, 32))[number, 0][0] for number in range(24)]
     tar_up(root, "train", per_class)
-    found = find_files(root, 3, ALONE)[0]
+    found = find_files(root, ALONE, 3)[0]
     pictures = Pictures(found, TestView(CONFIG, 32))
     assert (found.labels, found.classes) == (expected.labels, expected.classes)
     assert all(torch.equal(pictures[number, 0][0], pixels[number]) for number in range(24))
@@ -57,10 +59,10 @@ def test_tar_files_hold_the_same_images(root, per_class):
 
 def test_tars_and_folders_number_the_classes_alike(tmp_path, monkeypatch):
     root = make_imagenet(tmp_path / "imagenet", classes=("1", "2", "10"))
-    monkeypatch.setattr("tests.imagenet.test_data.CLASSES", ("1", "2", "10"))
-    monkeypatch.setattr(data_module, "OPEN_TARS", 1)  # then a tar is opened for each image
+    monkeypatch.setattr("tests.training.test_files.CLASSES", ("1", "2", "10"))
+    monkeypatch.setattr(image_files, "OPEN_TARS", 1)  # then a tar is opened for each image
     tar_up(root, "train", per_class=True)
-    train, val = find_files(root, 3, ALONE)
+    train, val = find_files(root, ALONE, 3)
     assert train.classes == val.classes == ["1", "10", "2"]
     of_second = [name for name, label in zip(train.names, train.labels, strict=True) if label == 1]
     assert {PurePosixPath(name).name.split("_")[0] for name in of_second} == {"10"}
@@ -72,14 +74,14 @@ def test_the_index_of_tars_follows_them(root):
     missing = root / "train" / f"{CLASSES[1]}.tar"
     missing.rename(root / "elsewhere.tar")
     with pytest.raises(DataError):
-        find_files(root, 3, ALONE)
+        find_files(root, ALONE, 3)
     os.utime(next((root / "train").glob("_*")), (1, 1))  # long ago
     (root / "elsewhere.tar").rename(missing)
-    assert len(find_files(root, 3, ALONE)[0]) == 24
+    assert len(find_files(root, ALONE, 3)[0]) == 24
     index = next((root / "train").glob("_*"))
     index.write_bytes(index.read_bytes()[:50])
     with pytest.raises(DataError, match=f"delete {index}"):
-        find_files(root, 3, ALONE)
+        find_files(root, ALONE, 3)
 
 
 def remove_class(root):
@@ -123,14 +125,15 @@ def rename_class(root):
 def test_folder_that_is_not_the_data_set_is_refused(root, spoil, message):
     spoil(root)
     with pytest.raises(DataError, match=message):
-        find_files(root, 3, ALONE)
+        find_files(root, ALONE, 3)
 
 
-def test_a_steps_images_and_seeds_do_not_depend_on_the_number_of_processes():
-    recipe = small_recipe("total_batch=8", "batch_size=2", "epochs=2", "cooldown_epochs=0")
+def test_a_steps_images_and_seeds_do_not_depend_on_the_number_of_processes(root):
+    recipe = small_setup(total_batch=8, batch_size=2, epochs=2, cooldown_epochs=0).recipe
+    files = find_files(root, ALONE, 3)[0].subset(torch.arange(21))
 
     def steps(count):
-        samplers = [list(Batches(Share(21, recipe, Processes(rank, count, CPU)), 0)) for rank in range(count)]
+        samplers = [list(Keys(Share(files, recipe, Processes(rank, count, CPU)), 0)) for rank in range(count)]
         per_step = recipe.accumulation(count)
         return [
             {tuple(batch) for batches in samplers for batch in batches[at : at + per_step]}
@@ -142,8 +145,8 @@ def test_a_steps_images_and_seeds_do_not_depend_on_the_number_of_processes():
     assert steps(2) == steps(4) == alone
     first_epoch = [key[0] for step in alone[:2] for batch in step for key in batch]
     assert len(set(first_epoch)) == 16
-    resumed = list(Batches(Share(21, recipe, ALONE), 3))
-    assert resumed == list(Batches(Share(21, recipe, ALONE), 0))[3 * 4 :]
+    resumed, whole = (list(Keys(Share(files, recipe, ALONE), first)) for first in (3, 0))
+    assert resumed == whole[3 * 4 :]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
@@ -153,43 +156,43 @@ def test_every_nth_covers_each_image_once(count):
 
 
 def test_an_image_depends_on_its_seed_alone(root):
-    files = find_files(root, 3, ALONE)[0]
-    pictures = Pictures(files, TrainView(small_recipe(), HALF))
+    files = find_files(root, ALONE, 3)[0]
+    pictures = Pictures(files, TrainView(small_setup().recipe, 32, HALF))
     (first, facts), (again, _), (other, _) = pictures[4, 7], pictures[4, 7], pictures[4, 8]
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.dtype == torch.uint8
     assert first.shape == (3, 32, 32)
-    assert facts.damaged == -1
+    assert facts.readable
+    assert facts.numbers == 4
 
 
 def test_the_view_that_is_told_is_the_view_that_is_seen(root):
-    recipe = small_recipe("auto_augment=", "color_jitter=0", "smallest_crop=0.5")
-    files = find_files(root, 3, ALONE)[0]
+    recipe = small_setup(auto_augment="", color_jitter=0, smallest_crop=0.5).recipe
+    files = find_files(root, ALONE, 3)[0]
     # Colours that change smoothly, so that the two ways of resizing agree.
     ramps = np.mgrid[0:240:40j, 0:240:44j].round().astype(np.uint8)
     whole = Image.fromarray(np.stack([*ramps, np.zeros_like(ramps[0])], axis=2))
     whole.save(root / "train" / files.names[0], format="PNG")
     for seed in range(6):
-        seen, facts = Pictures(files, TrainView(recipe, HALF))[0, seed]
+        seen, facts = Pictures(files, TrainView(recipe, 32, HALF))[0, seed]
         image = torch.as_tensor(np.array(whole)).permute(2, 0, 1).float()[None]
         expected = take_views(image, Views(facts.crops[None], facts.mirrored[None]), 32)[0]
         assert (seen.float() - expected).abs().mean() < 3
 
 
 def test_strongest_posterizing_makes_black_and_no_error(root):
-    view = TrainView(small_recipe("auto_augment=rand-m10-inc1", "smallest_crop=1"), HALF)
-    pictures = Pictures(find_files(root, 3, ALONE)[0], view)
+    view = TrainView(small_setup(auto_augment="rand-m10-inc1", smallest_crop=1).recipe, 32, HALF)
+    pictures = Pictures(find_files(root, ALONE, 3)[0], view)
     brightest = [pictures[0, seed][0].max() for seed in range(100)]
     assert 0 in brightest
 
 
 def test_unreadable_image_is_named_and_replaced(root):
-    files = find_files(root, 3, ALONE)[0]
+    files = find_files(root, ALONE, 3)[0]
     (root / "train" / files.names[5]).write_bytes(b"no image")
     _, targets = Pictures(files, TestView(CONFIG, 32))[5, 0]
-    assert targets.damaged == 5
-    assert files.names[int(targets.damaged)].endswith(".JPEG")
+    assert (targets.numbers, targets.readable) == (5, False)
     for name in files.names:
         (root / "train" / name).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"10 images from .* cannot be read"):
@@ -198,12 +201,32 @@ def test_unreadable_image_is_named_and_replaced(root):
 
 def test_loader_normalises_and_brings_label_maps(root, tmp_path):
     maps = make_label_maps(tmp_path / "maps", root)
-    files = find_files(root, 3, ALONE)[0]
+    files = find_files(root, ALONE, 3)[0]
     pictures = Pictures(files, TestView(CONFIG, 32), maps)
-    images, targets = next(iter(load(pictures, EveryNth(24, 4, ALONE), CONFIG, CPU, 0)))
-    assert images.shape == (4, 3, 32, 32)
-    assert torch.allclose(images[0], (pictures[0, 0][0] / 255 - 0.5) / 0.5, atol=1e-5)
-    assert targets.label_maps.shape == (4, 2, 3, 3, 3)
+    batch = next(load(pictures, EveryNth(24, 4, ALONE), CPU, 0))
+    assert batch.images.shape == (4, 3, 32, 32)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (files.mean, files.std))
+    assert torch.allclose(batch.images[0], (pictures[0, 0][0] / 255 - mean) / std, atol=1e-5)
+    assert batch.label_maps.shape == (4, 2, 3, 3, 3)
+    assert batch.numbers.tolist() == [0, 1, 2, 3]
     next(maps.rglob("*.pt")).unlink()
     with pytest.raises(DataError, match="there is no label map"):
         [pictures[number, 0] for number in range(24)]
+
+
+def test_some_of_the_images_stay_their_own(root):
+    files = find_files(root, ALONE, 3)[0]
+    some = files.limited(9)
+    assert [some.labels.count(label) for label in range(3)] == [3, 3, 3]
+    assert some.hash() != files.hash()
+    assert files.limited(100) is files
+    in_memory, whole = read_all(some, 32), read_all(files, 32)
+    places = [files.names.index(name) for name in some.names]
+    assert torch.equal(in_memory.images, whole.images[places])
+    assert in_memory.labels.tolist() == some.labels
+
+
+def test_a_folder_of_the_data_root_is_found_by_its_name(root, monkeypatch):
+    monkeypatch.setenv("DEEPVIT_EDU_DATA", str(root.parent))
+    train, val = find_files("imagenet", ALONE)
+    assert (train.name, len(train), len(val)) == ("imagenet", 24, 9)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..devices import pick_device
-from ..train import Interrupted
+from ..signals import Interrupted
 
 _left: list[dist.ProcessGroup] = []
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 import torch
 
-from deepvit_edu.imagenet.checkpoint import Keeper, size_of
+from deepvit_edu.training.checkpoint import Keeper, size_of
 
 STATE = {"weights": torch.arange(1000.0), "step": 3, "name": "x"}
 
@@ -46,6 +46,14 @@ def test_half_a_file_of_a_killed_process_is_cleared_away(tmp_path):
     leftover.write_bytes(b"half")
     assert Keeper(tmp_path).load() is None
     assert not leftover.exists()
+
+
+def test_a_checkpoint_of_older_code_is_read_and_goes_as_the_oldest(tmp_path):
+    torch.save({**STATE, "step": 9}, tmp_path / "checkpoint.pt")
+    keeper = Keeper(tmp_path, keep=1)
+    assert keeper.load()["step"] == 9
+    keeper.save(10, {**STATE, "step": 10})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000010.pt"]
 
 
 def test_full_disk_is_an_error_before(tmp_path, monkeypatch):

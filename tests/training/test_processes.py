@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from deepvit_edu.imagenet import processes
-from deepvit_edu.imagenet.processes import started
+from deepvit_edu.training import processes
+from deepvit_edu.training.processes import started
 
 from .helpers import together
 

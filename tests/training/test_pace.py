@@ -5,13 +5,12 @@ from functools import partial
 import pytest
 from PIL import Image
 
-from deepvit_edu.imagenet import pace
-from deepvit_edu.imagenet.pace import Pace, speed_table, training_hours
-from deepvit_edu.imagenet.train import TrialEnded, train
 from deepvit_edu.records import load_measurement
+from deepvit_edu.training import TrialEnded, pace
+from deepvit_edu.training.pace import Pace, speed_table, training_hours
 from tools.measure import imagenet_speed
 
-from .helpers import SMALL, make_imagenet, settings, small_recipe, together
+from .helpers import SMALL, flags, make_imagenet, run_files, small_setup, together
 from .test_commands import page_commands
 
 
@@ -67,9 +66,9 @@ def test_table_shares_the_speed_among_the_gpus():
     assert line == f"{speed} 512 (64) | 20.0 | 12% | 4 processes, each 1 X, bfloat16 |"
 
 
-def trial(root, out, **options):
+def trial(root, out, **settings):
     with pytest.raises(TrialEnded):
-        train(small_recipe(), settings(root, out, **options), device="cpu")
+        run_files(root, out, small_setup(), settings=settings)
 
 
 def test_a_trial_is_recorded(tmp_path, capsys):
@@ -101,9 +100,9 @@ def test_a_trial_too_short_to_tell_says_so(tmp_path, capsys):
 
 
 def measure(folder, *more):
-    changes = [change for change in SMALL if not change.startswith("num_classes")]
+    changes = flags(**{name: value for name, value in SMALL.items() if name != "num_classes"})
     small = ["--folder", str(folder), "--workers", "1", "--device", "cpu", "--steps", "3", *more]
-    imagenet_speed.main([*small, "--set", *changes])
+    imagenet_speed.main([*small, *changes])
 
 
 def test_script_of_the_page_measures_recipes_and_records_them(tmp_path, capsys):

@@ -14,12 +14,21 @@ import pytest
 import torch
 from torch.distributed.run import get_args_parser
 
+from deepvit_edu import cli
 from deepvit_edu.checkpoints import save_model, to_official
-from deepvit_edu.imagenet import train, validate
-from deepvit_edu.imagenet.recipe import load_recipe
 from deepvit_edu.records import load_record
+from deepvit_edu.training.commands import setup_of
 from deepvit_edu.zoo import create_model
-from tests.imagenet.helpers import SMALL, make_imagenet, make_label_maps, settings, small_recipe, together
+from tests.training.helpers import (
+    CLASSES,
+    SMALL,
+    flags,
+    make_imagenet,
+    make_label_maps,
+    run_files,
+    small_setup,
+    together,
+)  # fmt: skip
 from tools.contents import ROOT
 
 PAGE = ROOT / "book" / "appendix" / "imagenet.md"
@@ -36,34 +45,35 @@ def page_commands() -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
 
 
-def module_call(command: str) -> tuple[str, list[str]]:
-    """The module and the arguments of `python -m MODULE …` or `torchrun … -m MODULE …`."""
+def arguments_of(command: str) -> list[str]:
+    """The arguments of `python -m deepvit_edu …` or `torchrun … -m deepvit_edu …`."""
     words = shlex.split(command)
     if words[0] == "torchrun":
         options = get_args_parser().parse_args(words[1:])
         assert options.module
-        return options.training_script, options.training_script_args
-    assert words[:2] == ["python", "-m"]
-    return words[2], words[3:]
+        assert options.training_script == "deepvit_edu"
+        return options.training_script_args
+    assert words[:3] == ["python", "-m", "deepvit_edu"]
+    return words[3:]
 
 
 def test_page_has_commands_for_training_and_evaluation():
     named = " ".join(page_commands())
-    for word in ("torchrun", "deepvit_edu.imagenet.train", "deepvit_edu.imagenet.validate", "sbatch", "--resume"):
+    for word in ("torchrun", "deepvit_edu train", "deepvit_edu evaluate", "sbatch", "--resume"):
         assert word in named
 
 
 def test_an_error_that_nobody_expected_ends_the_process(tmp_path):
     root = make_imagenet(tmp_path / "imagenet")
     script = f"""
-from deepvit_edu.imagenet import train
-from tests.imagenet.helpers import settings, small_recipe
+from deepvit_edu.training import Run
+from tests.training.helpers import run_files, small_setup
 from pathlib import Path
-def fail(self, batches):
-    next(batches)
+def fail(self):
+    self._next_batch()
     raise RuntimeError("as the network might")
-train.Run.step = fail
-train.train(small_recipe(), settings(Path({str(root)!r}), Path({str(tmp_path / "out")!r}), workers=1), device="cpu")
+Run.train_step = fail
+run_files(Path({str(root)!r}), Path({str(tmp_path / "out")!r}), small_setup(), settings=dict(workers=1))
 """
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
@@ -73,18 +83,18 @@ train.train(small_recipe(), settings(Path({str(root)!r}), Path({str(tmp_path / "
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--look-every", "0"], "look_every is 0"),
-        (["--stop-after", "0"], "stop_after is 0; it must be at least 1"),
-        (["--set", "precision=bf16"], "precision is 'bf16'; choose auto"),
-        (["--set", "num_classes=3", "--label-maps", "maps"], "learns from no label maps; leave out --label-maps"),
-        (["--out", __file__, "--set", *SMALL], "is a file; choose a folder"),
-        (["--set", "num_classes=3", "--device", "meta"], "device 'meta' cannot be used here"),
+        (["--look-every", "-1"], "look_every is -1"),
+        (["--stop-after", "-1"], "stop_after is -1; it must be at least 0"),
+        (["--precision", "bf16"], "precision is 'bf16'; choose auto"),
+        (["--model-options", "num_classes"], "'num_classes' sets nothing; write it as option=value"),
+        (["--out", __file__, *flags(**SMALL)], "is a file; name a folder"),
+        (["--model-options", "num_classes=3", "--device", "meta"], "device 'meta' cannot be used here"),
     ],
 )
 def test_options_out_of_range_are_told(tmp_path, capsys, changes, message):
     root = make_imagenet(tmp_path / "imagenet")
     command = ["--recipe", "t2t_vit_14", "--data", str(root), "--out", str(tmp_path / "out"), *changes]
-    assert train.main(command) == 1
+    assert cli.main(["train", *command]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -108,30 +118,26 @@ def small(arguments: list[str]) -> list[str]:
     return [re.sub(r"^/data/", "", argument) for argument in arguments] + ["--workers", "0", "--device", "cpu"]
 
 
-@pytest.mark.parametrize("command", [c for c in page_commands() if "imagenet.train" in c])
+@pytest.mark.parametrize("command", [c for c in page_commands() if "deepvit_edu train" in c])
 def test_training_commands_of_the_page_run(small_world, command):
-    _, arguments = module_call(command)
-    options = train.build_parser().parse_args(arguments)
-    load_recipe(options.recipe, options.set)  # as it stands
-    tiny = ["total_batch=8", "batch_size=4", "epochs=1", "cooldown_epochs=0", "precision=float32", "compile=false"]
-    changes = [*SMALL, *tiny, "sync_batchnorm=false", "model_options.depth=2"]
-    assert train.main([*small(arguments), "--set", *changes]) == 0
+    arguments = arguments_of(command)
+    setup_of(cli.build_parser().parse_args(arguments))  # as it stands
+    changes = {**SMALL, "epochs": 1, "cooldown_epochs": 0, "compile": False, "sync_batchnorm": False}
+    assert cli.main([*small(arguments), *flags(**changes)]) == 0
 
 
-@pytest.mark.parametrize("command", [c for c in page_commands() if "imagenet.validate" in c])
-def test_evaluation_commands_of_the_page_run(small_world, command, monkeypatch):
-    _, arguments = module_call(command)
-    options = validate.build_parser().parse_args(arguments)
-    if options.weights.endswith(".safetensors"):
-        (small_world / options.weights).parent.mkdir(parents=True)
-        save_model(create_model("t2t_vit_7", num_classes=3, img_size=32), options.weights, name="t2t_vit_7")
-    monkeypatch.setattr(validate, "create_model", lambda name, **o: create_model(name, **o, **shallow(options)))
-    sizes = ["--img-size", "32", *([] if options.weights.endswith(".safetensors") else ["--num-classes", "3"])]
-    assert validate.main([*small(arguments), *sizes]) == 0
-
-
-def shallow(options):
-    return {} if options.weights.endswith(".safetensors") else {"depth": 2}
+@pytest.mark.parametrize("command", [c for c in page_commands() if "deepvit_edu evaluate" in c])
+def test_evaluation_commands_of_the_page_run(small_world, command):
+    arguments = arguments_of(command)
+    options = cli.build_parser().parse_args(arguments)
+    sizes = ["--model-options", "num_classes=3", "img_size=32", "depth=2"] if options.model else []
+    if not options.model:
+        about = {"name": "t2t_vit_7", "dataset": "imagenet", "classes": list(CLASSES), "images_from": "files"}
+        about |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+        (small_world / options.path).mkdir(parents=True)
+        model = create_model("t2t_vit_7", num_classes=3, img_size=32)
+        save_model(model, small_world / options.path / "model.safetensors", **about)
+    assert cli.main([*small(arguments), *sizes]) == 0
 
 
 def run_script(tmp_path: Path, srun: str) -> tuple[subprocess.Popen, Path]:
@@ -158,8 +164,8 @@ def test_slurm_script_calls_what_there_is(tmp_path):
     words = shlex.split(next(line for line in called.splitlines() if line.startswith("srun")))
     launched = get_args_parser().parse_args(words[words.index("torch.distributed.run") + 1 :])
     assert (launched.nnodes, launched.nproc_per_node, launched.rdzv_endpoint) == ("2", "8", "machine1:20007")
-    assert launched.training_script == "deepvit_edu.imagenet.train"
-    options = train.build_parser().parse_args(launched.training_script_args)
+    assert launched.training_script == "deepvit_edu"
+    options = cli.build_parser().parse_args(launched.training_script_args)
     assert (options.recipe, options.data, options.resume, options.keep) == ("deepvit_32b", "/data/imagenet", True, 5)
 
 
@@ -168,9 +174,9 @@ def test_slurm_command_of_the_page_shares_out_its_batch():
     words = shlex.split(command)
     nodes, script = int(words[1].removeprefix("--nodes=")), words.index("tools/measure/slurm_imagenet.sh")
     recipe, data, out, *more = words[script + 1 :]
-    options = train.build_parser().parse_args(["--recipe", recipe, "--data", data, "--out", out, *more])
+    options = cli.build_parser().parse_args(["train", "--recipe", recipe, "--data", data, "--out", out, *more])
     gpus = int(re.search(r"--gpus-per-node=(\d+)", SCRIPT.read_text())[1])
-    assert load_recipe(options.recipe, options.set).accumulation(nodes * gpus) >= 1
+    assert setup_of(options).recipe.accumulation(nodes * gpus) >= 1
 
 
 def test_slurm_script_queues_again_when_its_time_is_up(tmp_path):
@@ -192,11 +198,11 @@ def wait_for(condition, seconds=600.0):
 def torchrun(out: Path, root: Path, *more: str) -> list[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["--recipe", "t2t_vit_14", "--data", str(root), "--out", str(out), "--workers", "1", "--device", "cpu"]
-    return [*launch, "-m", "deepvit_edu.imagenet.train", *options, "--look-every", "1", *more, "--set", *SMALL]
+    return [*launch, "-m", "deepvit_edu", "train", *options, "--look-every", "1", *more, *flags(**SMALL)]
 
 
 def whole_run(root: Path, out: Path) -> None:
-    train.train(small_recipe(name="t2t_vit_14"), settings(root, out), device="cpu")
+    run_files(root, out, small_setup("t2t_vit_14"))
 
 
 @LONG
@@ -244,9 +250,9 @@ def test_torchrun_starts_again_when_a_process_is_killed(tmp_path):
 def test_a_compiled_run_learns_what_an_eager_one_does(tmp_path):
     root = make_imagenet(tmp_path / "imagenet")
     losses = []
-    for compiles in ("true", "false"):
-        recipe = small_recipe(f"compile={compiles}", "epochs=1", "cooldown_epochs=0", name="refiner_vit_s")
-        losses.append(train.train(recipe, settings(root, tmp_path / compiles), device="cpu")["train_loss"])
+    for compiles in (True, False):
+        setup = small_setup("refiner_vit_s", compile=compiles, epochs=1, cooldown_epochs=0)
+        losses.append(run_files(root, tmp_path / str(compiles), setup)["train_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -263,7 +269,8 @@ def test_recipes_run_on_real_photographs(tmp_path, name, data):
     for split in ("train", "val"):  # the sample has one photograph a class, and only validation ones
         (root / split).symlink_to(folder / split if (folder / split).is_dir() else folder / "val")
     classes = len(list((root / "train").iterdir()))
-    changes = [f"num_classes={classes}", "img_size=64", "model_options.depth=2", "total_batch=32", "batch_size=16"]
+    changes = {"img_size": 64, "total_batch": 32, "batch_size": 16}
+    changes["model_options"] = {"num_classes": classes, "depth": 2}
     options = ["--recipe", name, "--data", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert train.main([*options, "--device", "cpu", "--stop-after", "3", "--set", *changes]) == 0
+    assert cli.main(["train", *options, "--device", "cpu", "--stop-after", "3", *flags(**changes)]) == 0
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1

@@ -1,16 +1,19 @@
-"""Checkpoints of a long run: written whole or not at all, the last ones kept, damaged ones passed over."""
+"""Checkpoints of a run: written whole or not at all, the last ones kept, damaged ones passed over."""
 
 import shutil
 import warnings
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from ..files import atomic_path
+from ..reading import UnreadableError
+from ..tensors import read_pytorch
 
 PATTERN = "checkpoint-*.pt"
+FORMER = "checkpoint.pt"
+"""The only checkpoint of a run on a set in memory, once; it is still read."""
 
 
 class Keeper:
@@ -21,7 +24,7 @@ class Keeper:
         keep: how many of them stay.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 3) -> None:
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}; a run needs at least one checkpoint to go on from")
         self.folder, self.keep = Path(folder), keep
@@ -31,7 +34,7 @@ class Keeper:
 
     def paths(self) -> list[Path]:
         """The checkpoints, the newest first."""
-        return sorted(self.folder.glob(PATTERN), reverse=True)
+        return sorted(self.folder.glob(PATTERN), reverse=True) + list(self.folder.glob(FORMER))
 
     def check_space(self, size: int) -> None:
         """Makes sure that checkpoints of `size` bytes fit, before there is anything to lose.
@@ -71,22 +74,15 @@ class Keeper:
         paths = self.paths()
         for path in paths:
             try:
-                return _read(path)
-            except Exception as error:  # torch.load raises many types for a damaged file
+                return read_pytorch(path)
+            except UnreadableError as error:
                 warnings.warn(f"{path} is damaged ({error}) and passed over", stacklevel=2)
         if paths:
             raise ValueError(
-                f"none of the {len(paths)} checkpoints in {self.folder} can be read; choose another folder"
+                f"none of the {len(paths)} checkpoints in {self.folder} can be read; delete them to start again, or "
+                "choose another folder"
             )
         return None
-
-
-def _read(path: Path) -> dict:
-    with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them
-        broken = archive.testzip()
-        if broken:
-            raise ValueError(f"the checksum of {broken} does not fit")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def size_of(state: object) -> int:

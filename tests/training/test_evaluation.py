@@ -8,15 +8,18 @@ from PIL import Image
 from timm.data import create_transform
 
 from deepvit_edu.checkpoints import save_model, to_official
-from deepvit_edu.imagenet import validate as validate_module
-from deepvit_edu.imagenet.data import Files, find_validation
-from deepvit_edu.imagenet.processes import Processes, started
-from deepvit_edu.imagenet.validate import main, measure, released
+from deepvit_edu.cli import main
 from deepvit_edu.records import load_measurement
+from deepvit_edu.training import evaluate, evaluation
+from deepvit_edu.training.evaluation import real_labels_of, released
+from deepvit_edu.training.image_files import Files, find_validation
+from deepvit_edu.training.processes import Processes, started
 from deepvit_edu.zoo import create_model, list_models
-from tests.imagenet.helpers import make_imagenet, small_recipe, together
+from tests.training.helpers import CLASSES, make_imagenet, small_setup, together
 
 ALONE = Processes(0, 1, torch.device("cpu"))
+ABOUT = {"name": "t2t_vit_14", "dataset": "imagenet", "classes": list(CLASSES), "images_from": "files"}
+ABOUT |= {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return small_recipe(name="t2t_vit_14").build().eval()
+    return small_setup("t2t_vit_14").build().eval()
 
 
 def by_hand(model, root):
@@ -46,15 +49,15 @@ def by_hand(model, root):
 
 
 def measured(model, root, processes=ALONE, **options):
-    files = find_validation(root, 3, processes)
-    return measure(model, files, processes, img_size=32, batch_size=4, workers=0, **options)
+    files = find_validation(root, processes, 3).prepared_for(model)
+    return evaluate(model, files, 4, processes=processes, workers=0, **options)
 
 
 def test_numbers_are_those_of_timms_transform(model, root):
     found = measured(model, root)
     loss, top1, _ = by_hand(model, root)
     assert found["loss"] == pytest.approx(loss, abs=1e-4)
-    assert found["top1"] == pytest.approx(top1)
+    assert found["accuracy"] == pytest.approx(top1)
     assert (found["images"], found["top5"], found["real"]) == (15, 1.0, None)
 
 
@@ -69,7 +72,7 @@ def shared(model, root, out):
 def test_processes_count_every_image_once(model, root, tmp_path, count):
     together(count, shared, model, root, tmp_path / "found.json")
     found, alone = json.loads((tmp_path / "found.json").read_text()), measured(model, root)
-    assert (found["images"], found["top1"], found["top5"]) == (alone["images"], alone["top1"], alone["top5"])
+    assert (found["images"], found["accuracy"], found["top5"]) == (alone["images"], alone["accuracy"], alone["top5"])
     assert found["loss"] == pytest.approx(alone["loss"], rel=1e-6)
 
 
@@ -90,15 +93,15 @@ def test_unreadable_image_is_left_out_and_named(model, tmp_path):
 
 
 def command(root, weights, *more):
-    return main(["--data", str(root), "--weights", str(weights), "--workers", "0", "--device", "cpu", *more])
+    return main(["evaluate", str(weights), "--data", str(root), "--workers", "0", "--device", "cpu", *more])
 
 
 def test_our_file_gives_a_record(model, root, tmp_path, capsys):
-    save_model(model, tmp_path / "model.safetensors", name="t2t_vit_14", mean=[0.5] * 3, std=[0.5] * 3)
+    save_model(model, tmp_path / "model.safetensors", **ABOUT)
     assert command(root, tmp_path / "model.safetensors", "--out", str(tmp_path / "v.json")) == 0
     row = load_measurement(tmp_path / "v.json")["rows"][0]
     assert row["images"] == 15
-    assert "on 15 images" in capsys.readouterr().out
+    assert "15 images in 3 classes, read from their files" in capsys.readouterr().out
     model.default_cfg, before = {**model.default_cfg, "mean": (0.5,) * 3, "std": (0.5,) * 3}, model.default_cfg
     assert row["loss"] == pytest.approx(measured(model, root)["loss"], rel=1e-5)
     model.default_cfg = before
@@ -111,11 +114,11 @@ def test_authors_file_is_held_to_their_number(root, tmp_path, capsys, monkeypatc
     options = argparse.Namespace(model="t2t_vit_7")
     weights = to_official(whole.state_dict(), "t2t_vit_7", num_classes=3, img_size=32)
     torch.save({"state_dict_ema": weights, "args": options, "metric": 71.68}, path)
-    sizes = ["--model", "t2t_vit_7", "--num-classes", "3", "--img-size", "32"]
+    sizes = ["--model", "t2t_vit_7", "--model-options", "num_classes=3", "img_size=32"]
     assert command(root, path, *sizes) == 0  # nothing is published for 32 pixels
     assert "the file itself says top-1 71.68 %" in capsys.readouterr().out
     promised = [{"file": path.name, "model": "t2t_vit_7", "img_size": 32, "top1": 99.0}]
-    monkeypatch.setattr(validate_module, "released", lambda: promised)
+    monkeypatch.setattr(evaluation, "released", lambda: promised)
     assert command(root, path, *sizes) == 1
     told = capsys.readouterr()
     assert "its authors publish top-1 99.00 %" in told.out
@@ -129,8 +132,7 @@ def test_authors_file_is_held_to_their_number(root, tmp_path, capsys, monkeypatc
         ("none.pth.tar", ["--model", "t2t_vit_7"], "there is no file"),
         ("none.safetensors", [], "there is no model file"),
         ("none.safetensors", ["--model", "t2t_vit_7"], "knows its model; leave out --model"),
-        ("none.safetensors", ["--batch-size", "0"], "batch-size is 0; it must be at least 1"),
-        ("none.safetensors", ["--out", f"{__file__}/v.json"], "is a file; choose another place"),
+        ("none.safetensors", ["--out", f"{__file__}/v.json"], "is a file, so nothing can be written below it"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(root, capsys, weights, more, message):
@@ -139,12 +141,11 @@ def test_what_goes_wrong_is_one_sentence(root, capsys, weights, more, message):
 
 
 def test_classes_that_the_model_did_not_learn_are_refused(model, root, tmp_path, capsys):
-    classes = sorted(folder.name for folder in (root / "val").iterdir())
-    save_model(model, tmp_path / "model.safetensors", name="t2t_vit_14", classes=classes)
+    save_model(model, tmp_path / "model.safetensors", **ABOUT)
     assert command(root, tmp_path / "model.safetensors") == 0
-    save_model(model, tmp_path / "model.safetensors", name="t2t_vit_14", classes=[*classes[1:], "n99999999"])
+    save_model(model, tmp_path / "model.safetensors", **{**ABOUT, "classes": [*CLASSES[1:], "n99999999"]})
     assert command(root, tmp_path / "model.safetensors") == 1
-    assert "other classes than those that the model learned; labels would be shifted" in capsys.readouterr().err
+    assert "this model learned the 3 classes of imagenet, not these 3 of imagenet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -153,13 +154,14 @@ def test_classes_that_the_model_did_not_learn_are_refused(model, root, tmp_path,
         (["a/ILSVRC2012_val_00000003.JPEG"], 2, 1000, "is none of the 2 images that ImageNet-ReaL numbers"),
         (["a/ILSVRC2012_val_00000000.JPEG"], 2, 1000, "is none of the 2 images"),
         (["a/photo.JPEG"], 2, 1000, "is none of the 2 images"),
-        (["a/ILSVRC2012_val_00000001.JPEG"], 2, 3, "labels of 1000 classes, the model 3; leave out"),
+        (["a/ILSVRC2012_val_00000001.JPEG"], 2, 3, "labels of 1000 classes, the data 3; leave out"),
     ],
 )
-def test_real_labels_of_other_images_are_refused(names, count, classes, message):
-    files = Files(None, names, [0] * len(names), ["a"])
+def test_real_labels_of_other_images_are_refused(tmp_path, names, count, classes, message):
+    files = Files(None, [0], names, [0] * len(names), ["a"] * classes)
+    (tmp_path / "real.json").write_text(json.dumps([[0]] * count))
     with pytest.raises(ValueError, match=message):
-        validate_module._check_real_labels(files, classes, [[0]] * count)
+        real_labels_of(files, tmp_path / "real.json")
 
 
 def test_released_files_are_of_models_that_there_are():

@@ -1,1 +1,0 @@
-"""Full ImageNet: the papers' recipes as files, training and evaluation on any number of processes and machines."""

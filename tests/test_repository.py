@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from packaging.utils import canonicalize_name
 
 from deepvit_edu import cli
 from deepvit_edu.experiment import load_plan
-from deepvit_edu.experiment.reading import experiments_in
+from deepvit_edu.experiment.plan import Plan
+from deepvit_edu.experiment.reading import (
+    ARM_OPTIONS,
+    CONTRAST_OPTIONS,
+    DATA_OPTIONS,
+    TUNING_OPTIONS,
+    experiments_in,
+)
 from tools.contents import PLACEHOLDER, ROOT, is_placeholder, load_yaml, pages, repository_url
 from tools.measure import calibrate, imagenet_speed
 
@@ -175,6 +183,30 @@ def test_documents_name_real_commands_and_files(name: str) -> None:
     assert commands <= make_targets()
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), f"{name} links to {link}, which is not there"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_documents_write_commands_that_can_be_given(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    modules = re.findall(r"python -m ((?:tools|deepvit_edu)(?:\.\w+)+)", text)
+    for module in modules:
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{name} names {module}, which is not there"
+    commands = re.findall(r"(?:`|^)deepvit-edu ([^`\n]+)", text, re.MULTILINE)
+    assert len(commands) > 5
+    for words in map(shlex.split, commands):
+        if len(words) > 1 and "--help" not in words:
+            cli.build_parser().parse_args(words)
+        else:  # a command's name alone
+            with pytest.raises(SystemExit, match="0"):
+                cli.build_parser().parse_args([words[0], "--help"])
+
+
+def test_contributing_has_every_key_of_a_plan() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    experiments = text[text.index("## Experiments") : text.index("## Full ImageNet")]
+    parts = {field.name for field in fields(Plan)} - {"name", "section"} | {"sections"}
+    options = (*DATA_OPTIONS, *ARM_OPTIONS, *CONTRAST_OPTIONS, *TUNING_OPTIONS)
+    assert {key for key in (*parts, *options) if f"`{key}`" not in experiments} == set()
 
 
 def test_workflows_run_make_targets_and_ci_only() -> None:

@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_models(add("models", models_command, "list the models, or show one"))
     _add_data(add("data", data_command, "list the data sets, or fetch and describe one"))
-    _add_run(add("run", run_command, "run what is missing of an experiment's plan, and write a record a run"))
+    _add_run(add("run", run_command, "run what is missing of an experiment's plan, and write a record for each run"))
     _add_campaign(
         add("campaign", campaign_command, "run what is missing of many plans beside other work, or say how far it is")
     )

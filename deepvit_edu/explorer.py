@@ -194,7 +194,7 @@ def in_colab() -> bool:
 
 
 def record_explored(data: str, images: ImageSet | None, remedies: Sequence[str]) -> AttentionRecording:
-    """The used maps of the specimens of a data set on a few images; arguments as of `attention_explorer`."""
+    """The used maps of the specimens of a data set on a few images; arguments as for `attention_explorer`."""
     images = data_sets.load(data, "test", limit=IMAGES) if images is None else images.subset(slice(IMAGES))
     layers: list[int] = []
     maps = {}

@@ -175,7 +175,7 @@ def _picture(image: Tensor) -> np.ndarray:
 
 
 def plot_curves(runs: dict[str, Record]) -> Figure:
-    """Loss and test accuracy by epoch, one colour a run; `runs` maps a label to a record."""
+    """Loss and test accuracy by epoch, one colour per run; `runs` maps a label to a record."""
     fig, (left, right) = figure(1, 2, width=8.0, height=3.2)
     for (label, record), colour in zip(runs.items(), cycle(COLOURS), strict=False):
         curves = record["curves"]
@@ -194,7 +194,7 @@ def plot_curves(runs: dict[str, Record]) -> Figure:
 
 
 def plot_attention(image: Tensor, attn: Tensor, grid_size: int, titles: Sequence[str] | None = None) -> Figure:
-    """An image beside what one query attends to in it, a panel a head.
+    """An image beside what one query attends to in it, one panel per head.
 
     Args:
         image: the picture, (3, H, W).
@@ -236,7 +236,7 @@ def plot_interventions(effects: dict[str, dict[str, list[float]]]) -> Figure:
     """What replacing each block's map does to the loss: a panel for each model, a line for each kind of replacement.
 
     Args:
-        effects: for each model, the change of loss by kind of replacement, one number a block (NaN for none).
+        effects: for each model, the change of loss by kind of replacement, one number per block (NaN for none).
 
     Raises:
         ValueError: when no model has an effect to draw.
@@ -248,7 +248,7 @@ def plot_interventions(effects: dict[str, dict[str, list[float]]]) -> Figure:
 
 
 def plot_by_block(panels: dict[str, dict[str, Sequence[float]]], ylabel: str, xlabel: str = "block") -> Figure:
-    """Lines of one number a block: a panel for each title, a line for each label, all on one scale.
+    """Lines of one number per block: a panel for each title, a line for each label, all on one scale.
 
     Args:
         panels: for each title, the lines by label; a value for every block from 0 (NaN for none).

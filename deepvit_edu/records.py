@@ -1,4 +1,4 @@
-"""Recorded runs: one JSON object a run, written whole or not at all, and never by hand."""
+"""Recorded runs: one JSON object per run, written whole or not at all, and never by hand."""
 
 import functools
 import hashlib
@@ -21,7 +21,7 @@ from .words import align
 
 Record = dict
 
-# Field: the type of its value. `curves` maps a quantity to one number an epoch; `config` holds model and recipe.
+# Field: the type of its value. `curves` maps a quantity to one number per epoch; `config` holds model and recipe.
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str,
     "num_parameters": int,
@@ -72,7 +72,7 @@ def validate_record(record: Record) -> Record:
         if not isinstance(record[field], kind) or isinstance(record[field], bool):
             raise ValueError(f"the record's '{field}' is a {type(record[field]).__name__}, not a {kind.__name__}")
         if isinstance(record[field], float) and not math.isfinite(record[field]):
-            raise ValueError(f"the record's '{field}' is {record[field]}, which is no finite number")
+            raise ValueError(f"the record's '{field}' is {record[field]}, which is not a finite number")
     _check_curves(record["curves"])
     if not 0 <= record["test_accuracy"] <= 1:
         raise ValueError(f"test_accuracy is {record['test_accuracy']}; it is a fraction from 0 to 1")
@@ -91,7 +91,7 @@ def validate_record(record: Record) -> Record:
 def _check_curves(curves: dict) -> None:
     for name, curve in curves.items():
         if not isinstance(curve, list) or not all(_is_finite(value) for value in curve):
-            raise ValueError(f"the record's curve '{name}' is no list of finite numbers; records are not edited")
+            raise ValueError(f"the record's curve '{name}' is not a list of finite numbers; records are not edited")
 
 
 def _is_finite(value: object) -> bool:

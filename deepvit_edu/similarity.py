@@ -270,18 +270,18 @@ def measure_similarity(
 
     Args:
         subject: the model.
-        images: as of `find_images`; 2,000 or more for a verdict on whether the map matters. As in a record, the
+        images: as for `find_images`; 2,000 or more for a verdict on whether the map matters. As in a record, the
             similarities are those of the first 128, and what is compared with new weights that of the first 512.
         which: the softmax map, or the "used" one.
         device: where to compute.
 
     Returns:
-        "rows", a dictionary a block: "block"; "adjacent", the mean cosine with the block before by heads of one number,
-        and "adjacent_bound" of `permutation_bound`, the most that it can be in expectation; "adjacent_new" with new
-        weights (seed 0); "heads", "between_images" and "entropy" as of `collapse_report`; and each of MEASURES, also
-        with "_excess" (less the mean of the new weights) and "_deviation" (theirs), the pairs of blocks at the later
-        one. None where there is nothing to compare. Beside these "aliveness", "least_harmful" and "map_matters" as of
-        `measure_model`; "blocks_replaced", "labels" (where they are from), "model" and "images".
+        "rows", one dictionary per block: "block"; "adjacent", the mean cosine with the block before by heads of one
+        number, and "adjacent_bound" of `permutation_bound`, the most that it can be in expectation; "adjacent_new" with
+        new weights (seed 0); "heads", "between_images" and "entropy" as for `collapse_report`; and each of MEASURES,
+        also with "_excess" (less the mean of the new weights) and "_deviation" (theirs), the pairs of blocks at the
+        later one. None where there is nothing to compare. Beside these "aliveness", "least_harmful" and "map_matters"
+        as of `measure_model`; "blocks_replaced", "labels" (where they are from), "model" and "images".
 
     Raises:
         ValueError: for fewer than two images, or a model whose maps cannot be found.

@@ -64,7 +64,7 @@ def test_wrong_values_are_named(record, field, value, message):
 
 @pytest.mark.parametrize("curve", [5, None, [None], ["a"], [float("nan")]])
 def test_curves_are_lists_of_finite_numbers(record, curve):
-    with pytest.raises(ValueError, match="the record's curve 'test_loss' is no list of finite numbers"):
+    with pytest.raises(ValueError, match="the record's curve 'test_loss' is not a list of finite numbers"):
         validate_record({**record, "curves": {**record["curves"], "test_loss": curve}})
 
 
@@ -83,7 +83,7 @@ def test_what_a_record_says_cannot_steer_the_terminal(record, tmp_path):
 
 def test_an_invalid_record_is_not_written_over_a_good_one(record, tmp_path):
     path = save_record(record, tmp_path / "a.json")
-    with pytest.raises(ValueError, match="'train_loss' is nan, which is no finite number"):
+    with pytest.raises(ValueError, match="'train_loss' is nan, which is not a finite number"):
         save_record({**record, "train_loss": float("nan")}, path)
     assert load_record(path) == record
     assert len(list(tmp_path.iterdir())) == 1

@@ -64,7 +64,7 @@ class TimedLayer:
 
 
 def other_layer(shape: Shape) -> nn.Module | None:
-    """vit-pytorch's DeepViT layer with as many channels a head (it has LayerNorm, no biases), or None without it."""
+    """vit-pytorch's DeepViT layer with as many channels per head (it has LayerNorm, no biases), or None without it."""
     try:
         from vit_pytorch.deepvit import Attention as OtherAttention
     except ImportError:
@@ -125,7 +125,7 @@ def time_rounds(arms: list[TimedLayer], training: bool, rounds: int, step: Calla
 
 
 def rows_of(shape: Shape, mode: str, arms: list[TimedLayer], seconds: list[list[float]]) -> Iterator[dict]:
-    """One flat row an arm: milliseconds, the speed-up over its family's plain arithmetic, the memory kept."""
+    """One flat row per arm: milliseconds, the speed-up over its family's plain arithmetic, the memory kept."""
     base = {arm.family: times for arm, times in zip(arms, seconds, strict=True) if arm.path == LEGIBLE}
     for arm, times in zip(arms, seconds, strict=True):
         ratios = [plain / own for plain, own in zip(base[arm.family], times, strict=True)]
@@ -148,7 +148,7 @@ def run_benchmark(shapes: tuple[Shape, ...] | None = None, rounds: int = 15, pro
         progress: show a progress bar.
 
     Returns:
-        one flat row a shape, mode and layer.
+        one flat row per shape, mode and layer.
     """
     rows, shapes = [], shapes or SHAPES
     bar = tqdm(total=len(shapes) * len(MODES) * (rounds + 1), desc="rounds", disable=not progress)

@@ -54,7 +54,7 @@ def time_loading(
         device: where our batches are made; those of the DataLoader are moved there.
 
     Returns:
-        one flat row an arm: medians and quartiles, "speedup" over the DataLoader within a round.
+        one flat row per arm: medians and quartiles, "speedup" over the DataLoader within a round.
     """
     images = draw_shapes("train", count=count, img_size=32)
     loader = DataLoader(

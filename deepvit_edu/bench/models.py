@@ -1,6 +1,7 @@
 """Several small models at once: one after another, stacked in one process, or in processes side by side.
 
-An experiment trains many models that are too small for a device. This measures which way trains most images a second.
+An experiment trains many models, each too small to use a device fully. This measures which way trains most images per
+second.
 """
 
 import sys
@@ -113,7 +114,7 @@ def time_models(
         progress: show a progress bar.
 
     Returns:
-        one flat row a way: medians and quartiles, "speedup" over one after another within a round.
+        one flat row per way: medians and quartiles, "speedup" over one after another within a round.
 
     Raises:
         ValueError: when `count` is below 1.

@@ -98,7 +98,7 @@ def replaced_logits(
     """The logits (B, K) where the maps of some blocks are replaced together, for each way; under None as they are.
 
     All come from one pass: the tokens that enter the first of these blocks are copied, one copy for each way, so that
-    the blocks before it compute once. Errors as of `intervene`.
+    the blocks before it compute once. Errors as for `intervene`.
     """
     _check_replacements(model, images, layers, hows)
     ways = (None, *hows)

@@ -182,7 +182,7 @@ def count_similar_blocks(similarity: Tensor, threshold: float = 0.9) -> int:
     The rule is ours: the paper's exact one could not be verified.
 
     Args:
-        similarity: (L, L), as of `cross_layer_similarity`.
+        similarity: (L, L), as for `cross_layer_similarity`.
     """
     return int((similarity.diagonal(1) > threshold).sum())
 

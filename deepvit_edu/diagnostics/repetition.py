@@ -28,8 +28,7 @@ def repetition(maps: Sequence[Tensor], part: Part = "rest", gap: int = 1) -> Ten
 
     Compare it with new weights on the same images: there the best of H! matchings of fixed random functions already
     scores 0.1 to 0.4, on other images, too. Compare it also with blocks far apart (`unrelated_repetition`), to see
-    whether neighbours are anything special. Other images of the same block are no such null: a block may do the same on
-    all.
+    whether neighbours are special. Other images are not a null, since a block may do the same on all of them.
 
     Args:
         maps: L maps (B, H, N, N), of two images or more.
@@ -189,7 +188,7 @@ def permutation_bound(
 
     Args:
         num_heads: H, of both blocks.
-        similarity: s of the one block, as of `head_similarity`; from -1/(H - 1) to 1.
+        similarity: s of the one block, as for `head_similarity`; from -1/(H - 1) to 1.
         other: s' of the other block; the same unless given.
         threshold: t; then the bound is on the fraction of cosines above it.
 

@@ -43,7 +43,7 @@ def collapse_report(model: nn.Module, images: Tensor, axis: Axis = "column", cen
         axis, centre: see `unit_vectors`; of the measures named "_centred".
 
     Returns:
-        numbers fit for JSON. A list has one number a layer; "adjacent…" has L - 1, of layers l and l + 1. Of the
+        numbers fit for JSON. A list has one number per layer; "adjacent…" has L - 1, of layers l and l + 1. Of the
         softmax map: "adjacent", "heads", "between_images", each also "_centred", "entropy" (a fraction of log N) and
         "rank" (`stable_rank`, of the first images); of the map that is used the same as "used_…", but no entropy. Of
         the tokens that leave a block: "adjacent_features" (None where widths differ) and "token_similarity". Of
@@ -113,7 +113,7 @@ def similarity_matrices(
     """`cross_layer_similarity` and `between_images` of a model (L, L), from the maps of a few images at a time.
 
     Args:
-        model, images: as of `collapse_report`.
+        model, images: as for `collapse_report`.
         axis, centre: see `unit_vectors`.
         which: the softmax map, or the "used" one.
     """

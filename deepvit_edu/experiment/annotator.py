@@ -37,7 +37,7 @@ def ensure_label_maps(
         folder: where records are kept; the annotator's is `PLAN/SECTION/annotator.json` below it.
         train_set: the images to learn from, and then to annotate.
         test_set: images to measure the annotator on.
-        device, progress, max_seconds: as of `train`.
+        device, progress, max_seconds: as for `train`.
 
     Raises:
         Interrupted: when stopped; the same call continues.

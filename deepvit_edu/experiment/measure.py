@@ -47,7 +47,7 @@ def measure_aliveness(model: nn.Module, images: Tensor, labels: Tensor) -> dict[
     """What the maps of a model's deep half are worth, as it stands in a record.
 
     Args:
-        model, images, labels: as of `aliveness`.
+        model, images, labels: as for `aliveness`.
     """
     effects = aliveness(model, images, labels)
     return {

@@ -49,7 +49,7 @@ def load_plan(path: str | Path, section: str | None = None) -> Plan:
 
 
 def sections_of(path: str | Path) -> list[Plan]:
-    """A plan and its sections, the whole first; errors as of `load_plan`."""
+    """A plan and its sections, the whole first; errors as for `load_plan`."""
     whole = load_plan(path)
     declared = read_yaml(path)
     return [whole, *(load_plan(path, section) for section in declared.get("sections") or ())]

@@ -109,7 +109,7 @@ def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -
 
 
 def arms_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row an arm: learning rate, runs, accuracy and training loss (mean ± deviation over seeds), with a header."""
+    """One row per arm: learning rate, runs, accuracy and training loss (mean ± deviation over seeds), with a header."""
     found = results_of(plan, folder)
     rows = [("arm", "parameters", "learning rate", "runs", "test accuracy, %", "train loss")]
     for arm, runs in found.items():
@@ -131,7 +131,7 @@ def mean_and_deviation(values: list[float], digits: int) -> str:
 
 
 def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row a contrast that has pairs, and measure: effect, interval, pairs, verdict, with a header."""
+    """One row per contrast that has pairs, and measure: effect, interval, pairs, verdict, with a header."""
     found = results_of(plan, folder)
     rows = [("contrast", "measure", "effect and interval", "pairs", "verdict")]
     for contrast in plan.contrasts:
@@ -159,7 +159,7 @@ def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
 
 
 def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row a measured arm: similarity of the softmax maps in the deep half, mean over runs, with a header.
+    """One row per measured arm: similarity of the softmax maps in the deep half, mean over runs, with a header.
 
     Neighbouring blocks' maps are shown beside what may explain their similarity: the same with new weights, maps of
     different images, and different heads of one block. The last column is centred: each row's mean is taken off first.
@@ -182,7 +182,7 @@ def _mean_of(runs: list[Record], measure: str) -> str:
 
 
 def mean_interventions(runs: list[Record], effect: str = "loss") -> dict[str, list[float]]:
-    """What replacing each block's map does, as mean over runs: for each kind of replacement a number a layer.
+    """What replacing each block's map does, as mean over runs: for each kind of replacement a number per layer.
 
     A layer that has none of a kind (the first has no map before it) is NaN. Empty without measured runs.
     """

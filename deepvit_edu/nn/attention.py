@@ -124,7 +124,7 @@ class ReAttention(Attention):
     authors' code; the papers' formula has neither bias nor scale.
 
     Args:
-        args, options: as of `Attention`.
+        args, options: as for `Attention`.
         mixing: initial value of Θ: "random" (the authors'), "identity" (plus noise of deviation 0.1), or "frozen" (the
             identity, which does not learn).
         norm: see `HeadNorm`.
@@ -183,7 +183,7 @@ class RefinedAttention(Attention):
     The released code differs; see `nn/refiner.py`.
 
     Args:
-        args, options: as of `Attention`.
+        args, options: as for `Attention`.
         expansion: maps after the expansion, as a multiple of the heads.
         kernel_size: of the depth-wise convolution over (query, key); odd.
 

@@ -15,7 +15,7 @@ class SharpenedAttention(Attention):
     """Plain attention with larger scores, so that the softmax is less uniform; nothing else changes.
 
     Args:
-        args, options: as of `Attention`.
+        args, options: as for `Attention`.
         sharpness: factor on the scores.
     """
 

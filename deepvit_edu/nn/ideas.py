@@ -16,7 +16,7 @@ class SqueezeExciteAttention(Attention):
     """Attention whose output channels are gated by their mean over tokens (`t2t_vit_14_se`).
 
     Args:
-        args, options: as of `Attention`.
+        args, options: as for `Attention`.
         reduction: channels of the gate's hidden layer, as a fraction 1 / reduction of C.
     """
 

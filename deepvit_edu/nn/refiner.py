@@ -38,7 +38,7 @@ class ChainedBlock(Block):
     """A block whose attention uses the last block's map, and gives its own to the next one.
 
     Args:
-        args, options: as of `Block`; the attention is one that passes maps.
+        args, options: as for `Block`; the attention is one that passes maps.
         takes_map: it is called with a pair of tokens and map, not with tokens alone.
         gives_map: it returns such a pair.
     """
@@ -82,7 +82,7 @@ class SharedAttention(PassesMap):
     """Attention with the last block's map, without queries and keys of its own: both blocks are forced to use one map.
 
     Args:
-        dim, num_heads, qkv_bias, attn_drop, proj_drop: as of `Attention`; no map is dropped here.
+        dim, num_heads, qkv_bias, attn_drop, proj_drop: as for `Attention`; no map is dropped here.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class ReusedAttention(SharedAttention):
     first two with ReLU6; a skip connection; a BatchNorm; a factor D^-0.5. The map is passed on unchanged.
 
     Args:
-        dim, num_heads, args, options: as of `SharedAttention`.
+        dim, num_heads, args, options: as for `SharedAttention`.
         expansion: maps after the expansion, as a multiple of the heads.
     """
 

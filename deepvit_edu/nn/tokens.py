@@ -86,7 +86,7 @@ class ConvStem(nn.Module):
     A 7×7 convolution that halves the image, 3×3 ones after it, each with BatchNorm and ReLU, then patches.
 
     Args:
-        img_size, patch_size, in_chans, embed_dim: as of `PatchEmbed`.
+        img_size, patch_size, in_chans, embed_dim: as for `PatchEmbed`.
         widths: channels of each convolution.
 
     Raises:
@@ -207,7 +207,7 @@ class TokensToToken(nn.Module):
     """Overlapping soft splits with an attention layer between them (Yuan et al. 2021, section 3.1).
 
     Args:
-        img_size, in_chans, embed_dim: as of `PatchEmbed`.
+        img_size, in_chans, embed_dim: as for `PatchEmbed`.
         layer: `PerformerLayer` or `TransformerLayer`, called with the width of its input.
         strides: of the soft splits; their product is the patch size. Kernels overlap: 7 for a stride of 4, else 3.
         token_dim: channels between the soft splits.

@@ -270,7 +270,7 @@ def test_sixteen_bits_of_heads_that_are_nearly_alike(kind, dtype):
 def test_a_gradient_of_a_gradient_is_refused_and_the_legible_path_gives_it(kind):
     attn, x = spoil(kind(24, 4)), torch.randn(2, 9, 24)
     weight = attn.mix.weight if kind is ReAttention else attn.refine.expand.weight
-    with pytest.raises(RuntimeError, match=r"within deepvit_edu\.nn\.attention\.legible_attention"):
+    with pytest.raises(RuntimeError, match=r"inside deepvit_edu\.nn\.attention\.legible_attention"):
         torch.autograd.grad(attn(x).square().sum(), weight, create_graph=True)
     with legible_attention():
         (first,) = torch.autograd.grad(attn(x).square().sum(), weight, create_graph=True)

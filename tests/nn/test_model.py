@@ -171,5 +171,5 @@ def test_weights_start_at_the_spread_asked_for():
 @pytest.mark.parametrize("kind", ["handed", "reused"])
 def test_a_block_without_a_map_to_take_says_so(kind):
     model = create_model("cifar_vit_4x64", depth=2, attention=("plain", kind))
-    with pytest.raises(ValueError, match="takes the map of the block before it, and that one gives none"):
+    with pytest.raises(ValueError, match="needs the map of the block before it, but that block passes none on"):
         model(torch.randn(1, 3, 32, 32))

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused(tiny_sets, tmp_path):
         calibrate(*tiny_sets, Recipe(), 0, tmp_path / "state")
     run = Calibration(tiny_sets[0], TINY, 0, tmp_path / "state")
     run._save()
-    with pytest.raises(ValueError, match="state is of a run with another recipe or other images; delete it"):
+    with pytest.raises(ValueError, match="state belongs to a run with another recipe or other images; delete it"):
         Calibration(tiny_sets[0], replace(TINY, epochs=5), 0, tmp_path / "state")
 
 
@@ -90,7 +90,7 @@ def test_recorded_seeds_are_kept_and_only_with_the_same_recipe(tiny_sets, tmp_pa
     assert calls == [0, 1]
     assert [row["seed"] for row in load_measurement(out)["rows"]] == [0, 1]
     monkeypatch.setattr("sys.argv", ["calibrate.py", "--device", "cpu", "--out", out, "--epochs", "1"])
-    with pytest.raises(SystemExit, match="is of another recipe or other images"):
+    with pytest.raises(SystemExit, match="belongs to another recipe or other images"):
         main()
 
 

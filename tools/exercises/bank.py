@@ -20,7 +20,7 @@ _CHECK = re.compile(r"check\(\"[\d.]+\"(?:, (?P<answers>[^)]*))?\)")
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise as the chapter has it. `answers` are the names that its stub hands to `check`."""
+    """An exercise of a chapter. `answers` are the names that its stub passes to `check`."""
 
     number: str
     label: str
@@ -109,7 +109,7 @@ def _exercise(box: Directive, rest: list[Block], page: str) -> Exercise:
     if not facts:
         raise ValueError(f"{place}: its first line does not have the form that CONTRIBUTING.md gives")
     if facts["kind"] not in KINDS:
-        raise ValueError(f"{place}: the kind {facts['kind']} is none of {', '.join(KINDS)}")
+        raise ValueError(f"{place}: the kind {facts['kind']} is not one of {', '.join(KINDS)}")
     names = [block.name if isinstance(block, Directive) else "" for block in rest]
     if "solution-start" not in names or "solution-end" not in names:
         raise ValueError(f"{place} has no solution")

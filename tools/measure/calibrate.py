@@ -1,8 +1,8 @@
-"""Train a small convolutional network on our files of CIFAR-10: what the files themselves cost.
+"""Train a small convolutional network on our files of CIFAR-10, to see what the files themselves cost.
 
 Network and recipe are those of airbench94 (Jordan 2024), whose accuracy on the published files is known: the mean of
-1,000 runs. An hour of one core a seed, or a minute of a GPU. What was cut goes on where its last epoch ended, and seeds
-that the record has are not run again.
+1,000 runs. An hour of one core a seed, or a minute of a GPU. An interrupted run continues after its last epoch, and
+seeds that the record has are not run again.
 
 python -m tools.measure.calibrate                                       one seed, into book/records/measurements
 python -m tools.measure.calibrate --epochs 0.1 --out trial.json         a trial of the command, in a minute
@@ -122,10 +122,11 @@ def shifted(images: Tensor, most: int, stream: torch.Generator) -> Tensor:
 
 
 class Calibration:
-    """One run; its state is written after each epoch, so that the same call goes on.
+    """One run; its state is written after each epoch, so that the same call continues it.
 
     Raises:
-        ValueError: when there are too few images for a batch, or what was cut had another recipe or other images.
+        ValueError: when there are too few images for a batch, or the interrupted run had another recipe or other
+            images.
     """
 
     def __init__(self, train_set: ImageSet, recipe: Recipe, seed: int, state_path: Path) -> None:
@@ -155,7 +156,7 @@ class Calibration:
 
     def _restore(self, state: dict) -> None:
         if state["identity"] != self.identity:
-            raise ValueError(f"{self.state_path} is of a run with another recipe or other images; delete it")
+            raise ValueError(f"{self.state_path} belongs to a run with another recipe or other images; delete it")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.stream.set_state(state["stream"])
@@ -223,7 +224,7 @@ class Calibration:
 
     @torch.no_grad()
     def accuracy(self, test_set: ImageSet, views: bool) -> float:
-        """The fraction of images named rightly; with `views`, by six views of each, as airbench94 does."""
+        """The fraction of images classified correctly; with `views`, from six views of each, as airbench94 does."""
         right = 0
         for images, labels in zip(test_set.images.split(500), test_set.labels.split(500), strict=True):
             answer = self._six_views if views else self.model.eval()
@@ -263,7 +264,7 @@ def recorded_rows(path: Path, recipe: Recipe, train_set: ImageSet) -> list[dict]
     record = load_measurement(path)
     recipes = [{name: row.get(name) for name in asdict(recipe)} for row in record["rows"]]
     if record.get("data_hash") != train_set.hash() or any(recorded != asdict(recipe) for recorded in recipes):
-        raise ValueError(f"{path} is of another recipe or other images; choose another --out, or remove it")
+        raise ValueError(f"{path} belongs to another recipe or other images; choose another --out, or remove it")
     return record["rows"]
 
 

@@ -1,6 +1,6 @@
 """Our models against the authors': parameters, multiplications and outputs, as one table.
 
-    python -m tools.measure.exactness            print the table; exit with 1 where something is off
+    python -m tools.measure.exactness            print the table; exit with 1 if a model differs
     python -m tools.measure.exactness --record   write book/records/measurements/exactness.json, too
 
 The authors' numbers are in tests/reference: counts in variants.csv, answers of nine models in logits_*.npz.
@@ -50,7 +50,7 @@ class Published(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a model has and does: parameters, those that learn, and multiply-accumulates for one image."""
+    """Counts of a model: parameters, trainable parameters, and multiply-accumulates for one image."""
 
     parameters: int
     learned: int
@@ -79,8 +79,8 @@ def published() -> list[Published]:
 def count(model: str, img_size: int, dense_head: bool) -> Counts:
     """Counts our model, without any memory for weights or activations.
 
-    Multiply-accumulates are those of convolutions and matrix products, attention's included (legible path; a fused
-    one would count as nothing), and not those of norms, activations and softmax.
+    Multiply-accumulates are those of convolutions and matrix products, attention's included (explicit path; a fused
+    one would not be counted), and not those of norms, activations and softmax.
     """
     with torch.device("meta"):
         network = create_model(model, img_size=img_size, dense_head=dense_head).eval()
@@ -103,7 +103,7 @@ def _one_tap_macs(network: VisionTransformer) -> int:
 
 
 def load_reference(reference: str) -> tuple[VisionTransformer, dict[str, Tensor]]:
-    """Our model with the weights under which the authors' answered, and these weights in the authors' layout."""
+    """Our model with the weights of the authors' reference outputs, and these weights in the authors' layout."""
     variant = next(v for v in published() if v.reference == reference)
     state_dict = weights(reference)
     with torch.device("meta"):
@@ -114,10 +114,10 @@ def load_reference(reference: str) -> tuple[VisionTransformer, dict[str, Tensor]
 
 @torch.no_grad()
 def output_differences(model: VisionTransformer, reference: str) -> dict[str, float]:
-    """The largest difference to the authors' answers, in standard deviations of those.
+    """The largest difference from the authors' outputs, in standard deviations of these.
 
     Returns:
-        "eval" mode, and "batch" statistics in every BatchNorm where the authors' answer is there (no dropout).
+        "eval" mode, and "batch" statistics in every BatchNorm if the authors' output with it exists (no dropout).
 
     Raises:
         ValueError: where the answers have another shape.
@@ -140,7 +140,7 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 def measure(variant: Published) -> dict:
-    """A row of the table; a difference is None where it was not tried."""
+    """A row of the table; a difference is None if it was not measured."""
     ours = count(variant.model, variant.img_size, variant.dense_head)
     differences = {}
     if variant.reference:
@@ -162,7 +162,7 @@ def measure(variant: Published) -> dict:
 
 
 def is_off(row: dict) -> bool:
-    """Whether a row says that our model is not the authors'."""
+    """Whether a row shows a difference between our model and the authors'."""
     counts_differ = row["parameters"] != row["parameters_authors"] or row["learned"] != row["learned_authors"]
     macs_differ = abs(row["gmacs"] / row["gmacs_authors"] - 1) > MACS_BOUND
     tried = [row[key] for key in ("difference_eval", "difference_batch") if row[key] is not None]
@@ -188,7 +188,7 @@ def _tried(difference: float | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures every variant and prints the table; 1 where something is off, else 0."""
+    """Measures every variant and prints the table; returns 1 if a model differs, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the rows for the book")
     options = parser.parse_args(arguments)

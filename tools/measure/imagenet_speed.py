@@ -1,7 +1,7 @@
 """Measure how fast the papers' recipes train at ImageNet's size, a slice of an epoch each, and record it.
 
     python -m tools.measure.imagenet_speed --photos FOLDER          the three papers' recipes, as they stand
-    python -m tools.measure.imagenet_speed --steps 8 --total-batch 16 --batch-size 16       what a processor can bear
+    python -m tools.measure.imagenet_speed --steps 8 --total-batch 16 --batch-size 16       a trial on a CPU
 
 The images are those below FOLDER, over and over under the names of a thousand classes; drawn ones unless given. Options
 of `deepvit-edu train` that are not among those here change the recipes. What

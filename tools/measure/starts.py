@@ -1,4 +1,4 @@
-"""Measure what networks are before they are trained: how far their maps vary, and how large their attention branch is.
+"""Measure networks before training: how much their maps vary, and how large their attention branch is.
 
 python -m tools.measure.starts   write book/records/measurements/starts.json, a minute
 

@@ -1,6 +1,6 @@
 """Train the models that the chapters dissect, as declared in book/experiments/specimens.yml: hours of one core.
 
-python -m tools.measure.train_specimens [shapes|cifar10 …]   train those that have no record yet; continue what was cut
+python -m tools.measure.train_specimens [shapes|cifar10 …]   train what has no record yet; continue interrupted runs
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEED = 0
 
 
 class SimilarityTrace:
-    """Notes how alike a model's maps are each time that it is called; kept in a file, so that a cut run keeps it."""
+    """Records the similarity of a model's maps at each call; kept in a file, so that an interrupted run keeps it."""
 
     def __init__(self, images: torch.Tensor, path: Path) -> None:
         self.images, self.path = images, path
@@ -80,7 +80,7 @@ def train_specimen(data_name: str, remedy: str) -> str:
 
 
 def in_half_precision(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with its matrices at half precision; what is small (norms, LayerScale) keeps its range."""
+    """The model with its matrices in half precision; small numbers (norms, LayerScale) keep their format."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data = parameter.data.half()

@@ -1,8 +1,8 @@
-"""Measure how fast the campaign's models train on one core, and what each lever brings: half an hour.
+"""Measure how fast the campaign's models train on one core, and the effect of each setting: half an hour.
 
 python -m tools.measure.training_speed   write book/records/measurements/training_cpu.json
 
-Each way to train has a process of its own, of one thread, and the ways take turns in every round. What is counted is
+Each way to train has its own process with one thread, and the ways take turns in every round. What is counted is
 the processor's time, that of the kernel included: other work on the machine changes it little.
 """
 
@@ -52,7 +52,7 @@ class Way:
         arm: of the study's plan, on the framed quarter; else a model of 17 tokens on `shapes`, with so many heads.
         heads: of the model of 17 tokens.
         keeps_memory: whether the allocator is set up as for commands that train.
-        short: up to so many tokens attention takes plain products.
+        short: attention takes plain products up to this number of tokens.
         copies: processes that train at the same time.
     """
 
@@ -101,7 +101,7 @@ def _sizes(arm: str) -> dict:
 
 
 def measure(ways: list[Way], rounds: int) -> list[dict]:
-    """One row a way: medians and quartiles of images per second of a core, and the speed-up within a round."""
+    """One row per way: medians and quartiles of images per second of a core, and the speed-up within a round."""
     rates: list[list[float]] = [[] for _ in ways]
     with ExitStack() as stack:
         trainers = [stack.enter_context(training(way)) for way in ways]
@@ -115,7 +115,7 @@ def measure(ways: list[Way], rounds: int) -> list[dict]:
 
 @contextmanager
 def training(way: Way) -> Iterator[Callable[[], list[float]]]:
-    """Starts a way's processes; what it gives makes them train for a round, and returns each one's seconds.
+    """Starts a way's processes; yields a function that makes them train for a round and returns their seconds.
 
     Raises:
         OSError: when a process ended, perhaps for lack of memory.
@@ -144,7 +144,7 @@ def training(way: Way) -> Iterator[Callable[[], list[float]]]:
 
 
 def work(way: Way) -> None:
-    """What a process does: for each number in its input it trains so many steps and prints the processor's seconds."""
+    """The loop of a process: it reads a number of steps, trains them, and prints the CPU time in seconds."""
     torch.set_num_threads(1)
     fast.SHORT = way.short
     run = way.run()

@@ -36,7 +36,7 @@ def mutant(number: str, *, says: str) -> Callable[[Callable], Callable]:
 
 
 def wrong_value(number: str, *answers: Any, mistake: str, says: str) -> None:
-    """Registers a wrong answer that is no function: a number, a tensor."""
+    """Registers a wrong answer that is not a function: a number, a tensor."""
     _MUTANTS.append(Mutant(number, answers, mistake, says))
 
 

@@ -215,14 +215,21 @@ def plot_attention(image: Tensor, attn: Tensor, grid_size: int, titles: Sequence
     return fig
 
 
-def plot_similarity(matrices: dict[str, Tensor], columns: int = 3) -> Figure:
-    """Similarity of the layers' maps: a panel with a title for each (L, L) of cosines, all on one scale."""
+def plot_similarity(matrices: dict[str, Tensor], columns: int = 3, lowest: float = -1) -> Figure:
+    """How alike the layers' maps are: a panel for each (L, L) of cosines, under its title, all on one scale.
+
+    Args:
+        matrices: the cosines by title.
+        columns: panels in a row.
+        lowest: where the scale begins; a scale without negative cosines has shades of one colour.
+    """
     rows = -(-len(matrices) // columns)
     fig, axes = figure(rows, min(columns, len(matrices)), width=3.0 * min(columns, len(matrices)), height=2.9 * rows)
     axes = np.atleast_1d(axes).ravel()
     for ax, (title, matrix) in zip(axes, matrices.items(), strict=False):
-        # A scale of two colours, with white for 0, shows the sign of a cosine.
-        image = ax.imshow(torch.as_tensor(matrix).cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+        # A scale of two colours, with white for unlike, tells negative cosines from positive ones.
+        colours = "RdBu_r" if lowest < 0 else "viridis"
+        image = ax.imshow(torch.as_tensor(matrix).cpu().numpy(), cmap=colours, vmin=lowest, vmax=1)
         ax.set_title(title, fontsize=9)
         ax.set(xlabel="block", ylabel="block")
         ax.grid(False)
@@ -245,6 +252,27 @@ def plot_interventions(effects: dict[str, dict[str, list[float]]]) -> Figure:
     if not effects:
         raise ValueError("no effect to draw; give the mean_interventions of at least one measured run")
     return plot_by_block(effects, ylabel="change of the loss", xlabel="block whose map is replaced")
+
+
+def plot_effects(effects: dict[str, tuple[float, float, float]], margin: float, xlabel: str) -> Figure:
+    """Effects with their intervals, one below the other, and a band in which an effect does not matter.
+
+    Args:
+        effects: by name, the mean and the lower and upper end of its interval.
+        margin: half the width of the band around zero.
+        xlabel: what the effects are, with their unit.
+    """
+    fig, ax = figure(width=6.4, height=0.9 + 0.36 * len(effects))
+    ax.axvspan(-margin, margin, color="grey", alpha=0.2, linewidth=0)
+    ax.axvline(0, color="grey", linewidth=0.8)
+    places = range(len(effects), 0, -1)
+    for place, (mean, low, high) in zip(places, effects.values(), strict=True):
+        clear = low > 0 or high < 0
+        ax.plot([low, high], [place, place], color=COLOURS[0], linewidth=2)
+        ax.plot(mean, place, "o" if clear else "s", color=COLOURS[0], markerfacecolor=COLOURS[0] if clear else "none")
+    ax.set(xlabel=xlabel, yticks=list(places), yticklabels=list(effects), ylim=(0.4, len(effects) + 0.6))
+    ax.grid(axis="y", visible=False)
+    return fig
 
 
 def plot_by_block(panels: dict[str, dict[str, Sequence[float]]], ylabel: str, xlabel: str = "block") -> Figure:

@@ -169,6 +169,22 @@ def test_similarity_shows_every_matrix_on_one_scale():
     plt.close(fig)
 
 
+def test_similarity_may_begin_its_scale_where_the_cosines_begin():
+    fig = plot.plot_similarity({"alike": 0.9 + 0.1 * torch.eye(3)}, lowest=0.9)
+    assert fig.axes[0].images[0].get_clim() == (0.9, 1)
+    plt.close(fig)
+
+
+def test_effects_stand_in_order_and_those_that_hold_zero_are_open():
+    fig = plot.plot_effects({"first": (2, 1, 3), "second": (0.5, -1, 2)}, margin=0.5, xlabel="points")
+    (ax,) = fig.axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["first", "second"]
+    points = [line for line in ax.lines if line.get_marker() in "os"]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in points] == [(2, 2), (0.5, 1)]
+    assert [line.get_markerfacecolor() == "none" for line in points] == [False, True]
+    plt.close(fig)
+
+
 def test_plot_by_block_puts_all_panels_on_one_scale_that_holds_every_line():
     panels = {name: {"rising": [float("nan"), high]} for name, high in (("a", 0.2), ("b", 0.9), ("c", 0.5))}
     fig = plot.plot_by_block(panels, ylabel="cosine", xlabel="epoch")

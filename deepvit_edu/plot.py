@@ -216,7 +216,7 @@ def plot_attention(image: Tensor, attn: Tensor, grid_size: int, titles: Sequence
 
 
 def plot_similarity(matrices: dict[str, Tensor], columns: int = 3, lowest: float = -1) -> Figure:
-    """How alike the layers' maps are: a panel for each (L, L) of cosines, under its title, all on one scale.
+    """Similarity of the layers' maps: a panel with a title for each (L, L) of cosines, all on one scale.
 
     Args:
         matrices: the cosines by title.
@@ -227,7 +227,7 @@ def plot_similarity(matrices: dict[str, Tensor], columns: int = 3, lowest: float
     fig, axes = figure(rows, min(columns, len(matrices)), width=3.0 * min(columns, len(matrices)), height=2.9 * rows)
     axes = np.atleast_1d(axes).ravel()
     for ax, (title, matrix) in zip(axes, matrices.items(), strict=False):
-        # A scale of two colours, with white for unlike, tells negative cosines from positive ones.
+        # A scale of two colours, with white for 0, shows the sign of a cosine.
         colours = "RdBu_r" if lowest < 0 else "viridis"
         image = ax.imshow(torch.as_tensor(matrix).cpu().numpy(), cmap=colours, vmin=lowest, vmax=1)
         ax.set_title(title, fontsize=9)

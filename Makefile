@@ -79,17 +79,22 @@ imagenet-smoke: $(INSTALLED) ## train, stop, resume and measure in ImageNet's fo
 .PHONY: assignments
 assignments: $(INSTALLED) ## write graded assignments from a seed of your own: make assignments SEED=some-words
 	@[ -n "$(SEED)" ] || { echo "Give a seed that students will not guess: make assignments SEED=some-words"; exit 1; }
-	@$(BIN)/python -m tools.assignments.write "$(SEED)"
+	@$(BIN)/python -m tools.assignments.write "$(SEED)" $(if $(TEMPLATES),--templates "$(TEMPLATES)")
+
+.PHONY: check-templates
+check-templates: $(INSTALLED) ## check templates of your own: make check-templates TEMPLATES=folder
+	@[ -n "$(TEMPLATES)" ] || { echo "Name the folder of your templates: make check-templates TEMPLATES=folder"; exit 1; }
+	@$(BIN)/python -m tools.assignments.check_templates "$(TEMPLATES)"
 
 .PHONY: grade
 grade: $(INSTALLED) .venv-instructor/.installed ## grade a folder: make grade COURSE=assignments/some-words SUBMISSIONS=folder
 	@[ -n "$(COURSE)" ] && [ -n "$(SUBMISSIONS)" ] || \
 		{ echo "Name both: make grade COURSE=assignments/some-words SUBMISSIONS=folder"; exit 1; }
-	@$(BIN)/python -m tools.assignments.grading "$(COURSE)" "$(SUBMISSIONS)"
+	@$(BIN)/python -m tools.assignments.grading "$(COURSE)" "$(SUBMISSIONS)" $(OPTIONS)
 
 .PHONY: assignments-smoke
 assignments-smoke: $(INSTALLED) .venv-instructor/.installed ## run nbgrader's whole cycle on submissions of every sort
-	@$(BIN)/python -m pytest tests/tools/test_grading.py
+	@$(BIN)/python -m pytest tests/tools/test_grading.py tests/tools/test_submissions.py tests/tools/test_execution.py
 
 .PHONY: figures
 figures: $(INSTALLED) ## take the figures out of the built book, for slides (after make book)

@@ -16,6 +16,7 @@ from .allocator import restart_with_memory_kept
 from .devices import pick_device
 from .experiment import campaign, load_plan, measure_model, missing_jobs, power_table, run_plan, summary, waiting_text
 from .files import check_output
+from .options import check_number
 from .signals import Interrupted
 from .training import TrialEnded
 from .training.commands import add_evaluate, add_train, evaluate_command, train_command
@@ -208,6 +209,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def data_command(options: argparse.Namespace) -> None:
     """`deepvit-edu data`."""
     if options.name is None:
+        data.find_root(options.data_root)  # told where it is wrong, and not passed over
         for name in data.list_datasets():
             state = (
                 "at hand" if data.available(name, root=options.data_root) else f"fetched by: deepvit-edu data {name}"
@@ -238,12 +240,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """`deepvit-edu run`."""
+    if options.budget_seconds is not None:
+        check_number("--budget-seconds", options.budget_seconds, at_least=0)
+    if options.workers is not None:
+        check_number("--workers", options.workers, whole=True, at_least=1)
     plan, folder, shard = load_plan(options.plan, options.section), Path(options.folder), _shard(options.shard)
     if options.dry_run:
         missing = missing_jobs(plan, folder, shard)
         say("\n".join(job.name for job in missing) or waiting_text(plan, folder, missing))
         return
-    check_output(folder, folder=True)
+    check_output(options.folder, folder=True)
     missing = run_plan(
         plan,
         folder,
@@ -277,8 +283,8 @@ def _add_campaign(parser: argparse.ArgumentParser) -> None:
 def campaign_command(options: argparse.Namespace) -> None:
     """`deepvit-edu campaign`."""
     path, folder = Path(options.file), Path(options.folder)
-    if options.workers < 1:
-        raise ValueError(f"--workers is {options.workers}; at least 1 run is made at once")
+    check_number("--workers", options.workers, whole=True, at_least=1)
+    check_number("--minutes", options.minutes, above=0)
     if options.what == "run":
         campaign.run_campaign(path, folder, options.workers)
     elif options.what == "status":

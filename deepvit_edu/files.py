@@ -92,8 +92,10 @@ def only_process_in(folder: str | Path) -> Iterator[None]:
         BlockingIOError: when another one does.
     """
     folder = Path(folder)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    path = folder / ".lock"
+    lock = FileLock(path)
     try:
         with suppress(NotImplementedError):  # of a file system that has no locks
             lock.acquire(timeout=0)
@@ -102,7 +104,11 @@ def only_process_in(folder: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         lock.release()
+        with suppress(OSError):  # of the first that holds something
+            for each in made:
+                each.rmdir()
 
 
 def file_hash(path: str | Path, algorithm: str = "sha256") -> str:

@@ -101,17 +101,17 @@ def find_subject(
     named = [name for name in (model, timm_name) if name is not None]
     if len(named) > 1 or not (named or checkpoint):
         raise ValueError("name one model: a MODEL of this package, --timm NAME, or --checkpoint FILE")
-    if checkpoint and not Path(checkpoint).exists():
+    if checkpoint is not None and not (str(checkpoint) and Path(checkpoint).exists()):
         raise FileNotFoundError(f"there is no file {checkpoint}; name the weights' file with --checkpoint")
     if timm_name is not None:
         return _from_timm(timm_name, checkpoint)
     if model in CONFIGS:
         return _from_zoo(model, checkpoint, seed)
-    if model and checkpoint:
+    if model and checkpoint is not None:
         raise ValueError(f"--checkpoint goes with the name of a model, and {model} is none; leave one of the two out")
-    if model and not Path(model).exists():
+    if model is not None and not (model and Path(model).exists()):
         raise ValueError(f"there is neither a file nor a model named '{model}'{nearest(model, list(CONFIGS))}")
-    return _from_file(Path(model or checkpoint))
+    return _from_file(Path(checkpoint if model is None else model))
 
 
 def _from_file(path: Path) -> Subject:

@@ -8,6 +8,7 @@ import codecs
 import hashlib
 import pathlib
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def read_pytorch(path: str | Path) -> object:
                 if broken := archive.testzip():
                     raise ValueError(f"the checksum of {broken} does not fit")
         try:
-            with torch.serialization.safe_globals(PLAIN_VALUES):
+            with torch.serialization.safe_globals(PLAIN_VALUES), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about files that are refused anyway
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch has many types for what is cut or damaged
             if code := re.search(r"(?:global|class) (\w+(?:\.\w+)+)", str(error), re.IGNORECASE):

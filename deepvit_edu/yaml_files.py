@@ -12,6 +12,8 @@ from .reading import UnreadableError, reading
 LARGEST = 100_000
 """Values in a file; one that holds more was blown up by aliases, which repeat what an anchor names."""
 
+DEEPEST = 50
+
 
 class _Loader(yaml.SafeLoader):
     """A safe loader that reads 1e-6 as a number and refuses a key that is given twice."""
@@ -54,6 +56,7 @@ def read_yaml(path: str | Path) -> Any:
     with reading(path):
         text = Path(path).read_text(encoding="utf-8-sig")
         try:
+            _check_depth(text)
             content = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) if isinstance(error, yaml.constructor.ConstructorError) else None
@@ -62,6 +65,15 @@ def read_yaml(path: str | Path) -> Any:
             ) from error
         _check_size(content)
         return content
+
+
+def _check_depth(text: str) -> None:
+    """RecursionError where lists and mappings stand deeper in one another than `DEEPEST`."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError
 
 
 def _check_size(content: Any) -> None:

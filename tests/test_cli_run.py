@@ -64,8 +64,8 @@ def test_ctrl_c_keeps_the_run_and_says_how_to_go_on(run, monkeypatch):
     ("options", "message"),
     [
         (["--shard", "3/2"], "the shard '3/2' is not I/N"),
-        (["--workers", "-1"], "workers is -1; at least 1"),
-        (["--budget-seconds", "nan"], "the budget is nan seconds"),
+        (["--workers", "-1"], "--workers is -1; it must be at least 1"),
+        (["--budget-seconds", "nan"], "--budget-seconds is nan"),
         (["--shard", "half"], "the shard 'half' is not I/N"),
         (["--section", "gpu"], "no section 'gpu'"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),

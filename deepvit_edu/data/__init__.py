@@ -24,6 +24,7 @@ __all__ = [
     "addresses",
     "available",
     "draw_shapes",
+    "find_root",
     "is_drawn",
     "list_datasets",
     "load",
@@ -71,7 +72,7 @@ def load(
             raise ValueError(f"{what} must be 1 or more, not {value}")
     if progress is None:
         progress = variable("DEEPVIT_EDU_PROGRESS", "1") != "0"
-    name, root = _NAMES.get(str(name), str(name)), _root(root)
+    name, root = _NAMES.get(str(name), str(name)), find_root(root)
     if name == FRAMED_QUARTER:
         if img_size not in (None, SIZE):
             raise ValueError(f"{name} is drawn at {SIZE} pixels, not {img_size}; leave img_size out")
@@ -105,7 +106,7 @@ def available(name: str, root: str | Path | None = None) -> bool:
     if name in ("shapes", FRAMED_QUARTER):
         return True
     try:
-        root = _root(root)
+        root = find_root(root)
         return find_local(SOURCES[name], root) is not None if name in SOURCES else bool(_any_folder(name, root))
     except (FileNotFoundError, ValueError):
         return False
@@ -133,7 +134,8 @@ def find_local(source: Source, root: Path | None) -> Path | None:
     return cached if cached.is_dir() else None
 
 
-def _root(root: str | Path | None) -> Path | None:
+def find_root(root: str | Path | None) -> Path | None:
+    """The reader's root of data sets, given or from `DEEPVIT_EDU_DATA`; FileNotFoundError where it is no folder."""
     root = root or variable("DEEPVIT_EDU_DATA")
     if not root:
         return None

@@ -11,6 +11,7 @@ from tools.assignments.question import CHAPTERS
 from tools.assignments.write import (
     BEGIN_HIDDEN,
     asked,
+    folder_of,
     instructor_notebook,
     source_notebook,
     student_notebook,
@@ -92,3 +93,32 @@ def test_command_writes_three_editions(tmp_path: Path) -> None:
 def test_empty_seed_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the seed is empty"):
         write_assignments("  ", tmp_path)
+
+
+def test_a_folder_belongs_to_one_seed(tmp_path: Path) -> None:
+    write_assignments("a b", tmp_path, [4])
+    before = (tmp_path / "student" / "chapter_4.ipynb").read_bytes()
+    write_assignments("a b", tmp_path, [4])  # once more is no harm
+    assert (tmp_path / "student" / "chapter_4.ipynb").read_bytes() == before
+    with pytest.raises(ValueError, match="holds the assignments of another seed"):
+        write_assignments("a-b", tmp_path, [4])
+    assert (tmp_path / "student" / "chapter_4.ipynb").read_bytes() == before
+
+
+def test_the_mark_of_an_edition_tells_nothing_of_the_seed(tmp_path: Path) -> None:
+    marks = []
+    for name in ("one", "two"):
+        write_assignments("maple", tmp_path / name, [4])
+        notebook = nbformat.read(tmp_path / name / "student" / "chapter_4.ipynb", as_version=4)
+        marks.append(notebook.metadata["deepvit_edu"]["edition"])
+    assert marks[0] != marks[1]
+
+
+@pytest.mark.parametrize("seed", [".", "..", "/", "-"])
+def test_a_seed_that_names_no_folder_is_told(seed: str) -> None:
+    with pytest.raises(ValueError, match="no folder can be named after"):
+        folder_of(seed)
+
+
+def test_folders_of_seeds_are_below_assignments() -> None:
+    assert folder_of("../a b/.c").relative_to(ROOT / "assignments").as_posix() == "a-b-c"

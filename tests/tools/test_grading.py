@@ -9,6 +9,7 @@ import pytest
 from nbformat import NotebookNode
 
 from tools.assignments import grading
+from tools.assignments.sandbox import find_sandbox
 from tools.assignments.write import END_HIDDEN, asked, instructor_notebook, student_notebook, write_assignments
 
 SEED, CHAPTER = "tests-maple", 4
@@ -16,7 +17,7 @@ QUESTIONS = asked(CHAPTER, SEED)
 IN_CODE = sum(test.points for entry in QUESTIONS for test in entry.question.tests)
 
 pytestmark = [
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not grading.NBGRADER.is_file(), reason="nbgrader is not installed: make assignments-smoke"),
 ]
 
@@ -82,7 +83,77 @@ def meddled_with() -> NotebookNode:
     return notebook
 
 
+def with_cell(code: str) -> NotebookNode:
+    """Right answers, and a cell of the student's own before the first of them."""
+    notebook = right()
+    notebook.cells.insert(3, nbformat.v4.new_code_cell(code))
+    return notebook
+
+
+def silencer() -> NotebookNode:
+    """Wrong answers, and a transformer that takes all asserts out."""
+    notebook = student_notebook(CHAPTER, SEED)
+    code = (
+        "import ast\n"
+        "class NoAsserts(ast.NodeTransformer):\n"
+        "    def visit_Assert(self, node):\n"
+        "        return ast.Pass()\n"
+        "get_ipython().ast_transformers.append(NoAsserts())"
+    )
+    notebook.cells.insert(3, nbformat.v4.new_code_cell(code))
+    return notebook
+
+
+def intruder() -> NotebookNode:
+    """Looks for the gradebook, the hidden tests and a network, and says what it found."""
+    return with_cell(
+        "import glob, os, socket, sqlite3, sys\n"
+        "places = ['/root', '/home', '/tmp', os.path.dirname(sys.prefix), os.getcwd()]\n"
+        "found = [p for place in places for p in glob.glob(place + '/**/gradebook.db', recursive=True)]\n"
+        "for path in found:\n"
+        "    with sqlite3.connect(path) as database:\n"
+        "        database.execute('update grade set manual_score = 99')\n"
+        "try:\n"
+        "    socket.create_connection(('1.1.1.1', 53), timeout=2)\n"
+        "    found.append('a network')\n"
+        "except OSError:\n"
+        "    pass\n"
+        "try:\n"
+        "    open(os.path.join(sys.prefix, 'intruder'), 'w').close()\n"
+        "    found.append('a way to write')\n"
+        "except OSError:\n"
+        "    pass\n"
+        "print('FOUND', found)"
+    )
+
+
+def leaves_children() -> NotebookNode:
+    """Processes that outlive it, each in a session of its own."""
+    return with_cell(
+        "import subprocess\n"
+        "for _ in range(3):\n"
+        "    subprocess.Popen(['sleep', '4321'], start_new_session=True)\n"
+        "print('left')"
+    )
+
+
+def scripted() -> NotebookNode:
+    """Output and text that would run in the browser of whoever marks."""
+    notebook = with_cell(
+        "from IPython.display import HTML, Javascript, display\n"
+        "display(HTML('<script>alert(1)</script>'), Javascript('alert(2)'))"
+    )
+    notebook.cells.append(nbformat.v4.new_markdown_cell("<script>alert(3)</script> [x](javascript:alert(4))"))
+    return notebook
+
+
+def endless_printer() -> NotebookNode:
+    return with_cell("while True:\n    print('x' * 10000)")
+
+
 STUDENTS = [right, partly_right, endless, greedy, without_cells, without_metadata, meddled_with]
+ATTACKERS = [silencer, intruder, leaves_children, scripted, endless_printer]
+SANDBOX = find_sandbox()
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +161,20 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """The row of marks of each student."""
     out = tmp_path_factory.mktemp("course")
     write_assignments(SEED, out, [CHAPTER])
-    for make in STUDENTS:
-        path = out / "in" / make.__name__ / f"chapter_{CHAPTER}.ipynb"
+    for make in [*STUDENTS, *(ATTACKERS if SANDBOX else [])]:
+        path = out / "in" / make.__name__ / f"chapter_{CHAPTER} (1).ipynb"
         path.parent.mkdir(parents=True)
         nbformat.write(make(), path)
     torn = out / "in" / "torn" / f"chapter_{CHAPTER}.ipynb"
     torn.parent.mkdir()
     torn.write_text('{"cells": [', encoding="utf-8")
-    rows = grading.grade(out / "course", grading.find_submissions(out / "in", [CHAPTER]), seconds=15)
+    (out / "in" / "nothing").mkdir()
+    how = {"seconds": 15, "deadline": 240, "sandbox": SANDBOX}
+    rows = grading.grade(out / "course", grading.find_submissions(out / "in", [CHAPTER]), **how)
     grading.write_marks(rows, out / "marks.csv")
     with (out / "marks.csv").open(encoding="utf-8", newline="") as file:
         found = {row["student"]: {**row, "folder": str(out / "course")} for row in csv.DictReader(file)}
-    assert len(found) == len(STUDENTS) + 1
+    assert len(found) == len(STUDENTS) + (len(ATTACKERS) if SANDBOX else 0) + 2
     return found
 
 
@@ -120,6 +193,8 @@ def test_partly_right_gets_its_part(graded: dict[str, dict]) -> None:
 def test_runaway_answers_cost_themselves_only(graded: dict[str, dict], student: str) -> None:
     of_second = sum(test.points for test in QUESTIONS[1].question.tests)
     assert of_second <= float(graded[student]["points"]) < IN_CODE
+    told = {"endless": "was stopped after 15 s", "greedy": "more memory than the limit"}
+    assert told[student] in graded[student]["remarks"]
 
 
 def test_deleted_cells_are_told_and_tests_come_back(graded: dict[str, dict]) -> None:
@@ -135,6 +210,7 @@ def test_lost_metadata_is_told_and_mended(graded: dict[str, dict]) -> None:
 
 def test_changed_tests_do_not_count(graded: dict[str, dict]) -> None:
     assert float(graded["meddled_with"]["points"]) == 0
+    assert "tests were changed; yours were put back" in graded["meddled_with"]["remarks"]
 
 
 def test_a_torn_file_is_told_and_stops_nobody(graded: dict[str, dict]) -> None:
@@ -142,9 +218,87 @@ def test_a_torn_file_is_told_and_stops_nobody(graded: dict[str, dict]) -> None:
     assert "no notebook" in graded["torn"]["remarks"]
 
 
-def test_feedback_is_written_for_those_who_were_run(graded: dict[str, dict]) -> None:
-    folder = Path(graded["right"]["folder"]) / "feedback"
-    assert {path.name for path in folder.iterdir()} == {make.__name__ for make in STUDENTS}
+def test_a_folder_without_a_notebook_gets_a_line(graded: dict[str, dict]) -> None:
+    assert (graded["nothing"]["points"], graded["nothing"]["assignment"]) == ("0", "")
+    assert "nothing was handed in" in graded["nothing"]["remarks"]
+
+
+def pages(graded: dict[str, dict], kind: str) -> dict[str, str]:
+    """The pages of feedback by student."""
+    folder = Path(graded["right"]["folder"]) / kind
+    return {path.parent.parent.name: path.read_text(encoding="utf-8") for path in folder.glob("*/*/*.html")}
+
+
+def test_feedback_is_written_for_those_who_were_run_and_only_the_teachers_has_hidden_tests(graded) -> None:
+    hidden = QUESTIONS[0].question.tests[0].hidden.strip().splitlines()[-1][:30]
+    escaped = hidden.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for_teacher, to_hand_back = pages(graded, "feedback"), pages(graded, grading.HAND_BACK)
+    run = {name for name, row in graded.items() if row["assignment"] and name != "torn"}
+    assert set(for_teacher) == set(to_hand_back) == run
+    assert all("HIDDEN TESTS" in page for page in for_teacher.values())
+    for student, page in to_hand_back.items():
+        plain = re.sub(r"<[^>]+>", "", page)
+        assert "HIDDEN TESTS" not in page, student
+        assert escaped not in plain, student
+    assert "a test that is not shown failed" in to_hand_back["meddled_with"]
+
+
+def test_late_work_joins_the_marks(graded: dict[str, dict], tmp_path: Path) -> None:
+    late = {**dict.fromkeys(grading.COLUMNS, ""), "student": "late", "assignment": "chapter_4", "points": "3"}
+    marks = tmp_path / "marks.csv"
+    grading.write_marks([{name: graded["right"][name] for name in grading.COLUMNS}], marks)
+    grading.write_marks([late], marks)
+    grading.write_marks([{**late, "points": "4"}], marks)
+    with marks.open(encoding="utf-8", newline="") as file:
+        assert [(row["student"], row["points"]) for row in csv.DictReader(file)] == [
+            ("late", "4"),
+            ("right", graded["right"]["points"]),
+        ]
+
+
+# What the sandbox keeps in
+
+confined = pytest.mark.skipif(SANDBOX is None, reason="this machine has no sandbox")
+
+
+@confined
+def test_asserts_that_were_switched_off_earn_nothing_and_are_told(graded: dict[str, dict]) -> None:
+    assert float(graded["silencer"]["points"]) == 0
+    assert "asserts were switched off" in graded["silencer"]["remarks"]
+
+
+@confined
+def test_no_notebook_reaches_anothers_marks_or_the_network(graded: dict[str, dict]) -> None:
+    assert "FOUND []" in pages(graded, "feedback")["intruder"]
+    assert all(float(row["points"]) <= IN_CODE for row in graded.values())
+
+
+@confined
+def test_what_a_notebook_leaves_running_ends_with_it(graded: dict[str, dict]) -> None:
+    assert float(graded["leaves_children"]["points"]) == IN_CODE
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [command for command in running if b"4321" in command]
+
+
+@confined
+def test_nothing_of_a_student_runs_in_the_teachers_browser(graded: dict[str, dict]) -> None:
+    for kind in ("feedback", grading.HAND_BACK):
+        page = pages(graded, kind)["scripted"]
+        assert "<script>alert" not in page
+        assert "alert(1)</script>" not in page.replace("&lt;", "")
+        assert 'href="javascript' not in page
+
+
+@confined
+def test_printing_without_end_is_stopped_and_told(graded: dict[str, dict]) -> None:
+    assert "printed more than the limit" in graded["endless_printer"]["remarks"]
+    assert float(graded["endless_printer"]["points"]) == 0
+
+
+def test_without_a_sandbox_grading_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grading, "find_sandbox", lambda: None)
+    with pytest.raises(grading.GradingError, match="would run as you; install one, or add --no-sandbox"):
+        grading._needed_sandbox()
 
 
 def test_release_of_nbgrader_is_what_we_hand_out(graded: dict[str, dict]) -> None:

@@ -51,6 +51,47 @@ def test_lost_metadata_is_found_again_by_first_lines() -> None:
     assert len(remarks) == 4
 
 
+@pytest.mark.parametrize("above", ["#@title My answer\n", "%%time\n", "\n", "# ANSWER 1:  Norm_of_maps \n"])
+def test_an_answer_is_found_whatever_stands_above_its_marker(above: str) -> None:
+    back = student_notebook(CHAPTER, SEED)
+    for cell in back.cells:
+        if cell.source.startswith("# answer 1"):
+            marker, _, rest = cell.source.partition("\n")
+            cell.source = f"{above}{'' if 'ANSWER' in above else marker}\n{rest}\nmine = 5"
+        cell.metadata = nbformat.from_dict({})
+    mended, remarks = mend(back, source_notebook(CHAPTER, SEED))
+    assert not any("is missing" in remark for remark in remarks)
+    assert sum("mine = 5" in cell.source for cell in mended.cells) == 1
+
+
+@pytest.mark.parametrize("tests_changed", [False, True])
+@pytest.mark.parametrize("keeps_metadata", [True, False])
+def test_a_helper_below_the_answer_runs_before_the_tests(keeps_metadata: bool, tests_changed: bool) -> None:
+    back = student_notebook(CHAPTER, SEED)
+    answer = next(i for i, cell in enumerate(back.cells) if cell.source.startswith("# answer 1"))
+    back.cells.insert(answer + 1, nbformat.v4.new_code_cell("helper = 1"))
+    for cell in back.cells:
+        if tests_changed and cell.metadata.get("nbgrader", {}).get("grade") and cell.cell_type == "code":
+            cell.source = "assert True"
+        if not keeps_metadata:
+            cell.metadata = nbformat.from_dict({})
+    mended, remarks = mend(back, source_notebook(CHAPTER, SEED))
+    order = [cell.metadata.get("nbgrader", {}).get("grade_id", cell.source) for cell in mended.cells]
+    assert order.index("norm-of-maps-answer") < order.index("helper = 1") < order.index("norm-of-maps-test-1")
+    assert any("yours were put back" in remark for remark in remarks) == tests_changed
+
+
+def test_an_answer_that_is_there_twice_is_told_and_the_changed_one_taken() -> None:
+    back, source = student_notebook(CHAPTER, SEED), source_notebook(CHAPTER, SEED)
+    answer = next(i for i, cell in enumerate(back.cells) if cell.source.startswith("# answer 1"))
+    back.cells.insert(answer + 1, nbformat.from_dict(back.cells[answer]))
+    back.cells[answer].source += "\nmine = 5"
+    mended, remarks = mend(back, source)
+    assert any("is there twice" in remark for remark in remarks)
+    assert sum("mine = 5" in cell.source for cell in mended.cells) == 1
+    assert sum(cell.source.startswith("# answer 1") for cell in mended.cells) == 1
+
+
 def test_lost_metadata_and_lost_first_line_is_told() -> None:
     back = student_notebook(CHAPTER, SEED)
     for cell in back.cells:

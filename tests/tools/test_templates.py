@@ -1,11 +1,14 @@
 """Graded questions: right answers pass, stubs and the answers of other seeds do not, and chance comes from the seed."""
 
-import contextlib
-import io
+from pathlib import Path
 
 import pytest
 
+from tools.assignments.check_templates import main as check_templates
+from tools.assignments.check_templates import outcome as outcome_of
 from tools.assignments.question import CHAPTERS, Question, Template, imports_for, load_templates
+from tools.assignments.write import student_notebook, write_assignments
+from tools.contents import ROOT
 from tools.exercises.bank import load_bank
 
 SEEDS = [str(seed) for seed in range(6)]
@@ -17,16 +20,7 @@ in_code = pytest.mark.parametrize(
 
 
 def outcome(found: Template, answer: str, tests: list[str]) -> str:
-    """ "passed", or how an answer fails the tests: each runs after the answer, in one namespace, as in a notebook."""
-    names: dict = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(imports_for(found.chapter), names)
-        try:
-            for code in (answer, *tests):
-                exec(code, names)
-        except Exception as error:
-            return type(error).__name__
-    return "passed"
+    return outcome_of(imports_for(found.chapter), answer, tests)
 
 
 def all_tests(question: Question) -> list[str]:
@@ -85,3 +79,55 @@ def test_anothers_solution_does_not_pass(found: Template) -> None:
         assert any(result != "passed" for result in results)
     else:  # a repair: the mended code is the same for all, what is handed out is not
         assert len({other.stub for other in [mine, *others]}) > 1
+
+
+# Templates of an instructor's own, outside the repository
+
+EXAMPLE = ROOT / "tools" / "assignments" / "templates" / "example"
+
+
+def copied(folder: Path, old: str = "", new: str = "") -> Path:
+    """A copy of the worked example, with something changed."""
+    folder.mkdir()
+    text = (EXAMPLE / "chapter_4.py").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "chapter_4.py").write_text(text.replace(old, new), encoding="utf-8")
+    return folder
+
+
+def test_the_worked_example_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert check_templates([str(copied(tmp_path / "own"))]) == 0
+    assert capsys.readouterr().out.count("complete") == 2
+
+
+def test_own_templates_take_the_place_of_the_books(tmp_path: Path) -> None:
+    own = copied(tmp_path / "own")
+    assert [found.name for found in load_templates(4, own)] == ["mixed_heads", "what_mixing_keeps"]
+    assert load_templates(3, own) == load_templates(3)
+    assert len(load_templates(4)) >= 4  # the book's are as they were
+    written = write_assignments("maple", tmp_path / "out", [4], own)
+    assert len(written) == 3
+    assert "mixed(maps)" in "".join(cell.source for cell in student_notebook(4, "maple", own).cells)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("{weight} * maps +", "{weight} * maps -", "its solution fails its own tests"),
+        ('"def mixed(maps):\\n    ..."', '"def mixed(maps):\\n    return maps"', "to a stub that nobody touched"),
+        ("points=3", "points=4", "its rubric's points are not 4"),
+        ('exercise="4.1"', 'exercise="4.99"', "the book has no exercise 4.99"),
+        ('variant=f"{heads} heads, {keep}, {weight}"', 'variant="one"', "all seeds give one question"),
+        ("points=3,", 'points=3, secrets=("three sentences",),', "students see a part of the answer"),
+    ],
+)
+def test_what_is_wrong_with_a_template_is_told(tmp_path, capsys, old, new, fault) -> None:
+    assert check_templates([str(copied(tmp_path / "own", old, new))]) == 1
+    assert fault in capsys.readouterr().out
+
+
+def test_files_that_cannot_be_run_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"chapter_4\.py cannot be run: NameError"):
+        load_templates(4, copied(tmp_path / "a", "from random import Random", ""))
+    with pytest.raises(ValueError, match="holds no template of chapter 4"):
+        load_templates(4, copied(tmp_path / "b", "@template(4)", "@template(5)"))

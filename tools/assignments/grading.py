@@ -1,122 +1,38 @@
-"""Grade what came back: mend lost metadata, run nbgrader with limits, write marks and feedback.
+"""Grade what came back: mend it, run it in a sandbox, let nbgrader count, write marks and feedback.
 
-    python -m tools.assignments.grading COURSE SUBMISSIONS [--chapters 2 4] [--seconds 60]
+    python -m tools.assignments.grading COURSE SUBMISSIONS [--chapters 2 4] [--seconds 60] [--deadline 900]
 
-COURSE is the folder that `python -m tools.assignments.write` wrote. SUBMISSIONS holds a folder for each student, with
-the notebooks that were handed out, under their names: SUBMISSIONS/ada/chapter_4.ipynb.
+COURSE is the folder that `python -m tools.assignments.write` wrote. SUBMISSIONS holds a folder, a zip or a notebook for
+each student: SUBMISSIONS/ada/chapter_4.ipynb, or whatever a browser or a learning platform made of that.
+
+Students' code runs in the sandbox alone. The gradebook, the marks and the feedback are written outside of it, from what
+the notebooks printed: so a notebook can fake its own marks (as any notebook can), and nobody else's.
 """
 
 import argparse
 import csv
-import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
+from tools.assignments.execution import Executed, execute, shown_to_students, without_tags
+from tools.assignments.mending import mend
 from tools.assignments.question import CHAPTERS
-from tools.assignments.write import assignment_name
+from tools.assignments.sandbox import Sandbox, find_sandbox, hidden_folders
+from tools.assignments.submissions import GradingError, Submission, find_submissions
 from tools.contents import ROOT
 
+__all__ = ["GradingError", "Submission", "find_submissions", "grade", "mend", "write_marks"]
+
 NBGRADER = ROOT / ".venv-instructor" / "bin" / "nbgrader"
-KERNEL = "deepvit-graded"
 COLUMNS = ("student", "assignment", "points", "of", "in words", "remarks")
-
-
-class GradingError(RuntimeError):
-    """Grading cannot go on; the message says what to do."""
-
-
-@dataclass
-class Submission:
-    """A student's notebook of one assignment, and what was remarked about it."""
-
-    student: str
-    assignment: str
-    path: Path
-    remarks: list[str] = field(default_factory=list)
-    is_readable: bool = True
-
-
-# What was handed in
-
-
-def find_submissions(folder: Path, chapters: list[int]) -> list[Submission]:
-    """The notebooks of a folder of submissions.
-
-    Raises:
-        GradingError: the folder is not there, or holds no notebook of these chapters.
-    """
-    names = {assignment_name(chapter) for chapter in chapters}
-    if not folder.is_dir():
-        raise GradingError(f"there is no folder {folder}; it should hold a folder for each student")
-    found = [
-        Submission(path.parent.name, path.stem, path) for path in sorted(folder.glob("*/*.ipynb")) if path.stem in names
-    ]
-    if not found:
-        wanted = ", ".join(f"{name}.ipynb" for name in sorted(names))
-        raise GradingError(f"{folder} holds no STUDENT/NOTEBOOK with one of the names {wanted}")
-    return found
-
-
-def mend(handed_in: NotebookNode, source: NotebookNode) -> tuple[NotebookNode, list[str]]:
-    """A submission with the cells of what was handed out, each filled with the student's answer as far as it is found.
-
-    A cell is known by nbgrader's metadata; where that is lost, an answer by its first line, others by their source.
-    What the student added stays where it was. Returns the notebook and remarks.
-    """
-    remarks, taken = [], set()
-    by_id = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in handed_in.cells}
-    by_id.pop(None, None)
-    mended = nbformat.v4.new_notebook(metadata=source.metadata)
-    partner: dict[int, NotebookNode] = {}  # of the cells handed out, which cell came back
-    for number, cell in enumerate(source.cells):
-        name = cell.metadata.nbgrader.grade_id
-        back = by_id.get(name) or _same_cell(cell, handed_in)
-        if back is None or id(back) in taken:
-            if cell.metadata.nbgrader.solution:
-                remarks.append(f"the cell {name} is missing: it counts as not answered")
-            continue
-        if name not in by_id and cell.metadata.nbgrader.solution:
-            remarks.append(f"{name} had lost its metadata and was found by its first line")
-        partner[number] = back
-        taken.add(id(back))
-    position = {id(cell): place for place, cell in enumerate(handed_in.cells)}
-    extra = [cell for cell in handed_in.cells if id(cell) not in taken]
-    done = -1
-    for number, cell in enumerate(source.cells):
-        if number in partner:
-            place = position[id(partner[number])]
-            mended.cells += [_plain(other) for other in extra if done < position[id(other)] < place]
-            done = max(done, place)
-        new = nbformat.from_dict(cell)
-        if cell.metadata.nbgrader.solution and number in partner:
-            new.source = partner[number].source
-        mended.cells.append(new)
-    mended.cells += [_plain(other) for other in extra if position[id(other)] > done]
-    return mended, remarks
-
-
-def _same_cell(cell: NotebookNode, notebook: NotebookNode) -> NotebookNode | None:
-    about = cell.metadata.nbgrader
-    first = cell.source.split("\n")[0]
-    for other in notebook.cells:
-        if other.cell_type == cell.cell_type and "nbgrader" not in other.metadata:
-            begins_alike = other.source.lstrip().split("\n")[0].strip() == first
-            if begins_alike if about.solution else other.source.strip() == cell.source.strip():
-                return other
-    return None
-
-
-def _plain(cell: NotebookNode) -> NotebookNode:
-    new = nbformat.v4.new_markdown_cell if cell.cell_type == "markdown" else nbformat.v4.new_code_cell
-    return new(cell.source)
+HAND_BACK = "hand_back"
 
 
 def read_sources(course: Path, names: set[str]) -> dict[str, NotebookNode]:
@@ -132,51 +48,70 @@ def read_sources(course: Path, names: set[str]) -> dict[str, NotebookNode]:
     return {name: nbformat.read(path, as_version=4) for name, path in paths.items()}
 
 
-def collect(submissions: list[Submission], course: Path, sources: dict[str, NotebookNode]) -> None:
-    """Puts submissions, mended, where nbgrader looks for them. Those that cannot be read get a remark."""
-    shutil.rmtree(course / "submitted", ignore_errors=True)
-    for entry in submissions:
+def run_submissions(
+    submissions: list[Submission],
+    course: Path,
+    sources: dict[str, NotebookNode],
+    sandbox: Sandbox | None,
+    seconds: float = 60,
+    deadline: float = 900,
+    jobs: int = 1,
+) -> None:
+    """Mends and runs each submission, and puts it, with what it printed, where nbgrader looks for it."""
+
+    def run(entry: Submission) -> Executed | None:
         source = sources[entry.assignment]
+        entry.remarks += _edition_remarks(entry.notebook, source)
         try:
-            handed_in = nbformat.read(entry.path, as_version=4)
-            entry.remarks = _edition_remarks(handed_in, source)
-            mended, remarks = mend(handed_in, source)
-        except (ValueError, KeyError, AttributeError, OSError, nbformat.ValidationError) as error:
-            entry.is_readable = False
-            entry.remarks = [f"the file is no notebook that can be read ({type(error).__name__})"]
-            continue
+            mended, remarks = mend(entry.notebook, source)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            entry.notebook = None
+            entry.remarks.append(f"the file is no notebook that can be read ({type(error).__name__})")
+            return None
         entry.remarks += remarks
-        target = course / "submitted" / entry.student / entry.assignment / f"{entry.assignment}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(mended, target)
+        return execute(mended, sandbox, hidden_folders(course.parent), seconds, deadline)
+
+    graded = [entry for entry in submissions if entry.is_readable]
+    with ThreadPoolExecutor(jobs) as pool:
+        for entry, done in zip(graded, pool.map(run, graded), strict=True):
+            folder = course / "submitted" / entry.student / entry.assignment
+            shutil.rmtree(folder, ignore_errors=True)
+            if done is None:
+                continue
+            entry.remarks += done.remarks
+            _clean_words(done.notebook)
+            folder.mkdir(parents=True)
+            nbformat.write(done.notebook, folder / f"{entry.assignment}.ipynb")
+
+
+def _clean_words(notebook: NotebookNode) -> None:
+    """What students wrote is shown in the browser of whoever marks, so no HTML of theirs is left in it."""
+    for cell in notebook.cells:
+        about = cell.metadata.get("nbgrader", {})
+        if cell.cell_type == "markdown" and (not about or about.get("solution")):
+            cell.source = without_tags(cell.source)
 
 
 def _edition_remarks(handed_in: NotebookNode, source: NotebookNode) -> list[str]:
     theirs = handed_in.metadata.get("deepvit_edu", {}).get("edition")
-    ours = source.metadata["deepvit_edu"]["edition"]
+    ours = source.metadata["deepvit_edu"].get("edition")
     return ["it was made from another seed than this course's"] if theirs not in (None, ours) else []
 
 
 # nbgrader
 
 
-def write_configuration(course: Path, seconds: int) -> None:
-    """nbgrader's configuration, and the kernel with its limits."""
+def write_configuration(course: Path) -> None:
+    """nbgrader's configuration: notebooks come to it as they have run, so it runs none and keeps their outputs."""
     (course / "nbgrader_config.py").write_text(
         "c = get_config()\n"
         'c.CourseDirectory.course_id = "deepvit"\n'
-        f"c.ExecutePreprocessor.timeout = {seconds}\n"
-        "c.ExecutePreprocessor.startup_timeout = 300\n"
-        f"c.ExecutePreprocessor.iopub_timeout = {seconds}\n"  # a busy machine is slow to tell what it printed
-        f'c.ExecutePreprocessor.kernel_name = "{KERNEL}"\n'
+        "c.Execute.enabled = False  # students' code runs in the sandbox alone, before\n"
+        "c.ClearOutput.enabled = False\n"
+        "c.OverwriteKernelspec.enabled = False\n"
         "c.ClearSolutions.enabled = False  # the source holds stubs, no solutions\n",
         encoding="utf-8",
     )
-    kernel = course / "jupyter" / "kernels" / KERNEL / "kernel.json"
-    kernel.parent.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, str(Path(__file__).with_name("limited_kernel.py")), "-f", "{connection_file}"]
-    about = {"argv": program, "display_name": "Graded", "language": "python"}
-    kernel.write_text(json.dumps(about), encoding="utf-8")
 
 
 def run_nbgrader(course: Path, *arguments: str, may_fail: bool = False) -> str:
@@ -188,9 +123,8 @@ def run_nbgrader(course: Path, *arguments: str, may_fail: bool = False) -> str:
     if not NBGRADER.is_file():
         raise GradingError("nbgrader is not installed; `make grade` installs it into .venv-instructor")
     programs = f"{NBGRADER.parent}{os.pathsep}{os.environ['PATH']}"  # nbgrader calls alembic by its name
-    variables = {**os.environ, "PATH": programs, "JUPYTER_PATH": str(course.resolve() / "jupyter")}
     done = subprocess.run(
-        [NBGRADER, *arguments], cwd=course, env=variables, capture_output=True, text=True, check=False
+        [NBGRADER, *arguments], cwd=course, env={**os.environ, "PATH": programs}, capture_output=True, text=True
     )
     said = done.stdout + done.stderr
     if done.returncode and not may_fail:
@@ -198,79 +132,145 @@ def run_nbgrader(course: Path, *arguments: str, may_fail: bool = False) -> str:
     return said
 
 
-def grade(course: Path, submissions: list[Submission], seconds: int) -> list[dict]:
-    """Runs nbgrader's cycle; a row of marks for every submission, those that could not be run included."""
+def grade(
+    course: Path,
+    submissions: list[Submission],
+    seconds: float = 60,
+    deadline: float = 900,
+    sandbox: Sandbox | None = None,
+    jobs: int = 1,
+) -> list[dict]:
+    """Runs all submissions and nbgrader's cycle; a row of marks for each, those that could not be run included.
+
+    Args:
+        course: the folder `course` of what `tools.assignments.write` wrote.
+        submissions: as of `find_submissions`.
+        seconds, deadline: how long one cell, and a whole notebook, may run.
+        sandbox: where their code runs; None for right here, as you.
+        jobs: notebooks at once.
+    """
     if not (course / "source").is_dir():
         raise GradingError(f"{course.parent} holds no assignments; write them with make assignments SEED=some-words")
-    sources = read_sources(course, {entry.assignment for entry in submissions})
-    write_configuration(course, seconds)
-    collect(submissions, course, sources)
+    sources = read_sources(course, {entry.assignment for entry in submissions if entry.assignment})
+    write_configuration(course)
+    run_submissions(submissions, course, sources, sandbox, seconds, deadline, jobs)
     for name in sources:
         run_nbgrader(course, "generate_assignment", name, "--create", "--force")
         if not any(entry.is_readable for entry in submissions if entry.assignment == name):
             continue
         run_nbgrader(course, "autograde", name, "--create", "--force", may_fail=True)
         run_nbgrader(course, "generate_feedback", name, "--force", may_fail=True)
+        _write_hand_back(course, name)
     run_nbgrader(course, "export", "--to", "nbgrader.csv")
     with (course / "nbgrader.csv").open(encoding="utf-8", newline="") as file:
         exported = {(row["student_id"], row["assignment"]): row for row in csv.DictReader(file)}
-    rows = []
-    for entry in submissions:
-        was_run = (course / "autograded" / entry.student / entry.assignment).is_dir()
-        marks = exported.get((entry.student, entry.assignment)) if was_run else None
-        rows.append(_row(entry, sources[entry.assignment], marks, was_run))
-    return rows
+    return [_row(entry, sources.get(entry.assignment), exported, course) for entry in submissions]
 
 
-def _row(entry: Submission, source: NotebookNode, marks: dict | None, was_run: bool) -> dict:
-    graded = [cell.metadata.nbgrader for cell in source.cells if cell.metadata.nbgrader.grade]
-    to_read = sum(about.points for about in graded if about.solution)
+def _write_hand_back(course: Path, name: str) -> None:
+    """Feedback without hidden tests, from copies of the graded notebooks that have none."""
+    for path in sorted((course / "autograded").glob(f"*/{name}/{name}.ipynb")):
+        copy = course / "without_hidden" / path.relative_to(course / "autograded")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(shown_to_students(nbformat.read(path, as_version=4)), copy)
+    folders = (
+        "--CourseDirectory.autograded_directory=without_hidden",
+        f"--CourseDirectory.feedback_directory={HAND_BACK}",
+    )
+    run_nbgrader(course, "generate_feedback", name, "--force", *folders, may_fail=True)
+    shutil.rmtree(course / "without_hidden", ignore_errors=True)
+
+
+def _row(entry: Submission, source: NotebookNode | None, exported: dict, course: Path) -> dict:
     remarks = list(entry.remarks)
+    if source is None:
+        return dict(zip(COLUMNS, (entry.student, "", "0", 0, 0, "; ".join(remarks)), strict=True))
+    graded = [cell.metadata.nbgrader for cell in source.cells if cell.metadata.nbgrader.grade]
+    to_read, total = (sum(about.points for about in graded if about.solution or every) for every in (False, True))
+    was_run = entry.is_readable and (course / "autograded" / entry.student / entry.assignment).is_dir()
+    marks = exported.get((entry.student, entry.assignment)) if was_run else None
     if entry.is_readable and not was_run:
-        remarks.append("it could not be run within the limits: look at it by hand")
+        remarks.append("it could not be graded: look at it by hand")
     points = float(marks["score"] or 0) if marks else 0.0
-    total = sum(about.points for about in graded)
+    if not 0 <= points <= total:
+        remarks.append(f"{points:g} points of {total} cannot be, and count as 0: look at it by hand")
+        points = 0.0
     values = (entry.student, entry.assignment, f"{points:g}", total, to_read if was_run else 0, "; ".join(remarks))
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def write_marks(rows: list[dict], path: Path) -> None:
-    """The marks as CSV, a line a submission."""
+    """The marks as CSV, a line a submission; lines of earlier gradings stay unless they were graded again."""
+    new = {(row["student"], row["assignment"]): row for row in rows}
+    now_graded = {row["student"] for row in rows if row["assignment"]}
+    merged = {}
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["assignment"] or row["student"] not in now_graded:
+                    merged[row["student"], row["assignment"]] = row
+    merged |= new
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _no_formula(value) for key, value in merged[name].items()} for name in sorted(merged))
+
+
+def _no_formula(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula, whatever a student's folder is named."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
 def describe(rows: list[dict]) -> Iterator[str]:
     """The marks for the terminal."""
     for row in rows:
         remarks = f"  ({row['remarks']})" if row["remarks"] else ""
-        yield f"{row['student']:<16} {row['assignment']}  {row['points']:>4} of {row['of']}{remarks}"
+        name = row["assignment"] or "–"
+        yield f"{row['student']:<16} {name}  {row['points']:>4} of {row['of']}{remarks}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Grades a folder of submissions."""
     parser = argparse.ArgumentParser(
         prog="tools.assignments.grading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("course", type=Path, help="the folder of the assignments, assignments/SEED")
-    parser.add_argument("submissions", type=Path, help="the folder with a folder for each student")
+    parser.add_argument("submissions", type=Path, help="the folder with what was handed in")
     parser.add_argument("--chapters", type=int, nargs="+", choices=CHAPTERS, default=list(CHAPTERS), metavar="N")
     parser.add_argument("--seconds", type=int, default=60, help="how long one cell may run (default: 60)")
-    options = parser.parse_args()
+    parser.add_argument("--deadline", type=int, default=900, help="how long a whole notebook may run (default: 900)")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="notebooks at once")
+    parser.add_argument("--no-sandbox", action="store_true", help="run students' code as you, with all that you may do")
+    options = parser.parse_args(arguments)
     course = options.course / "course"
     try:
-        rows = grade(course, find_submissions(options.submissions, options.chapters), options.seconds)
+        if min(options.seconds, options.deadline, options.jobs) < 1:
+            raise GradingError("--seconds, --deadline and --jobs are 1 or more")
+        submissions = find_submissions(options.submissions, options.chapters)
+        sandbox = None if options.no_sandbox else _needed_sandbox()
+        rows = grade(course, submissions, options.seconds, options.deadline, sandbox, options.jobs)
         write_marks(rows, options.course / "marks.csv")
     except (GradingError, OSError) as error:
         parser.exit(1, f"tools.assignments.grading: {error}\n")
     print("\n".join(describe(rows)))
-    print(f"Marks: {options.course / 'marks.csv'}. Feedback to hand out: {course / 'feedback'}.")
+    where = "without a sandbox" if sandbox is None else f"in a sandbox of {sandbox.name}"
+    count = sum(bool(row["assignment"]) for row in rows)
+    print(f"{count} notebooks were run {where}. Marks: {options.course / 'marks.csv'}.")
+    print(f"To hand back: {course / HAND_BACK}. For you alone, with the hidden tests: {course / 'feedback'}.")
     if any(row["in words"] for row in rows):
         lab = NBGRADER.with_name("jupyter")
-        print(f"Answers in words are marked by hand: cd {course} && {lab} lab, menu Nbgrader, Formgrader.")
+        print(f"Answers in words are marked by hand: cd '{course}' && '{lab}' lab, menu Nbgrader, Formgrader.")
         print("Then grade again.")
+
+
+def _needed_sandbox() -> Sandbox:
+    sandbox = find_sandbox()
+    if sandbox is None:
+        raise GradingError(
+            "this machine has no sandbox (bubblewrap, unshare with user namespaces, or docker), and students' code "
+            "would run as you; install one, or add --no-sandbox for a class that you trust"
+        )
+    return sandbox
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The kernel that runs students' code: Python with limits on memory, processor time and the size of files.
+"""The kernel that runs students' code: Python with limits on memory, processor time, processes and the size of files.
 
-It protects the machine from accidents, not from malice: see the instructor's guide for a sandbox.
+It protects the machine from accidents; from malice protects the sandbox in which it is started (`sandbox.py`).
 """
 
 import os
@@ -8,6 +8,8 @@ import os
 GIB = 1024**3
 LIMITS = {"DATA": 6 * GIB, "CPU": 900, "FSIZE": GIB // 4, "CORE": 0}
 """Memory and largest file in bytes, processor time in seconds, for a whole notebook."""
+PROCESSES = 128
+"""Processes and threads, where a sandbox counts them apart from the teacher's own."""
 
 
 def main() -> None:
@@ -17,7 +19,8 @@ def main() -> None:
     except ImportError:  # Windows has none
         pass
     else:
-        for name, most in LIMITS.items():
+        limits = {**LIMITS, "NPROC": PROCESSES} if os.environ.get("DEEPVIT_GRADING_CONFINED") else LIMITS
+        for name, most in limits.items():
             kind = getattr(resource, f"RLIMIT_{name}")
             hard = resource.getrlimit(kind)[1]
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)

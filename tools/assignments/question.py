@@ -1,9 +1,12 @@
 """What a graded question is: made by a template from a seed, with its points, its answer and its hidden tests."""
 
 import importlib
+import importlib.util
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from tools.exercises.bank import chapter_files
 
@@ -91,12 +94,40 @@ def template(chapter: int) -> Callable[[Callable], Callable]:
     return register
 
 
-def load_templates(chapter: int) -> list[Template]:
-    """The templates of a chapter, in the order of its file."""
-    importlib.import_module(f"tools.assignments.templates.chapter_{chapter}")
-    return [found for found in _TEMPLATES if found.chapter == chapter]
+def load_templates(chapter: int, folder: str | Path | None = None) -> list[Template]:
+    """The templates of a chapter, in the order of its file.
+
+    Args:
+        chapter: its number.
+        folder: where an instructor's own are; a chapter without a file there has the book's.
+
+    Raises:
+        ValueError: when the instructor's file cannot be run, or holds no template of its chapter.
+    """
+    return _load(chapter, str(Path(folder).resolve()) if folder else None)[0]
 
 
-def imports_for(chapter: int) -> str:
+def imports_for(chapter: int, folder: str | Path | None = None) -> str:
     """The import statements that every question of a chapter may rely on."""
-    return importlib.import_module(f"tools.assignments.templates.chapter_{chapter}").IMPORTS
+    return _load(chapter, str(Path(folder).resolve()) if folder else None)[1]
+
+
+@cache
+def _load(chapter: int, folder: str | None) -> tuple[list[Template], str]:
+    path = Path(folder, f"chapter_{chapter}.py") if folder else None
+    before = len(_TEMPLATES)
+    if path is None or not path.is_file():
+        module = importlib.import_module(f"tools.assignments.templates.chapter_{chapter}")
+        found = [each for each in _TEMPLATES if each.make.__module__ == module.__name__]
+        return found, module.IMPORTS
+    spec = importlib.util.spec_from_file_location(f"own_templates_{abs(hash(folder))}_chapter_{chapter}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        imports = module.IMPORTS
+    except Exception as error:  # the instructor's own code fails in any way
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    found = [each for each in _TEMPLATES[before:] if each.chapter == chapter]
+    if not found:
+        raise ValueError(f"{path} holds no template of chapter {chapter}; begin each with @template({chapter})")
+    return found, imports

@@ -1,14 +1,17 @@
 """Write a course's assignments from a seed: for each chapter what students get, and what only the instructor sees.
 
-    python -m tools.assignments.write SEED [--chapters 2 4] [--out FOLDER]
+    python -m tools.assignments.write SEED [--chapters 2 4] [--out FOLDER] [--templates FOLDER]
 
 Another seed gives other questions, so that neither the book's solutions nor those of last year answer them. Keep the
-seed to yourself: whoever has it can make the answers, too.
+seed to yourself: whoever has it can make the answers, too. The book's templates are public: whoever draws seeds until
+the questions agree has the answers as well. Templates of your own (`--templates`, see `templates/example`) are not.
 """
 
 import argparse
 import hashlib
+import json
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +42,10 @@ class Asked:
         return f"answer {self.number}: {self.name}"
 
 
-def asked(chapter: int, seed: str) -> list[Asked]:
-    """The questions of a chapter for a seed."""
-    return [
-        Asked(number, found.name, found.draw(seed)) for number, found in enumerate(load_templates(chapter), start=1)
-    ]
+def asked(chapter: int, seed: str, templates: str | Path | None = None) -> list[Asked]:
+    """The questions of a chapter for a seed, from the book's templates or from those in a folder of one's own."""
+    found = enumerate(load_templates(chapter, templates), start=1)
+    return [Asked(number, each.name, each.draw(seed)) for number, each in found]
 
 
 def assignment_name(chapter: int) -> str:
@@ -51,26 +53,31 @@ def assignment_name(chapter: int) -> str:
     return f"chapter_{chapter}"
 
 
-def source_notebook(chapter: int, seed: str) -> NotebookNode:
+def source_notebook(chapter: int, seed: str, templates: str | Path | None = None) -> NotebookNode:
     """What nbgrader keeps: the students' stubs, and the hidden tests behind the visible ones."""
-    return _notebook(chapter, seed, answers=False)
+    return _notebook(chapter, seed, templates, answers=False)
 
 
-def instructor_notebook(chapter: int, seed: str) -> NotebookNode:
+def instructor_notebook(chapter: int, seed: str, templates: str | Path | None = None) -> NotebookNode:
     """Answers, model answers with rubrics, and all tests. It runs from top to bottom."""
-    return _notebook(chapter, seed, answers=True)
+    return _notebook(chapter, seed, templates, answers=True)
 
 
-def student_notebook(chapter: int, seed: str) -> NotebookNode:
+def student_notebook(chapter: int, seed: str, templates: str | Path | None = None) -> NotebookNode:
     """What students get: stubs and visible tests."""
-    notebook = source_notebook(chapter, seed)
+    notebook = source_notebook(chapter, seed, templates)
     for cell in notebook.cells:
-        cell.source = re.sub(rf"\n*{BEGIN_HIDDEN}.*?{END_HIDDEN}", "", cell.source, flags=re.S)
+        cell.source = visible_part(cell.source)
     return notebook
 
 
-def _notebook(chapter: int, seed: str, answers: bool) -> NotebookNode:
-    questions = asked(chapter, seed)
+def visible_part(source: str) -> str:
+    """A cell's source without its hidden tests."""
+    return re.sub(rf"\n*{BEGIN_HIDDEN}.*?{END_HIDDEN}", "", source, flags=re.S)
+
+
+def _notebook(chapter: int, seed: str, templates: str | Path | None, answers: bool) -> NotebookNode:
+    questions = asked(chapter, seed, templates)
     title = re.search(r"^# (.+)$", chapter_files()[chapter].read_text(encoding="utf-8"), re.M)
     points = sum(entry.question.total for entry in questions)
     intro = (
@@ -81,11 +88,11 @@ def _notebook(chapter: int, seed: str, answers: bool) -> NotebookNode:
     cells = [_cell("markdown", "intro", intro, readonly=True)]
     setup = setup_cells(repository_url(), f"book/{chapter_files()[chapter].stem}")[1]
     cells += [_cell("code", "setup", setup.source, readonly=True)]
-    cells += [_cell("code", "imports", imports_for(chapter).strip(), readonly=True)]
+    cells += [_cell("code", "imports", imports_for(chapter, templates).strip(), readonly=True)]
     for entry in questions:
         cells += _cells_of(entry, answers)
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
-    notebook.metadata["deepvit_edu"] = {"chapter": chapter, "edition": hashlib.sha256(seed.encode()).hexdigest()[:8]}
+    notebook.metadata["deepvit_edu"] = {"chapter": chapter}
     nbformat.validate(notebook)
     return notebook
 
@@ -142,27 +149,61 @@ def _cell(
     return cell
 
 
-def write_assignments(seed: str, out: Path, chapters: Sequence[int] = CHAPTERS) -> list[Path]:
+def write_assignments(
+    seed: str, out: Path, chapters: Sequence[int] = CHAPTERS, templates: str | Path | None = None
+) -> list[Path]:
     """Writes `student/`, `instructor/` and `course/source/` (for nbgrader) below `out`; returns the files.
 
     Raises:
-        ValueError: the seed is empty.
+        ValueError: the seed is empty, the folder holds another seed's assignments, or a template of one's own fails.
     """
     if not seed.strip():
         raise ValueError("the seed is empty: choose some words that students will not guess, such as autumn-26-maple")
+    if templates is not None and not Path(templates).is_dir():
+        raise ValueError(f"there is no folder of templates {templates}; templates/example is one")
+    edition = _edition(seed, out)
     written = []
     for chapter in chapters:
         name = assignment_name(chapter)
         editions = {
-            out / "student" / f"{name}.ipynb": student_notebook(chapter, seed),
-            out / "instructor" / f"{name}.ipynb": instructor_notebook(chapter, seed),
-            out / "course" / "source" / name / f"{name}.ipynb": source_notebook(chapter, seed),
+            out / "student" / f"{name}.ipynb": student_notebook(chapter, seed, templates),
+            out / "instructor" / f"{name}.ipynb": instructor_notebook(chapter, seed, templates),
+            out / "course" / "source" / name / f"{name}.ipynb": source_notebook(chapter, seed, templates),
         }
         for path, notebook in editions.items():
+            notebook.metadata["deepvit_edu"]["edition"] = edition
             path.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, path)
             written.append(path)
     return written
+
+
+def _edition(seed: str, out: Path) -> str:
+    """The mark by which a course's notebooks are known again: a random number, so that it tells nothing of the seed."""
+    path = out / "course" / "edition.json"
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["seed"] != seed:
+            raise ValueError(f"{out} holds the assignments of another seed; name another folder with --out")
+        return known["edition"]
+    if (out / "course" / "source").exists():
+        raise ValueError(f"{out} holds assignments that do not say of which seed; name another folder with --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    edition = secrets.token_hex(8)
+    path.write_text(json.dumps({"seed": seed, "edition": edition}), encoding="utf-8")
+    return edition
+
+
+def folder_of(seed: str) -> Path:
+    """The folder of a seed's assignments unless another is given.
+
+    Raises:
+        ValueError: the seed has nothing that could name one.
+    """
+    name = re.sub(r"[^\w-]+", "-", seed).strip("-")
+    if not name:
+        raise ValueError(f"no folder can be named after the seed '{seed}': add a word, or name one with --out")
+    return ROOT / "assignments" / name
 
 
 def main() -> None:
@@ -173,10 +214,11 @@ def main() -> None:
     parser.add_argument("seed", help="any words; others give other questions")
     parser.add_argument("--chapters", type=int, nargs="+", choices=CHAPTERS, default=list(CHAPTERS), metavar="N")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="assignments/SEED unless given")
+    parser.add_argument("--templates", type=Path, metavar="FOLDER", help="your own templates, chapter_N.py")
     options = parser.parse_args()
-    out = options.out or ROOT / "assignments" / re.sub(r"[^\w.-]+", "-", options.seed)
     try:
-        write_assignments(options.seed, out, options.chapters)
+        out = options.out or folder_of(options.seed)
+        write_assignments(options.seed, out, options.chapters, options.templates)
     except (ValueError, OSError) as error:
         parser.exit(1, f"tools.assignments.write: {error}\n")
     print(f"{len(options.chapters)} assignments in {out}: hand out student/, keep instructor/ and course/ to yourself.")

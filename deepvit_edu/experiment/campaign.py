@@ -35,7 +35,7 @@ ASK_AGAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class CampaignPlan:
     """A plan of the campaign: its file, the section, and the commit whose code runs it."""
 
     plan: str
@@ -43,7 +43,7 @@ class Entry:
     code: str
 
 
-def read_campaign(path: str | Path) -> list[Entry]:
+def read_campaign(path: str | Path) -> list[CampaignPlan]:
     """The entries of a campaign's file: `code`, a commit, and `plans`, a list of names or of {plan, section, code}.
 
     Raises:
@@ -56,7 +56,7 @@ def read_campaign(path: str | Path) -> list[Entry]:
     try:
         declared = read_yaml(path)
         given = [{"plan": each} if isinstance(each, str) else each for each in declared["plans"]]
-        entries = [Entry(**{"section": None, "code": declared.get("code"), **each}) for each in given]
+        entries = [CampaignPlan(**{"section": None, "code": declared.get("code"), **each}) for each in given]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a campaign: it needs `code`, a commit, and `plans`, a list: {error!r}"

@@ -40,7 +40,7 @@ class Claim:
         grade: how well we know that it is said: "paper", "code", "authors' page", "authors' word", "account of others".
         plan: the plan that tests it; None if no plan does.
         contrast: the name of the contrast in it.
-        measure: what is compared: see `verdict.measured`.
+        measure: what is compared: see `verdict.recorded_value`.
         expects: what the claim predicts for the contrast: one of EXPECTATIONS.
         conditions: further contrasts, and what is expected of each; where one does not agree, or has not been run, the
             claim holds under conditions.

@@ -78,7 +78,7 @@ def _must_match(plan: Plan, arm: str, record: Record) -> Iterator[tuple[str, str
     yield "learning rates", arm, record["config"]["recipe"]["learning_rate"]
 
 
-def measured(record: Record, measure: str) -> float:
+def recorded_value(record: Record, measure: str) -> float:
     """A number of a record: "test_accuracy", "train_loss", or a diagnostic's mean over the deep half of the blocks."""
     if measure in MEASURES:
         return record[measure]
@@ -102,7 +102,10 @@ def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -
     differences = []
     for seed in seeds:
         pairs = zip(contrast.treatment, contrast.control, strict=True)
-        each = [measured(found[ours][seed], measure) - measured(found[theirs][seed], measure) for ours, theirs in pairs]
+        each = [
+            recorded_value(found[ours][seed], measure) - recorded_value(found[theirs][seed], measure)
+            for ours, theirs in pairs
+        ]
         differences.append(each[0] if not contrast.levels else float(np.polyfit(np.log2(contrast.levels), each, 1)[0]))
     level = 1 - 0.05 / (plan.primary_contrasts if contrast.primary else 1)
     return effect_of(differences, level)
@@ -177,7 +180,7 @@ def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
 
 
 def _mean_of(runs: list[Record], measure: str) -> str:
-    values = [measured(run, measure) for run in runs if has(run, measure)]
+    values = [recorded_value(run, measure) for run in runs if has(run, measure)]
     return f"{np.mean(values):.3f}" if values else "–"
 
 
@@ -206,7 +209,7 @@ def measured_maps(runs: Iterable[Record]) -> dict[str, float] | None:
         return None
     matters = [run["diagnostics"]["map_matters"] for run in runs]
     counts = {"runs": len(runs), "alive": matters.count(True), "idle": matters.count(False)}
-    values = {name: [measured(run, name) for run in runs if has(run, name)] for name in names}
+    values = {name: [recorded_value(run, name) for run in runs if has(run, name)] for name in names}
     return {**counts, **{name: float(np.mean(of)) if of else math.nan for name, of in values.items()}}
 
 

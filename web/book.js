@@ -17,3 +17,13 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   document.querySelectorAll("script[data-late]").forEach((waiting) => near.observe(waiting.parentElement));
 });
+
+// An equation that is wider than its column is moved sideways: by the keyboard, too.
+window.addEventListener("load", () => {
+  const reach = () => document.querySelectorAll("article :is(div.math, mjx-container)").forEach((box) => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  });
+  window.MathJax?.startup?.promise.then(reach);
+  window.addEventListener("resize", reach);
+});

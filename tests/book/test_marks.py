@@ -1,0 +1,53 @@
+"""Facts of exercises and verdicts get classes, and keep their words."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from bs4 import BeautifulSoup
+from docutils import nodes
+
+from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, split_facts
+from tools.contents import notebook_pages
+
+Reader = Callable[[str], BeautifulSoup]
+
+
+def table(head: str, *cells: str) -> nodes.table:
+    """A table of one column."""
+    rows = [nodes.row("", nodes.entry("", nodes.paragraph("", cell))) for cell in (head, *cells)]
+    return nodes.table("", nodes.tgroup("", nodes.thead("", rows[0]), nodes.tbody("", *rows[1:])))
+
+
+def test_facts_keep_their_words() -> None:
+    line = nodes.emphasis("", "4.1 · implement · difficulty 2 of 5 · practises the order\nof norms")
+    before = line.astext()
+    split_facts(line)
+    assert line.astext() == before
+    kinds = [child["classes"] for child in line.findall(nodes.inline)]
+    assert kinds == [["fact", f"fact-{kind}"] for kind in ("4", "implement", "difficulty", "practises")]
+
+
+@pytest.mark.parametrize("verdict", WORDS)
+def test_verdict_becomes_a_badge(verdict: str) -> None:
+    page = nodes.document(None, None, "", table("verdict", f"{verdict} (cpu-study)"))
+    mark_verdicts(page)
+    (badge,) = page.findall(nodes.inline)
+    assert badge.astext() == verdict
+    assert badge["classes"] == ["verdict", f"verdict-{verdict.replace(' ', '-')}"]
+    assert f"{verdict} (cpu-study)" in page.astext()
+
+
+def test_other_columns_stay() -> None:
+    page = nodes.document(None, None, "", table("when", "reproduced"))
+    mark_verdicts(page)
+    assert list(page.findall(nodes.inline)) == []
+
+
+def test_every_exercise_has_chips(read_page: Reader) -> None:
+    boxes = [box for page in notebook_pages() for box in read_page(page).select("div.exercise")]
+    assert boxes
+    for box in boxes:
+        facts = [fact.get_text() for fact in box.select(".facts .fact")]
+        assert re.fullmatch(r"\d+\.\d+", facts[0])
+        assert len(facts) >= 4, SEPARATOR.join(facts)

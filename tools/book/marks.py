@@ -1,0 +1,76 @@
+"""A Sphinx extension: facts of exercises become chips, and verdicts badges.
+
+A chapter says "*4.1 · implement · difficulty 2 of 5 · …*" as the first line of an exercise, and a table says
+"inconclusive" in a column headed *verdict*. Both stay words, for all who read, search, copy or listen; here they get
+the classes by which web/book.css sets them apart.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from docutils import nodes
+from sphinx_exercise.nodes import exercise_enumerable_node, exercise_node
+
+from deepvit_edu.experiment.ledger import VERDICTS
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+SEPARATOR = " · "
+# What a column headed "verdict" may say: of a claim, and of a contrast.
+WORDS = (*VERDICTS, "higher", "lower", "no difference that matters", "too few runs")
+
+
+def split_facts(line: nodes.emphasis) -> None:
+    """Make a chip of each fact in a line, and keep the line's words."""
+    facts = line.astext().split(SEPARATOR)
+    line.children = []
+    line["classes"].append("facts")
+    for fact in facts:
+        kind = re.sub(r"\W.*", "", fact, flags=re.DOTALL)
+        line += [nodes.inline("", fact, classes=["fact", f"fact-{kind}"]), nodes.Text(SEPARATOR)]
+    line.pop()
+
+
+def mark_facts(doctree: nodes.document) -> None:
+    """Find the line of facts of each exercise."""
+    for kind in (exercise_node, exercise_enumerable_node):
+        for exercise in doctree.findall(kind):
+            line = next(exercise.findall(nodes.emphasis), None)
+            if line is not None and SEPARATOR in line.astext():
+                split_facts(line)
+
+
+def mark_verdict(cell: nodes.entry) -> None:
+    """Make a badge of the verdict with which a cell begins."""
+    text = next(cell.findall(nodes.Text), None)
+    verdict = next((word for word in WORDS if text and text.startswith(word)), None)
+    if verdict:
+        badge = nodes.inline("", verdict, classes=["verdict", f"verdict-{verdict.replace(' ', '-')}"])
+        text.parent.replace(text, [badge, nodes.Text(text[len(verdict) :])])
+
+
+def mark_verdicts(doctree: nodes.document) -> None:
+    """Find the columns of verdicts."""
+    for table in doctree.findall(nodes.table):
+        rows = [list(row.children) for row in table.findall(nodes.row)]
+        heads = [cell.astext().lower() for cell in rows[0]]
+        for row in rows[1:]:
+            for head, cell in zip(heads, row, strict=False):
+                if "verdict" in head:
+                    mark_verdict(cell)
+
+
+def mark(app: Sphinx, doctree: nodes.document, _page: str) -> None:
+    """Mark what a page of the book has."""
+    if app.builder.format == "html":
+        mark_facts(doctree)
+        mark_verdicts(doctree)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("doctree-resolved", mark)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,72 @@
+// Searches the sections of the book (tools/book/search.py wrote them) for all the words of a query.
+(() => {
+  const MOST = 50; // results that are shown
+  const BEFORE = 60, LONG = 220; // characters of an excerpt
+  const plain = (text) => text.toLowerCase().replace(/[‐‑–−]/g, "-");
+  const field = document.querySelector(".book-search input");
+  const status = document.querySelector("#search-status");
+  const list = document.querySelector("#search-results");
+  const sections = window.bookSections.map((section) => ({
+    ...section, plainTitle: plain(section.title), plainPage: plain(section.page), plainText: plain(section.text),
+  }));
+
+  // How well a section answers to a word: most by its title, then by its page's, then by how often it says it.
+  const worth = (section, word) => {
+    const times = section.plainText.split(word).length - 1;
+    return 12 * section.plainTitle.includes(word) + 3 * section.plainPage.includes(word) + Math.min(times, 6);
+  };
+
+  const find = (words) => sections
+    .map((section) => ({ section, worths: words.map((word) => worth(section, word)) }))
+    .filter(({ worths }) => worths.every(Boolean))
+    .map(({ section, worths }) => ({ section, total: worths.reduce((sum, one) => sum + one, 0) }))
+    .sort((one, other) => other.total - one.total);
+
+  // The text with the words marked, as nodes: nothing of it is read as HTML.
+  const marked = (text, words) => {
+    const pattern = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
+    return text.split(new RegExp(`(${pattern})`, "i")).map((part, place) => {
+      if (place % 2 === 0) return document.createTextNode(part);
+      const mark = document.createElement("mark");
+      mark.textContent = part;
+      return mark;
+    });
+  };
+
+  const excerpt = (section, words) => {
+    const places = words.map((word) => section.plainText.indexOf(word)).filter((place) => place >= 0);
+    const start = Math.max(0, (places.length ? Math.min(...places) : 0) - BEFORE);
+    const from = start ? section.text.indexOf(" ", start) + 1 : 0;
+    const text = section.text.slice(from, from + LONG);
+    return `${from ? "… " : ""}${text}${from + LONG < section.text.length ? " …" : ""}`;
+  };
+
+  const item = ({ section }, words) => {
+    const row = document.createElement("li");
+    const link = document.createElement("a");
+    link.href = section.address;
+    link.append(...marked(section.title, words));
+    const page = document.createElement("span");
+    page.className = "search-page";
+    page.textContent = section.page === section.title ? "" : section.page;
+    const text = document.createElement("p");
+    text.append(...marked(excerpt(section, words), words));
+    row.append(link, page, text);
+    return row;
+  };
+
+  const search = () => {
+    const words = plain(field.value).split(/\s+/).filter(Boolean);
+    const found = words.length ? find(words) : [];
+    const more = found.length > MOST ? `; the first ${MOST} are shown` : "";
+    const count = `${found.length} ${found.length === 1 ? "section" : "sections"}`;
+    status.textContent = !words.length ? "" : found.length ? `${count}${more}.` : "No section has all these words.";
+    list.replaceChildren(...found.slice(0, MOST).map((result) => item(result, words)));
+  };
+
+  field.value = new URLSearchParams(location.search).get("q") ?? "";
+  field.addEventListener("input", search);
+  field.form.addEventListener("submit", (event) => event.preventDefault());
+  search();
+  field.focus();
+})();

@@ -161,6 +161,7 @@ def similarity_command(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     subject = similarity.find_subject(options.model, options.timm, options.checkpoint, options.seed)
     images = similarity.find_images(subject, options.images, options.count, options.data_root, options.seed)
+    say(f"{images.describe()} Measuring takes minutes on a CPU.")
     report = similarity.measure_similarity(subject, images, options.which, device)
     say(similarity.report_text(report))
     if options.plot:

@@ -131,8 +131,9 @@ def _from_file(path: Path) -> Subject:
 
 
 def _from_zoo(name: str, checkpoint: str | Path | None, seed: int) -> Subject:
-    torch.manual_seed(seed)
-    model = create_model(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = create_model(name)
     weights = f"new, seed {seed}"
     if checkpoint:
         load_official(model, checkpoint)
@@ -153,8 +154,9 @@ def _from_timm(name: str, checkpoint: str | Path | None) -> Subject:
     options = {"num_classes": _classes_of(name, checkpoint)} if checkpoint else {}
 
     def new_model(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        return timm.create_model(name, pretrained=False, **options).eval()
+        with torch.random.fork_rng(devices=[]):  # the reader's random numbers go on as if nothing had been drawn
+            torch.manual_seed(seed)
+            return timm.create_model(name, pretrained=False, **options).eval()
 
     model = new_model(0)
     attention_blocks(model)  # before a download: an unknown kind of model is refused
@@ -281,7 +283,8 @@ def measure_similarity(
         new weights (seed 0); "heads", "between_images" and "entropy" as for `collapse_report`; and each of MEASURES,
         also with "_excess" (less the mean of the new weights) and "_deviation" (theirs), the pairs of blocks at the
         later one. None where there is nothing to compare. Beside these "aliveness", "least_harmful" and "map_matters"
-        as of `measure_model`; "blocks_replaced", "labels" (where they are from), "model" and "images".
+        as for `measure_model`, "blocks_replaced" and "labels" (where they are from), which a model without classes does
+        not have; "model" and "images".
 
     Raises:
         ValueError: for fewer than two images, or a model whose maps cannot be found.
@@ -289,7 +292,6 @@ def measure_similarity(
     model = subject.model.to(device)
     new = [subject.new_model(seed).to(device) for seed in NEW_SEEDS]
     inputs = images.normalise(images.images.to(device))
-    labels, origin = labels_for(subject, images, inputs)
     prefix = "used_" if which == "used" else ""
     trained, start = (collapse_report(each, inputs[:NUM_IMAGES]) for each in (model, new[0]))
     excess = excess_report(model, new, inputs[:MAP_IMAGES], which)
@@ -310,13 +312,21 @@ def measure_similarity(
             "rows": [{"block": block, **row} for block, row in enumerate(rows)],
             "which": which,
             "new_models": len(new),
-            **measure_aliveness(model, inputs, labels),
-            "blocks_replaced": list(range(len(heads) // 2, len(heads))),
-            "labels": origin,
+            **_measure_deep_half(subject, images, inputs),
             "model": _about_model(subject, heads),
             "images": {"name": images.name, "count": len(images), "side": images.img_size, "hash": images.hash()},
         }
     )
+
+
+def _measure_deep_half(subject: Subject, images: ImageSet, inputs: Tensor) -> dict[str, Any]:
+    """What the maps of the deep half are worth; empty for a model without classes, which has no loss."""
+    if not subject.model.num_classes:
+        return {}
+    labels, origin = labels_for(subject, images, inputs)
+    depth = len(attention_blocks(subject.model))
+    effects = measure_aliveness(subject.model, inputs, labels)
+    return {**effects, "blocks_replaced": list(range(depth // 2, depth)), "labels": origin}
 
 
 def _bounds(num_heads: list[int], similarity: list[float | None]) -> list[float]:
@@ -382,6 +392,8 @@ def verdicts(report: dict[str, Any]) -> list[str]:
         mean = sum(excess) / len(excess)
         than = "more" if mean > 0 else "less"
         sentences.append(f"Neighbouring blocks are on average {abs(mean):.3f} {than} similar than with new weights.")
+    if "least_harmful" not in report:
+        return [*sentences, "The model has no classes, so no loss says whether it needs its maps."]
     cheapest = report["least_harmful"]
     cost, error = report["aliveness"][cheapest]["loss"]
     first, last = report["blocks_replaced"][0], report["blocks_replaced"][-1]

@@ -93,6 +93,16 @@ def test_weights_of_timm_are_measured_by_their_own_classes(timm_file):
     assert torch.equal(subject.new_model(4).head.weight, subject.new_model(4).head.weight)
 
 
+def test_a_model_without_classes_is_measured_without_a_loss(timm_file, capsys):
+    torch.save(timm.create_model(TIMM, num_classes=0).state_dict(), "backbone.pth")
+    random = torch.random.get_rng_state()
+    report = measured(["--timm", TIMM, "--checkpoint", "backbone.pth"])
+    assert report["rows"][3]["repetition"] is not None
+    assert "aliveness" not in report
+    assert "The model has no classes, so no loss says whether" in capsys.readouterr().out
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
 def test_files_of_the_authors_are_read(run_folder):
     small = create_model("deepvit_16b")
     torch.save(to_official(small.state_dict(), "deepvit_16b"), "authors.pth")
@@ -114,7 +124,8 @@ def test_any_folder_of_images_will_do(run_folder):
 
 def test_table_and_picture_show_the_model_beside_new_weights(run_folder, capsys):
     assert main(["similarity", "run", *FEW, "--plot", "maps.png"]) == 0
-    title, header, *rows = capsys.readouterr().out.splitlines()
+    images, title, header, *rows = capsys.readouterr().out.splitlines()
+    assert "6 images of 32 × 32 pixels" in images
     assert title.startswith("mine (model.safetensors): 4 blocks of 4 heads, softmax maps of 6 images")
     assert header.split("  ")[0] == "block"
     assert re.fullmatch(r"2 +0\.\d{3} +0\.\d{3} ± 0\.\d{3} .*", rows[2])

@@ -14,12 +14,23 @@ import torch
 from . import __version__, bench, data, records, similarity
 from .allocator import restart_with_memory_kept
 from .devices import pick_device
-from .experiment import campaign, load_plan, measure_model, missing_jobs, power_table, run_plan, summary, waiting_text
+from .experiment import (
+    campaign,
+    load_plan,
+    measure_model,
+    missing_jobs,
+    power_table,
+    run_plan,
+    run_plan_together,
+    summary,
+    waiting_text,
+)
 from .files import check_output
 from .options import check_number
 from .signals import Interrupted
 from .training import TrialEnded
 from .training.commands import add_evaluate, add_train, evaluate_command, train_command
+from .training.processes import are_several, started
 from .words import align, nearest, one_line, say
 from .zoo import CONFIGS, config_diff, create_model, list_models
 
@@ -251,6 +262,14 @@ def run_command(options: argparse.Namespace) -> None:
         say("\n".join(job.name for job in missing) or waiting_text(plan, folder, missing))
         return
     check_output(options.folder, folder=True)
+    if are_several():
+        if options.workers or options.budget_seconds:
+            raise ValueError("--workers and --budget-seconds are for runs without torchrun; leave them out")
+        with started(options.device, timeout_minutes=60.0) as processes:  # others wait while the first measures
+            missing = run_plan_together(plan, folder, processes, shard=shard, measure=measure_model)
+        if processes.is_first:
+            say(waiting_text(plan, folder, missing))
+        return
     missing = run_plan(
         plan,
         folder,

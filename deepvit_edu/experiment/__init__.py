@@ -4,7 +4,7 @@ A plan is a YAML file, committed before its runs. `sections` of it replace parts
 study on a CPU and the full one on a GPU are the same experiment at two sizes.
 """
 
-from .engine import run_plan
+from .engine import run_plan, run_plan_together
 from .measure import measure_model
 from .plan import Arm, Contrast, Job, Plan
 from .power import power_table
@@ -23,6 +23,7 @@ __all__ = [
     "missing_jobs",
     "power_table",
     "run_plan",
+    "run_plan_together",
     "summary",
     "test_remedy",
     "waiting_text",

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import active_children, get_context
@@ -28,34 +28,39 @@ from ..nn.model import VisionTransformer
 from ..nn.registry import ATTENTION_SOURCES
 from ..records import Record, save_record
 from ..training import Interrupted, NonFiniteLossError, train
+from ..training.file_batches import read_all
+from ..training.image_files import Files, find_files
+from ..training.processes import Processes
 from ..zoo import copy_shared_weights
 from .annotator import ensure_label_maps, label_maps_path
-from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe
+from .plan import Job, Plan, all_jobs, arm_config, arm_data, arm_model, arm_recipe, reads_files
 from .results import held_out, missing_jobs, outcome, record_path, tuned_rate, weights_path
 
 Measure = Callable[[VisionTransformer, ImageSet], dict]
 """What to note of a trained model, given test images."""
 STOPPED = "stopped"
+MEASURED_IMAGES = 2000
+"""Test images from files that are read for measures of maps."""
 
-_loaded: dict[str, tuple[ImageSet, ImageSet]] = {}
+_loaded: dict[str, tuple[ImageSet | Files, ImageSet | Files]] = {}
 
 
-def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet, ImageSet]:
+def splits(plan: Plan, arm: str, tuning: bool = False) -> tuple[ImageSet | Files, ImageSet | Files]:
     """Training and test images; for tuning, both are parts of the training images, so the test is never looked at."""
-    declared = arm_data(plan, arm)
+    declared, files = arm_data(plan, arm), reads_files(plan, arm)
     img_size, fraction = arm_config(plan, arm, num_classes=2).img_size, held_out(plan)
-    key = json.dumps([declared, img_size, plan.tuning if tuning else None], sort_keys=True)
+    key = json.dumps([declared, files or img_size, plan.tuning if tuning else None], sort_keys=True)
     if key not in _loaded and tuning and data.is_drawn(declared["name"]):
         _loaded[key] = _drawn_for_tuning(plan, declared, img_size)
     if key not in _loaded:
-        whole = _load(declared["name"], "train", declared.get("train_images"), img_size)
+        whole = _load(declared["name"], "train", declared.get("train_images"), None if files else img_size)
         whole, moved = _moved(whole, declared.get("moved_to_test", 0))
         if tuning:
             order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
             count = round(len(whole) * fraction)
             _loaded[key] = whole.subset(order[count:]), whole.subset(order[:count])
         else:
-            test = _load(declared["name"], "test", declared.get("test_images"), img_size)
+            test = _load(declared["name"], "test", declared.get("test_images"), None if files else img_size)
             _loaded[key] = whole, test if moved is None else test.joined(moved)
     return _loaded[key]
 
@@ -73,8 +78,16 @@ def _drawn_for_tuning(plan: Plan, declared: dict, img_size: int) -> tuple[ImageS
 
 
 @cache
-def _load(name: str, split: str, limit: int | None, img_size: int) -> ImageSet:
-    return data.load(name, split, limit=limit, img_size=img_size)  # once: to read images takes its time
+def _load(name: str, split: str, limit: int | None, img_size: int | None) -> ImageSet | Files:
+    """A split in memory, or without an `img_size` as files; once, since it takes its time."""
+    if img_size is None:
+        return _find(name)[split == "test"].limited(limit)
+    return data.load(name, split, limit=limit, img_size=img_size)
+
+
+@cache
+def _find(name: str) -> tuple[Files, Files]:
+    return find_files(name, Processes(0, 1, torch.device("cpu")))
 
 
 def _moved(whole: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | None]:
@@ -104,11 +117,12 @@ def run_job(
     max_seconds: float | None = None,
     measure: Measure | None = None,
     after_evaluation: Callable[[nn.Module], object] | None = None,
+    processes: Processes | None = None,
 ) -> Record:
     """Trains one arm with one seed and writes its record; continues where it was cut.
 
     Where the plan keeps weights, those of a run that counts stand at `weights_path`. `after_evaluation` is called with
-    the model after each evaluation, to measure it.
+    the model after each evaluation, to measure it. Among several `processes` the first one measures and writes.
 
     Raises:
         Interrupted: when stopped; the same call continues.
@@ -120,8 +134,8 @@ def run_job(
     path = record_path(plan, job, folder)
     workspace = workspace_of(plan, job, folder)
     recipe = arm_recipe(plan, job, learning_rate)
-    with only_process_in(workspace):
-        annotated = plan.arms[job.arm].annotated
+    is_first = processes is None or processes.is_first
+    with only_process_in(workspace) if is_first else nullcontext():
         try:
             record = train(
                 model,
@@ -135,18 +149,23 @@ def run_job(
                 progress=False,
                 max_seconds=max_seconds,
                 after_epoch=after_evaluation,
-                label_maps=load_label_maps(label_maps_path(plan, folder), train_set) if annotated else None,
+                label_maps=_label_maps(plan, job.arm, folder, train_set),
+                processes=processes,
             )
         except NonFiniteLossError as error:
+            if not is_first:
+                raise
             with atomic_path(path.with_suffix(".failed")) as temporary:
                 temporary.write_text(json.dumps({"failed": str(error), "recipe": asdict(recipe)}, indent=1) + "\n")
             rmtree(workspace, ignore_errors=True)
             raise
+        if not is_first:
+            return record
         if sources := {name: ATTENTION_SOURCES[name] for name in model.config.attention if name in ATTENTION_SOURCES}:
             record["attention_source"] = sources
         record["plan"] = {"name": plan.name, "section": plan.section, "arm": job.arm, "tuning": bool(job.learning_rate)}
         if measure and not job.learning_rate:
-            record["diagnostics"] = measure(model, test_set)
+            record["diagnostics"] = measure(model, _in_memory(test_set, model))
         if plan.keep_weights and not job.learning_rate:
             kept = weights_path(path)
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +173,19 @@ def run_job(
         save_record(record, path)
         rmtree(workspace, ignore_errors=True)
         return record
+
+
+def _label_maps(plan: Plan, arm: str, folder: Path, train_set: ImageSet | Files) -> torch.Tensor | str | None:
+    if plan.arms[arm].annotated:
+        return load_label_maps(label_maps_path(plan, folder), train_set)
+    return arm_data(plan, arm).get("label_maps")
+
+
+def _in_memory(test_set: ImageSet | Files, model: VisionTransformer) -> ImageSet:
+    """Test images to measure maps on: some of them where they are in files, which may be too many for memory."""
+    if isinstance(test_set, ImageSet):
+        return test_set
+    return read_all(test_set.limited(MEASURED_IMAGES), model.config.img_size)
 
 
 def _check_images(plan: Plan, job: Job, folder: Path, train_set: ImageSet) -> None:
@@ -272,6 +304,48 @@ def run_plan(
     if interrupted:
         raise _stopped(plan)
     return missing_jobs(plan, folder, shard)
+
+
+def run_plan_together(
+    plan: Plan,
+    folder: str | Path,
+    processes: Processes,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    measure: Measure | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Job]:
+    """Runs what is missing of a plan, one run after the other, each by all processes; returns what is still missing.
+
+    Args:
+        processes: those that `torchrun` started; all of them see the folder.
+        plan, folder, shard, measure, say: as of `run_plan`.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM; the same call continues.
+        ValueError: for a plan with an annotator, and as of `run_plan`.
+    """
+    if plan.annotator is not None:
+        raise ValueError(f"the label maps of {plan.name} are made by one process; run it without torchrun")
+    folder = Path(folder)
+    while True:
+        waiting = processes.share(missing_jobs(plan, folder, shard))
+        job = processes.share(_next_job(plan, folder, waiting))
+        if job is None:
+            return waiting
+        with processes.first_alone():  # it may write an index of the images
+            splits(plan, job.arm, tuning=job.learning_rate is not None)
+        try:
+            rate = known_rate(plan, job, folder)
+            record = run_job(plan, job, folder, str(processes.device), rate, measure=measure, processes=processes)
+            text = f"accuracy {record['test_accuracy']:.2%}, train loss {record['train_loss']:.3f}"
+        except NonFiniteLossError as error:
+            text = f"failed: {error}"
+        except Interrupted as error:
+            raise _stopped(plan) from error
+        processes.meet()  # the record is there for all
+        if processes.is_first:
+            say(f"{job.name}: {text}")
 
 
 def _annotate(plan: Plan, jobs: list[Job], folder: Path, device: str, deadline: float, progress: bool) -> bool:

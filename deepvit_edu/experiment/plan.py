@@ -111,6 +111,11 @@ def declared_arm(plan: Plan, name: str) -> Arm:
     return plan.annotator if name == ANNOTATOR else plan.arms[name]
 
 
+def reads_files(plan: Plan, arm: str) -> bool:
+    """Whether an arm's images stay in their files, whatever their number."""
+    return {**plan.recipe, **declared_arm(plan, arm).recipe}.get("images_from") == "files"
+
+
 def arm_recipe(plan: Plan, job: Job, learning_rate: float | None) -> Recipe:
     """The recipe of a run."""
     options = {**plan.recipe, **declared_arm(plan, job.arm).recipe, "seed": job.seed}

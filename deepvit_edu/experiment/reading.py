@@ -14,12 +14,26 @@ from ..old_options import current_options
 from ..options import check_number
 from ..reading import reason
 from ..training import Recipe
+from ..training.recipe_files import recipe_options
 from ..words import nearest, one_line
 from ..yaml_files import read_yaml
-from .plan import ANNOTATOR, Arm, Contrast, Job, Plan, all_jobs, arm_config, arm_recipe, declared_arm
+from .plan import (
+    ANNOTATOR,
+    Arm,
+    Contrast,
+    Job,
+    Plan,
+    all_jobs,
+    arm_config,
+    arm_data,
+    arm_recipe,
+    declared_arm,
+    reads_files,
+)  # fmt: skip
 
-DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test")
-"""The options of a plan's images: the set, limits, and the fraction of the training images that become test images."""
+DATA_OPTIONS = ("name", "train_images", "test_images", "moved_to_test", "label_maps")
+"""What a plan may say of its images: the set, limits, the fraction of the training images that become test images, and
+the folder of the label maps of images from files."""
 ARM_OPTIONS = ("model", "recipe", "data", "annotated", "tuned_as", "from", "priority")
 CONTRAST_OPTIONS = ("name", "treatment", "control", "levels", "primary")
 TUNING_OPTIONS = ("learning_rates", "seeds", "held_out", "train_images", "recipe")
@@ -84,10 +98,11 @@ def _plan_of(name: str, declared: Any, section: str | None) -> Plan:
         declared = _merged(declared, _parts(f"the section '{section}'", sections[section]))
     _check_parts(declared)
     declared = {key: value for key, value in declared.items() if value is not None}
-    arms = {name: _arm_of(f"the arm '{name}'", options) for name, options in declared.pop("arms").items()}
+    tuned = bool(declared.get("tuning"))
+    arms = {name: _arm_of(f"the arm '{name}'", options, tuned) for name, options in declared.pop("arms").items()}
     for key in ("data", "model", "recipe"):
         declared[key] = _parts(key, declared[key])
-    declared["recipe"] = current_options(declared["recipe"])
+    declared["recipe"] = _recipe_of("the recipe", declared["recipe"], tuned)
     declared["contrasts"] = tuple(_contrast_of(options, arms) for options in declared.get("contrasts", ()))
     declared["seeds"] = _seeds_of("seeds", declared["seeds"])
     declared["tuning"] = _tuning_of(declared.get("tuning"))
@@ -180,12 +195,12 @@ def _names(value: str | list[str]) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list) else (value,)
 
 
-def _arm_of(what: str, options: Any) -> Arm:
+def _arm_of(what: str, options: Any, tuned: bool = False) -> Arm:
     options = dict(_parts(what, options, ARM_OPTIONS))
     for key in {"model", "recipe", "data"} & set(options):
         options[key] = _parts(f"the {key} of {what}", options[key])
     if "recipe" in options:
-        options["recipe"] = current_options(options["recipe"])
+        options["recipe"] = _recipe_of(f"the recipe of {what}", options["recipe"], tuned)
     if not isinstance(options.get("annotated", False), bool):
         raise ValueError(f"{what} has annotated {options['annotated']!r}; it is true or false")
     if not _is_whole(priority := options.get("priority", 1)) or priority < 1:
@@ -194,6 +209,17 @@ def _arm_of(what: str, options: Any) -> Arm:
     if lender is not None and not re.fullmatch(r"[^/]+/[^/]+", str(lender)):
         raise ValueError(f"{what} is from {lender!r}; write PLAN/ARM, such as e1_which_part/plain")
     return Arm(taken_from=lender, **options)
+
+
+def _recipe_of(what: str, options: Any, tuned: bool = False) -> dict:
+    """The options of a recipe, upon those of the file that it inherits from, if any."""
+    options = current_options(_parts(what, options))
+    if "inherits" not in options:
+        return options
+    inherited = recipe_options(str(options.pop("inherits")))
+    if tuned:
+        inherited.pop("learning_rate", None)
+    return {**inherited, **options}
 
 
 def _annotator_of(options: Any) -> Arm:
@@ -347,7 +373,21 @@ def _check_recipe(what: str, options: dict, tuned: bool = False) -> None:
         raise ValueError(f"{what} has a learning_rate; leave it out, one of tuning's learning_rates is taken")
 
 
+def _check_images(plan: Plan, name: str) -> None:
+    """ValueError where an arm's images come from files, or from memory, and something else asks for the other."""
+    images, arm, files = arm_data(plan, name), declared_arm(plan, name), reads_files(plan, name)
+    if files and (images.get("moved_to_test") or arm.annotated):
+        what = "moved_to_test" if images.get("moved_to_test") else "annotated"
+        raise ValueError(f"the arm '{name}' has {what}, which is for images from memory; leave it out")
+    token_weight = {**plan.recipe, **arm.recipe}.get("token_weight", 0)
+    if files and bool(token_weight) != bool(images.get("label_maps")):
+        raise ValueError(f"the arm '{name}' needs both a token_weight and label_maps in its data, or neither")
+    if not files and images.get("label_maps"):
+        raise ValueError(f"the arm '{name}' has label_maps in its data, which are for images from files; leave it out")
+
+
 def _check_arm(plan: Plan, name: str) -> None:
+    _check_images(plan, name)
     config = arm_config(plan, name, num_classes=2)
     with torch.device("meta"):  # a wrong option is found now, not after hours
         VisionTransformer(replace(config, depth=2))

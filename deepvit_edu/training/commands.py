@@ -17,6 +17,7 @@ from ..words import say
 from ..yaml_files import yaml_value
 from ..zoo import create_model, list_models
 from .evaluation import TOLERANCE, evaluate, expected_top1, real_labels_of
+from .file_batches import WORKERS
 from .image_files import Files, find_files, find_validation
 from .loop import Settings, train
 from .processes import Processes, started
@@ -126,7 +127,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=500, metavar="N", help="images at a time in each process")
     parser.add_argument("--precision", default="float32", metavar="WORD", help="float32, bfloat16, float16 or auto")
-    parser.add_argument("--workers", type=int, default=8, metavar="N", help="processes that read images from files")
+    parser.add_argument(
+        "--workers", type=int, default=WORKERS, metavar="N", help="processes that read images from files"
+    )
     parser.add_argument(
         "--real-labels", nargs="?", const="timm", metavar="FILE", help="ImageNet-ReaL too; timm's copy unless named"
     )

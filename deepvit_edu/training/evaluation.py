@@ -17,7 +17,7 @@ from ..reading import read_json
 from ..tensors import read_pytorch
 from ..yaml_files import read_yaml
 from .batches import Batch, test_batches
-from .file_batches import file_test_batches
+from .file_batches import WORKERS, file_test_batches
 from .image_files import Files, names_of
 from .processes import Processes
 
@@ -36,7 +36,7 @@ def evaluate(
     precision: str = "float32",
     real_labels: list[list[int]] | None = None,
     processes: Processes | None = None,
-    workers: int = 8,
+    workers: int = WORKERS,
 ) -> dict:
     """Measures a model in eval mode, every image once however many processes share them.
 

@@ -5,6 +5,7 @@ Everything random about an image follows from the seed, the epoch and its number
 
 import atexit
 import errno
+import os
 import signal
 from collections.abc import Iterator
 from multiprocessing import active_children
@@ -36,6 +37,8 @@ from .recipe import Recipe
 
 ASPECTS = (3 / 4, 4 / 3)
 READ_ATTEMPTS = 10
+WORKERS = min(8, os.cpu_count() or 1)
+"""Processes that read images ahead, unless a number is given."""
 
 
 # One image
@@ -271,7 +274,7 @@ class FileBatches:
         model: VisionTransformer,
         processes: Processes,
         label_maps: str | Path | None = None,
-        workers: int = 8,
+        workers: int = WORKERS,
     ) -> None:
         if recipe.token_weight and not label_maps:
             raise ValueError("this recipe learns from label maps; name their folder with --label-maps")

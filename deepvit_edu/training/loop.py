@@ -33,7 +33,7 @@ from ..signals import Interrupted, stop_requests
 from .batches import Batch, MemoryBatches
 from .checkpoint import Keeper, size_of
 from .evaluation import evaluate
-from .file_batches import FileBatches
+from .file_batches import WORKERS, FileBatches
 from .image_files import Files, names_of
 from .objective import Learner, Objective
 from .pace import Pace
@@ -57,7 +57,7 @@ class TrialEnded(Interrupted):
 class Settings:
     """What belongs to the machine and not to the recipe: none of it changes what a model learns."""
 
-    workers: int = option(8, "processes that read images from files ahead, for each training process", at_least=0)
+    workers: int = option(WORKERS, "processes that read images from files ahead, for each training process", at_least=0)
     save_minutes: float = option(30.0, "between checkpoints, beside those after each evaluation", at_least=0)
     keep: int = option(2, "checkpoints that stay", at_least=1)
     max_unreadable: int = option(50, "images that cannot be read and are skipped; one more ends the run", at_least=0)
@@ -141,7 +141,7 @@ def make_batches(
     model: VisionTransformer,
     processes: Processes | None = None,
     label_maps: Tensor | str | Path | None = None,
-    workers: int = 8,
+    workers: int = WORKERS,
 ) -> MemoryBatches | FileBatches:
     """Batches of the images, from memory or from files; arguments and errors as of `train`."""
     _check_fit(model, train_set, test_set, recipe, label_maps)

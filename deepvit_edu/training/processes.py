@@ -86,6 +86,11 @@ class Processes:
             self.meet()
 
 
+def are_several() -> bool:
+    """Whether `torchrun` started more than this process."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 @contextmanager
 def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterator[Processes]:
     """Joins the processes that `torchrun` started, or is alone; leaves them at the end.
@@ -95,7 +100,7 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
         timeout_minutes: how long a process waits for the others until torch ends it.
     """
     chosen = _own_device(device)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if not are_several():
         yield Processes(0, 1, chosen)
         return
     backend, ends_alike = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", False
@@ -116,8 +121,7 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
 
 def _own_device(device: str | None) -> torch.device:
     """What this process computes on: where there are several, each takes a GPU of its own."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if several and torch.cuda.is_available() and (device is None or device.startswith("cuda")):
+    if are_several() and torch.cuda.is_available() and (device is None or device.startswith("cuda")):
         local_rank, _, _ = world_info_from_env()
         if local_rank >= torch.cuda.device_count():
             raise ValueError(

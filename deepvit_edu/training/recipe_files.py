@@ -1,6 +1,6 @@
 """Recipes as files: the papers' in `recipes/`, every value with its source, and the reader's own."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..nn.model import VisionTransformer, ViTConfig
@@ -74,6 +74,16 @@ def load_recipe(name: str | Path, **changes: object) -> Setup:
     if "model" not in declared:
         raise ValueError(f"the recipe {name} names no model; add a line 'model: deepvit_32b', say")
     return Setup(declared.pop("model"), model_options, Recipe(**_checked(declared)))
+
+
+def recipe_options(name: str | Path) -> dict:
+    """What a recipe's file declares of the recipe, without model and seed: for plans, which have their own.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `load_recipe`.
+    """
+    setup, declared = load_recipe(name), _read(_path_of(name))  # the first checks
+    return {option: value for option, value in declared.items() if option in asdict(setup.recipe) and option != "seed"}
 
 
 def _path_of(name: str | Path) -> Path:

@@ -12,6 +12,8 @@ from deepvit_edu.experiment.results import outcome, record_path, tuned_rate
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.records import load_record
 from deepvit_edu.training import Interrupted, Run, evaluate
+from deepvit_edu.training.processes import started
+from tests.training.helpers import make_imagenet, together
 
 from .plans import TINY_PLAN, TUNING, write_plan
 
@@ -389,3 +391,54 @@ def test_rates_are_tuned_on_drawn_images_of_another_seed(tmp_path):
     assert not torch.equal(held_out.images, test.images)
     assert run_plan(plan, tmp_path, workers=1, progress=False) == []
     assert load_record(tmp_path / "tiny/full/plain_s0.json")["train_images"] == 80
+
+
+# Images from files
+
+FILES = {
+    "model": {"name": "cifar_vit_4x64", "depth": 2, "embed_dim": 8, "num_heads": 2, "patch_size": 16},
+    "recipe": {"epochs": 1, "batch_size": 8, "images_from": "files", "smallest_crop": 0.5, "flip": 0},
+    "seeds": [0],
+}
+
+
+def plan_of_files(folder, **changes):
+    root = make_imagenet(folder / "imagenet")
+    return load_plan(write_plan(folder, **{**FILES, "data": {"name": str(root), "test_images": 6}, **changes}))
+
+
+def test_an_arm_may_take_its_images_from_files(tmp_path):
+    plan = plan_of_files(tmp_path, tuning={**TUNING, "learning_rates": [0.001], "recipe": {}})
+    missing, _ = run(plan, tmp_path / "records", measure=count_blocks)
+    assert missing == []
+    record = load_record(tmp_path / "records/tiny/full/re_s0.json")
+    assert (record["train_images"], record["test_images"], record["dataset"]) == (24, 6, "imagenet")
+    assert record["diagnostics"] == {"blocks": 2, "images": 6}  # read into memory for it
+    assert record["unreadable_images"] == []
+    tuned = load_record(tmp_path / "records/tiny/full/tuning/plain_lr0.001_s9.json")
+    assert (tuned["train_images"], tuned["test_images"]) == (12, 12)
+    train, held_out = engine.splits(plan, "plain", tuning=True)
+    assert set(train.names).isdisjoint(held_out.names)
+
+
+def together_in(plan, folder):
+    with started("cpu") as processes:
+        assert engine.run_plan_together(plan, folder, processes, measure=count_blocks) == []
+
+
+def test_several_processes_make_the_runs_that_one_makes(tmp_path):
+    recipe = {**FILES["recipe"], "batch_size": 4, "total_batch": 8}
+    plan = plan_of_files(tmp_path, recipe=recipe, arms={"plain": None}, contrasts=None)
+    together(2, together_in, plan, tmp_path / "two")
+    run(plan, tmp_path / "one")
+    two, one = (load_record(tmp_path / folder / "tiny/full/plain_s0.json") for folder in ("two", "one"))
+    assert (two["num_processes"], two["diagnostics"]) == (2, {"blocks": 2, "images": 6})
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+    assert not list((tmp_path / "two").rglob("checkpoint*"))
+
+
+def test_a_failed_run_of_several_processes_is_noted_once(tmp_path):
+    recipe = {**FILES["recipe"], "batch_size": 4, "total_batch": 8, "learning_rate": 1e12, "clip_grad": 0}
+    plan = plan_of_files(tmp_path, recipe=recipe, arms={"plain": None}, contrasts=None)
+    together(2, together_in, plan, tmp_path / "two")
+    assert "became" in json.loads((tmp_path / "two/tiny/full/plain_s0.failed").read_text())["failed"]

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe
 from deepvit_edu.experiment.reading import experiments_in, sections_of
+from deepvit_edu.training import load_recipe
 from tools.contents import ROOT
 
 from .plans import TINY_PLAN, TUNING, write_plan
@@ -92,6 +95,9 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
     assert len(load_plan(path, "changed-arm").contrasts) == 1
 
 
+FROM_FILES = {"images_from": "files", "smallest_crop": 0.5}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -127,6 +133,24 @@ def test_a_section_replaces_parts_and_keeps_the_contrasts_that_it_can_ask(tmp_pa
             {"annotator": {}, "tuning": TUNING, "arms": {"plain": None, "re": {"annotated": True}}},
             "which arm it is tun",
         ),
+        # Images from files, and from memory
+        (
+            {"data": {"name": "imagenet", "moved_to_test": 0.1}, "recipe": FROM_FILES},
+            "'plain' has moved_to_test, which is for images from memory",
+        ),
+        (
+            {"annotator": {}, "recipe": FROM_FILES, "arms": {"plain": None, "re": {"annotated": True}}},
+            "'re' has annotated, which is for images from memory",
+        ),
+        (
+            {"arms": {"plain": None, "re": {"recipe": {**FROM_FILES, "token_weight": 0.5}}}},
+            "'re' needs both a token_weight and label_maps in its data",
+        ),
+        (
+            {"data": {"name": "shapes", "label_maps": "maps"}},
+            "'plain' has label_maps in its data",
+        ),
+        ({"recipe": {"inherits": "deepvit_33b"}}, "there is no recipe 'deepvit_33b'; did you mean"),
         # Names that nobody reads
         ({"contrasts": [{**ASKED, "primry": True}]}, "'Re-attention' has no option 'primry'; did you mean 'primary'"),
         ({"tuning": {**TUNING, "heldout": 0.2}}, "tuning has no option 'heldout'; did you mean 'held_out'"),
@@ -263,3 +287,12 @@ def test_old_names_of_options_are_read_and_stochastic_depth_is_the_models(tmp_pa
     arms["plain"] = {"model": {"drop_path_rate": 0.1}}
     with pytest.raises(ValueError, match=r"drop_path 0\.2 and its model drop_path_rate 0\.1"):
         load_plan(write_plan(tmp_path, recipe=recipe, arms=arms))
+
+
+def test_a_recipe_may_stand_on_one_of_the_papers(tmp_path):
+    published = {"inherits": "deepvit_32b", "epochs": 100}
+    arms = {"plain": None, "re": {"model": {"attention": ["re"]}}, "milder": {"recipe": {"inherits": "deepvit_s"}}}
+    plan = load_plan(write_plan(tmp_path, recipe=published, tuning={**TUNING, "recipe": {"epochs": 5}}, arms=arms))
+    recipes = {arm: arm_recipe(plan, Job(arm, 1), 0.002) for arm in ("plain", "milder")}
+    assert recipes["plain"] == replace(load_recipe("deepvit_32b").recipe, epochs=100, seed=1, learning_rate=0.002)
+    assert (recipes["milder"].map_penalty, recipes["milder"].images_from) == (0, "files")

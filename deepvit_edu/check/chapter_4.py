@@ -22,11 +22,18 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
     require_tensor(found, (images, heads, tokens, dim), "the output")
 
     def wanted(
-        theta: Tensor, over: int = -1, eps: float = 1e-5, twice: bool = False, normed: bool = True, affine: bool = True
+        theta: Tensor,
+        over: int = -1,
+        eps: float = 1e-5,
+        twice: bool = False,
+        normed: bool = True,
+        affine: bool = True,
+        before: bool = False,
     ) -> Tensor:
         scores = torch.stack([query[:, h] @ key[:, h].transpose(1, 2) / dim**0.5 for h in range(heads)], dim=1)
-        maps = scores.softmax(over).unbind(1)
+        maps = (scores if before else scores.softmax(over)).unbind(1)
         mixed = torch.stack([sum(theta[g, h] * maps[h] for h in range(heads)) for g in range(heads)], dim=1)
+        mixed = mixed.softmax(-1) if before else mixed
         mixed = mixed.softmax(-1) if twice else mixed
         norm = nn.BatchNorm2d(heads, eps=eps).train()
         nn.init.zeros_(norm.bias)
@@ -40,6 +47,15 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
         require(
             not alike(found, wanted(theta.T)),
             "the mixing is transposed: row g of theta belongs to the head that gets a map. The sum runs over columns.",
+        )
+        require(
+            not alike(found, wanted(theta, before=True)),
+            "you mix the *scores*, before the softmax. Re-attention mixes the maps that come out of it.",
+        )
+        require(
+            not alike(found, _layer_norm_over_heads(query, key, value, theta, gain, shift)),
+            "your norm runs over the heads of each entry, as vit-pytorch's does. Here every head has a mean and a "
+            "variance of its own, over images, queries and keys.",
         )
         require(
             not alike(found, wanted(theta, over=1)),
@@ -58,6 +74,16 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
         _require_statistics(answer, query, key, value)
         _require_eps(answer)
         require(alike(found, wanted(theta)), _differs(found, wanted(theta)))
+
+
+def _layer_norm_over_heads(
+    query: Tensor, key: Tensor, value: Tensor, theta: Tensor, gain: Tensor, shift: Tensor
+) -> Tensor:
+    """The output with a norm over the heads of each entry, in place of BatchNorm."""
+    maps = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+    mixed = torch.einsum("gh,bhqt->bqtg", theta, maps)
+    normed = nn.functional.layer_norm(mixed, (len(theta),), gain, shift)
+    return normed.movedim(-1, 1) @ value
 
 
 def _require_scale(answer: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, theta: Tensor) -> None:
@@ -244,6 +270,34 @@ def _statistics(model: nn.Module, batch: Tensor) -> list[Tensor]:
     with torch.no_grad(), legible_attention():  # the fast path does without the norm, and without its hooks
         watched(batch)
     return found
+
+
+@exercise("4.7")
+def mean_at(answer: Callable[..., Tensor]) -> None:
+    """The mean of mixed random maps of both sizes, entry by entry."""
+    heads, old, new = 5, 7, 19
+    theta, bias = torch.randn(heads, heads) + 0.5, torch.randn(heads)
+
+    def mean_of(tokens: int) -> Tensor:
+        maps = torch.randn(heads, tokens, tokens).softmax(-1)
+        mixed = torch.stack([sum(theta[g, h] * maps[h] for h in range(heads)) + bias[g] for g in range(heads)])
+        return mixed.mean(dim=(1, 2))
+
+    before, wanted = mean_of(old), mean_of(new)
+    found = answer(before, bias, old, new)
+    require_tensor(found, (heads,), "the mean")
+    mistakes = [
+        (
+            before,
+            "this is the old mean. Rows of a softmax sum to 1 at any length, so longer rows have smaller entries.",
+        ),
+        (before * old / new, "the bias is scaled as well. Which part of the mean depends on the number of tokens?"),
+        ((before - bias) * new / old + bias, "it is scaled the wrong way round: longer rows have smaller entries."),
+        ((before - bias) * old / new, "the bias is taken off and not put back. The norm sees the map with its bias."),
+    ]
+    for mistaken, message in mistakes:
+        require(not alike(found, mistaken), message)
+    require(alike(found, wanted), "nearly: write the mean of a mixed map as a part of theta over N, and the bias.")
 
 
 by_hand("4.5", "Open the solution, and give yourself the points of its rubric one by one.")

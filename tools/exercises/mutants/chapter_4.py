@@ -27,6 +27,23 @@ def softmax_over_heads(*parts):
     return _re_attention(*parts, over=1)
 
 
+@mutant("4.1", says="you mix the *scores*")
+def mixing_before_the_softmax(query, key, value, theta, gain, shift):
+    """The scores are mixed, and the softmax follows."""
+    scores = torch.einsum("gh,bhqt->bgqt", theta, query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5)
+    mixed = scores.softmax(dim=-1)
+    mean = mixed.mean(dim=(0, 2, 3), keepdim=True)
+    variance = mixed.var(dim=(0, 2, 3), keepdim=True, correction=0)
+    normed = (mixed - mean) * (variance + 1e-5).rsqrt()
+    return (gain[:, None, None] * normed + shift[:, None, None]) @ value
+
+
+@mutant("4.1", says="over the heads of each entry")
+def layer_norm_over_heads(*parts):
+    """The norm of vit-pytorch: over the heads, entry by entry."""
+    return _re_attention(*parts, axes=(1,))
+
+
 @mutant("4.1", says="gain and the shift")
 def no_gain(query, key, value, theta, gain, shift):
     """The norm's gain and shift are left out."""
@@ -177,3 +194,27 @@ def trained_along(model, batches):
         model(batch).square().mean().backward()
         optimizer.step()
     return model
+
+
+@mutant("4.7", says="this is the old mean")
+def old_mean(running_mean, bias, old_tokens, new_tokens):
+    """The running mean is kept as it is."""
+    return running_mean
+
+
+@mutant("4.7", says="the bias is scaled as well")
+def bias_scaled_too(running_mean, bias, old_tokens, new_tokens):
+    """The whole mean is scaled, the bias with it."""
+    return running_mean * old_tokens / new_tokens
+
+
+@mutant("4.7", says="the wrong way round")
+def scaled_up(running_mean, bias, old_tokens, new_tokens):
+    """The factor is turned round."""
+    return (running_mean - bias) * new_tokens / old_tokens + bias
+
+
+@mutant("4.7", says="not put back")
+def bias_lost(running_mean, bias, old_tokens, new_tokens):
+    """The bias is taken off and forgotten."""
+    return (running_mean - bias) * old_tokens / new_tokens

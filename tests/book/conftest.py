@@ -54,7 +54,7 @@ def find_chromium() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def browser(html: Path) -> Iterator:
+def browser() -> Iterator:
     """One headless browser for all tests."""
     from playwright.sync_api import Error, sync_playwright
 

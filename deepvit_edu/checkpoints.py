@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -205,6 +205,53 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
         _check_fit(name, ours[name], parameter, path)
     model.load_state_dict(ours)
     return model
+
+
+def load_pretrained(model: VisionTransformer, path: str | Path) -> list[str]:
+    """Takes trained weights over into a model that is to be trained further: on other classes, at another size.
+
+    Every weight of the file is taken but those of heads that do not fit, which keep their new ones: so a file of 1000
+    classes starts a model of ten. Positions are resized as in `load_official`.
+
+    Args:
+        model: of the file's family, with any number of classes and any image size.
+        path: a file of ours or of the authors.
+
+    Returns:
+        the names of the weights that stayed new.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is damaged, holds code, or belongs to another model; the model is left as it was.
+    """
+    ours, expected = _weights_of(model, path), model.state_dict()
+    heads = [name for name in {*expected, *ours} if name.startswith(("head.", "dense_head."))]
+    new = [name for name in heads if name not in ours or ours[name].shape != expected.get(name, ours[name]).shape]
+    ours = {name: value for name, value in ours.items() if name in expected and name not in new}
+    if missing := set(expected) - set(ours) - set(new):
+        raise ValueError(f"these are not weights of this model: {_some('missing', missing)} in {path}")
+    ours["pos_embed"] = _fit_positions(ours["pos_embed"], model)
+    for name, value in ours.items():
+        _check_fit(name, value, expected[name], path)
+    model.load_state_dict(ours, strict=False)
+    return sorted(name for name in new if name in expected)
+
+
+def _weights_of(model: VisionTransformer, path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file under our names, whoever wrote it."""
+    weights = read_weights(path)
+    if is_safetensors(path):
+        if unknown := {name for name in set(weights) - set(model.state_dict()) if not name.startswith("dense_head.")}:
+            raise ValueError(f"these are not weights of this model: {_some('not known', unknown)} in {path}")
+        return weights
+    config = replace(model.config, dense_head="aux_head.weight" in weights, num_classes=1)
+    names = official_names(config)
+    if "head.weight" not in weights:
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith("head.")}
+    for ours, theirs in names.items():
+        if ours.endswith("scale2.gamma"):  # the first release had none
+            weights.setdefault(theirs, torch.ones_like(model.state_dict()[ours]))
+    return _translate(weights, names, str(path))
 
 
 def _check_heads(model: VisionTransformer, weights: dict[str, Tensor], path: str | Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from deepvit_edu.checkpoints import from_official, load_model, load_official, save_model, to_official
+from deepvit_edu.checkpoints import from_official, load_model, load_official, load_pretrained, save_model, to_official
 from deepvit_edu.tensors import write_tensors
 from deepvit_edu.zoo import create_model
 from tests.helpers import tiny_model
@@ -241,3 +241,48 @@ def test_there_and_back_changes_nothing(name):
     back = from_official(to_official(ours, name), name)
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[key], ours[key]) for key in ours)
+
+
+# Fine-tuning: weights for other classes, at another size
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("whose", ["ours", "authors"])
+def test_weights_start_a_model_of_other_classes_and_size(tmp_path, name, whose):
+    source = small(name)
+    if whose == "ours":
+        path = save_model(source, tmp_path / "file.safetensors")
+    else:
+        path = tmp_path / "file.pth.tar"
+        torch.save({"state_dict_ema": official(source, name)}, path)
+    model = small(name, num_classes=3, img_size=2 * source.config.img_size)
+    before = model.head.weight.clone()
+    assert load_pretrained(model, path) == ["head.bias", "head.weight"]
+    assert torch.equal(model.head.weight, before)
+    assert torch.equal(model.blocks[-1].norm1.weight, source.blocks[-1].norm1.weight)
+    same = small(name)
+    assert load_pretrained(same, path) == []
+    images = torch.randn(2, 3, source.config.img_size, source.config.img_size)
+    with torch.no_grad():
+        torch.testing.assert_close(same.eval()(images), source.eval()(images))
+    if source.config.positions == "learned":
+        expected = resample_abs_pos_embed(source.pos_embed, [model.patch_embed.grid_size] * 2, num_prefix_tokens=1)
+        assert torch.equal(model.pos_embed, expected)
+
+
+def test_a_dense_head_may_come_or_go(tmp_path):
+    path = save_model(small("lvvit_t"), tmp_path / "dense.safetensors")
+    assert load_pretrained(small("lvvit_t", dense_head=False), path) == []
+    path = save_model(small("lvvit_t", dense_head=False), tmp_path / "plain.safetensors")
+    assert load_pretrained(small("lvvit_t"), path) == ["dense_head.bias", "dense_head.weight"]
+
+
+@pytest.mark.parametrize("whose", ["ours", "authors"])
+def test_weights_of_another_model_start_none(tmp_path, whose):
+    source, model = small("vit_16b"), small("t2t_vit_7")
+    path = tmp_path / "file.pth"
+    save_model(source, path) if whose == "ours" else torch.save(official(source, "vit_16b"), path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="these are not weights of"):
+        load_pretrained(model, path)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -2,20 +2,21 @@
 
 import argparse
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from .. import data, records
-from ..checkpoints import load_model, load_official
+from ..checkpoints import load_model, load_official, load_pretrained
 from ..data import ImageSet
 from ..files import check_output, only_process_in
 from ..labels import load_label_maps
 from ..nn.model import VisionTransformer
+from ..tensors import is_safetensors
 from ..words import say
 from ..yaml_files import yaml_value
-from ..zoo import create_model, list_models
+from ..zoo import create_model, list_models, model_config
 from .evaluation import TOLERANCE, evaluate, expected_top1, real_labels_of
 from .file_batches import WORKERS
 from .image_files import Files, find_files, find_validation
@@ -26,6 +27,8 @@ from .recipe_files import Setup, list_recipes, load_recipe
 
 MODEL = "cifar_vit_4x64"
 """What is trained unless something else is named."""
+OF_THE_RUN = ("num_classes", "drop_path_rate", "dense_head")
+"""Options of a model that the data and the recipe decide, not the weights that it starts from."""
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +38,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME", help=f"see `deepvit-edu models`; the recipe's, or {MODEL}, unless given"
     )
+    text = "start from trained weights, a file of ours or the authors' (with --model), for any classes and size"
+    parser.add_argument("--from", dest="start", metavar="FILE", help=text)
     _add_model_options(parser)
     _add_data_options(parser)
     parser.add_argument("--img-size", type=int, metavar="PIXELS", help="side of the images; the model's unless given")
@@ -54,7 +59,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def train_command(options: argparse.Namespace) -> None:
     """`deepvit-edu train`."""
-    setup, settings = setup_of(options), Settings(**_given(options, Settings))
+    start = _start_of(options)
+    setup, settings = setup_of(options, start), Settings(**_given(options, Settings))
     name = f"{setup.model}_{Path(options.data).name}_s{setup.recipe.seed}"
     out = check_output(Path("runs", name) if options.out is None else options.out, folder=True)
     with started(options.device, options.timeout_minutes) as processes:
@@ -64,8 +70,13 @@ def train_command(options: argparse.Namespace) -> None:
         model = setup.build()
         if isinstance(train_set, Files):
             train_set, test_set = (files.prepared_for(model) for files in (train_set, test_set))
+        if start:
+            new = load_pretrained(model, start.file)
+            train_set, test_set = (start.normalised(images, model) for images in (train_set, test_set))
         if processes.is_first:
             say(f"{train_set.describe()}\n{setup.recipe.describe(processes.count)}")
+            if start:
+                say(f"weights from {start.file}; new: {', '.join(new) or 'none'}")
         with only_process_in(out) if processes.is_first else nullcontext():
             record = train(
                 model,
@@ -88,14 +99,53 @@ def train_command(options: argparse.Namespace) -> None:
         )
 
 
-def setup_of(options: argparse.Namespace) -> Setup:
+@dataclass(frozen=True)
+class Start:
+    """Trained weights that a run starts from: their file, its model and options, and how its images were normalised."""
+
+    file: Path
+    model: str
+    model_options: dict
+    normalisation: dict
+
+    def normalised(self, images: ImageSet | Files, model: VisionTransformer) -> ImageSet | Files:
+        """The images, normalised as those that the weights were trained on."""
+        numbers = self.normalisation or {key: model.default_cfg[key] for key in ("mean", "std")}
+        if isinstance(images, Files):
+            return images.prepared_for(model, **numbers)
+        return replace(images, **{key: tuple(value) for key, value in numbers.items()})
+
+
+def _start_of(options: argparse.Namespace) -> Start | None:
+    """What `--from` names; the model of a file of ours is known from the file."""
+    if options.start is None:
+        return None
+    path = Path(options.start)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not is_safetensors(file):
+        if options.model is None:
+            raise ValueError(f"say which model {file} belongs to: --model t2t_vit_14, say")
+        return Start(file, options.model, {}, {})
+    model, about = load_trained(file, "name", "mean", "std")
+    name, options_of = about["name"], asdict(model.config)
+    if options.model not in (None, name):
+        raise ValueError(f"{file} is a {name} and no {options.model}; leave out --model")
+    usual = asdict(model_config(name))
+    options_of = {key: value for key, value in options_of.items() if usual[key] != value and key not in OF_THE_RUN}
+    return Start(file, name, options_of, {key: about[key] for key in ("mean", "std")})
+
+
+def setup_of(options: argparse.Namespace, start: Start | None = None) -> Setup:
     """The model and the recipe that the options of `deepvit-edu train` ask for."""
     changes, model_options = _given(options, Recipe), _model_options(options)
+    if start:
+        model_options = {**start.model_options, **model_options}
     if options.img_size is not None:
         model_options["img_size"] = options.img_size
+    model = start.model if start else options.model
     if options.recipe is None:
-        return Setup(options.model or MODEL, model_options, Recipe(**changes))
-    named = {"model": options.model} if options.model else {}
+        return Setup(MODEL if model is None else model, model_options, Recipe(**changes))
+    named = {} if model is None else {"model": model}
     return load_recipe(options.recipe, model_options=model_options, **named, **changes)
 
 

@@ -1,0 +1,103 @@
+"""Search finds sections and shows excerpts, from a folder, and fetches no page for it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from docutils import nodes
+
+from tools.book.front import minutes_to_read, picture
+from tools.book.search import INDEX, sections_of
+
+MILLISECONDS = 30_000  # a page may wait for a machine that does other work
+
+
+def section(anchor: str, title: str, *inside: nodes.Node) -> nodes.section:
+    return nodes.section("", nodes.title("", title), *inside, ids=[anchor])
+
+
+@pytest.fixture
+def doctree() -> nodes.document:
+    """A page of two sections, with a box that Sphinx makes of a section without a title."""
+    untitled = nodes.section("", nodes.paragraph("", "In a box."), ids=["exercise-content"])
+    inner = section("inner", "Inner", nodes.paragraph("", "Second words."), nodes.note("", untitled))
+    code = nodes.literal_block("", "code = 1")
+    page = section("page", "Page", nodes.paragraph("", "First", nodes.emphasis("", " words.")), code, inner)
+    return nodes.document(None, None, "", page)
+
+
+def test_sections_have_titles_numbers_addresses_and_their_own_words(doctree: nodes.document) -> None:
+    page, inner = sections_of(doctree, "book/page.html", {"": (4,), "#inner": (4, 1)})
+    assert page == {"title": "4 Page", "address": "book/page.html", "text": "First words.", "page": "4 Page"}
+    assert inner["title"] == "4.1 Inner"
+    assert inner["address"] == "book/page.html#inner"
+    assert inner["text"] == "Second words. In a box."
+
+
+def test_minutes_are_those_of_the_words(doctree: nodes.document) -> None:
+    assert minutes_to_read(doctree) == 5  # the least that is said
+    doctree[0] += nodes.paragraph("", "word " * 4000)
+    assert minutes_to_read(doctree) == 20
+
+
+def test_picture_of_a_chapter_has_ids_of_its_own() -> None:
+    svg = picture("book/01_vision_transformer", "vit")
+    assert 'aria-hidden="true"' in svg
+    assert "<title>" not in svg
+    assert 'id="vit-' in svg or "id=" not in svg
+    assert picture("book/glossary", "glossary") == ""
+
+
+@pytest.fixture
+def results(browser, html: Path) -> Iterator[Callable]:
+    """A function that searches in a page opened from its file, and gives Playwright's page and what it asked for."""
+    contexts = []
+
+    def search(words: str, width: int = 1280):
+        context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
+        context.set_default_timeout(MILLISECONDS)
+        contexts.append(context)
+        tab, asked = context.new_page(), []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto((html / "search.html").as_uri())
+        tab.locator(".book-search input").fill(words)
+        tab.wait_for_function("document.querySelector('#search-status').textContent !== ''")
+        return tab, asked
+
+    yield search
+    for context in contexts:
+        context.close()
+
+
+def test_index_leads_to_places_that_are_there(html: Path) -> None:
+    text = (html / INDEX).read_text(encoding="utf-8")
+    sections = json.loads(text.removeprefix("window.bookSections = ").rstrip(";\n"))
+    assert len(sections) > 100
+    for one in sections:
+        page, _, anchor = one["address"].partition("#")
+        assert (html / page).is_file()
+        assert not anchor or f'id="{anchor}"' in (html / page).read_text(encoding="utf-8"), one["address"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_results_are_sections_with_excerpts(results: Callable, width: int) -> None:
+    tab, asked = results("norm re-attention", width)
+    first = tab.locator("#search-results li").first
+    assert "#" in first.locator("a").get_attribute("href")
+    assert first.locator("mark").count() >= 1
+    assert len(first.locator("p").inner_text()) > 40
+    assert [address for address in asked if "/book/" in address] == []
+    first.locator("a").click()
+    tab.wait_for_url("**/book/**")
+
+
+def test_every_word_has_to_be_there(results: Callable) -> None:
+    tab, _ = results("attention zzzzqq")
+    assert tab.locator("#search-results li").count() == 0
+    assert "No section" in tab.locator("#search-status").inner_text()
+
+
+def test_query_is_text_and_no_markup(results: Callable) -> None:
+    tab, _ = results("<img src=x onerror=window.broken=1>")
+    assert tab.evaluate("window.broken") is None

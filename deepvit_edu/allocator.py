@@ -1,4 +1,4 @@
-"""The C library's allocator on a CPU: by default it gives memory back after each step and asks for it anew.
+"""The C library's allocator on a CPU: by default it returns memory after each step and requests it again.
 
 In small models that costs up to a fifth of the time, all of it in the kernel's page faults. glibc reads its settings
 when a process starts, so a command that trains replaces itself by one that has them.

@@ -38,7 +38,7 @@ def random_flip(images: Tensor, probability: float = 0.5) -> Tensor:
 
 
 def rand_augment(images: Tensor, num_ops: int, magnitude: int = 9, groups: int = 8) -> Tensor:
-    """RandAugment (Cubuk et al. 2019) by torchvision, drawn anew for each of `groups` parts of the batch.
+    """RandAugment (Cubuk et al. 2019) by torchvision, drawn separately for each of `groups` parts of the batch.
 
     torchvision draws one list of operations a call; parts make a batch varied without a loop over images.
 

@@ -281,7 +281,7 @@ def _first(tensor: Tensor) -> int:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights in any file of them, under the names that they have there; errors as of the files' own readers."""
+    """The weights in a file of any known kind, under the file's own names; errors as for the reader of that kind."""
     return read_tensors(path)[0] if is_safetensors(path) else _unwrap(read_pytorch(path), path)
 
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         restart_with_memory_kept(sys.argv[1:])
     try:
         options.command(options)
-        sys.stdout.flush()  # a full disk, or a pipe that is closed, is told now
+        sys.stdout.flush()  # a full disk or a closed pipe raises its error here
     except TrialEnded as end:
         print(f"deepvit-edu: {end}")
     except Interrupted as stop:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `deepvit-edu models | head`
         _silence_output(is_program)
         return 0
-    except TOLD as error:
+    except EXPECTED_ERRORS as error:
         print(f"deepvit-edu: {_sentence(error)}", file=sys.stderr)
         if isinstance(error, OSError):
             _silence_output(is_program)
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-TOLD = (ValueError, OSError, data.DataError, FloatingPointError, torch.OutOfMemoryError, MemoryError)
-"""Errors that are told in a sentence; others are faults of this package, and show where."""
+EXPECTED_ERRORS = (ValueError, OSError, data.DataError, FloatingPointError, torch.OutOfMemoryError, MemoryError)
+"""Errors that are printed as one sentence; others are faults of this package and show a traceback."""
 
 
 def _silence_output(is_program: bool) -> None:
@@ -82,10 +82,10 @@ def _sentence(error: BaseException) -> str:
         return "there is too little memory for this; choose a smaller --batch-size, model or limit"
     if isinstance(error, OSError) and error.strerror:
         return one_line(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-    told = str(error)
-    if told.startswith("Caught "):  # a process that reads images wraps an error in its own report
-        told = re.sub(r"^[\w.]+(?:Error|Exception): ", "", told.strip().splitlines()[-1])
-    return one_line(told)
+    text = str(error)
+    if text.startswith("Caught "):  # a process that reads images wraps an error in its own report
+        text = re.sub(r"^[\w.]+(?:Error|Exception): ", "", text.strip().splitlines()[-1])
+    return one_line(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -221,7 +221,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def data_command(options: argparse.Namespace) -> None:
     """`deepvit-edu data`."""
     if options.name is None:
-        data.find_root(options.data_root)  # told where it is wrong, and not passed over
+        data.find_root(options.data_root)  # a wrong one is an error, even where it would not be used
         for name in data.list_datasets():
             state = (
                 "at hand" if data.available(name, root=options.data_root) else f"fetched by: deepvit-edu data {name}"

@@ -33,7 +33,7 @@ from .diagnostics import INTERVENTIONS, attention_blocks, intervene, record_atte
 from .diagnostics.measures import Centre
 from .figure_data import html_table
 
-IMAGES, LAYERS, EPOCHS = 3, 8, 21  # at most so many of each are recorded, to keep a page small
+IMAGES, LAYERS, EPOCHS = 3, 8, 21  # the most of each that are recorded, to keep a page small
 LEVELS = 63  # a weight is kept as one of 63 steps on either side of zero: finer than the eye sees
 COSINE_STEPS = 10_000  # a cosine is kept to four decimals
 MISSING = -32_768  # marks a missing cosine

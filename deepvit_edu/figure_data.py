@@ -10,7 +10,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 MOST_ROWS = 30
-"""A longer curve is thinned to so many points, its first and last among them."""
+"""A longer curve is thinned to this many points, including its first and last."""
 MOST_ENTRIES = 30
 """A picture with more pixels a side than this is a picture, no table."""
 

@@ -56,7 +56,7 @@ def show(fig: Figure, alt: str, caption: str = "") -> None:
 
     Args:
         fig: a matplotlib figure.
-        alt: the text that stands for the picture for those who do not see it.
+        alt: the text that replaces the picture for those who do not see it.
         caption: what the figure says, best with the numbers of this run; below the picture.
 
     Raises:
@@ -136,8 +136,8 @@ def show_source(*objects: object) -> None:
 
 def measured(*sentences: str) -> None:
     """Shows what was found, as a marked paragraph of a notebook or page; the sentences carry this run's numbers."""
-    told = f"**Measured on this page.** {' '.join(sentences)}"
-    _tell(f"> {told}", plain=told)
+    text = f"**Measured on this page.** {' '.join(sentences)}"
+    _tell(f"> {text}", plain=text)
 
 
 def _tell(markdown: str, plain: str) -> None:

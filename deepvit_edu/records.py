@@ -99,7 +99,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _evaluated_by_images(record: Record) -> bool:
-    """Whether evaluations came after so many images, and not after each epoch."""
+    """Whether evaluations came after a number of images instead of after each epoch."""
     return bool(record["config"].get("recipe", {}).get("evaluate_every"))
 
 
@@ -249,7 +249,7 @@ def _git(*arguments: str) -> str:
 
 @functools.cache
 def running_code() -> list[str]:
-    """The commit and the `code_hash` of this process: as of its first run, since files may change while it goes on."""
+    """The commit and the `code_hash` of this process: as at its first run, since files may change later."""
     return [describe_commit(), code_hash()]
 
 

@@ -108,7 +108,7 @@ def find_subject(
     if model in CONFIGS:
         return _from_zoo(model, checkpoint, seed)
     if model and checkpoint is not None:
-        raise ValueError(f"--checkpoint goes with the name of a model, and {model} is none; leave one of the two out")
+        raise ValueError(f"--checkpoint needs the name of a model, but {model} is a file; leave one of the two out")
     if model is not None and not (model and Path(model).exists()):
         raise ValueError(f"there is neither a file nor a model named '{model}'{nearest(model, list(CONFIGS))}")
     return _from_file(Path(checkpoint if model is None else model))

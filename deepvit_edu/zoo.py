@@ -229,7 +229,7 @@ def _timm_builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _names_weights(cfg: PretrainedCfg | dict | None, overlay: dict | None) -> bool:
-    """Whether timm is told where the weights are, as by `local-dir:FOLDER` or `{"file": PATH}`."""
+    """Whether timm's options say where the weights are, as by `local-dir:FOLDER` or `{"file": PATH}`."""
     known = {**(cfg.to_dict() if isinstance(cfg, PretrainedCfg) else cfg or {}), **(overlay or {})}
     return any(known.get(place) for place in ("file", "state_dict", "url", "hf_hub_id"))
 

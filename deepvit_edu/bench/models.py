@@ -165,7 +165,7 @@ def _beside(count: int, load: Load, device: str) -> Iterator[Callable[[], None]]
         for _ in range(count):
             ours, theirs = context.Pipe()
             ends.append(ours)
-            processes.append(context.Process(target=_train_when_told, args=(theirs, load, device), daemon=True))
+            processes.append(context.Process(target=_train_on_request, args=(theirs, load, device), daemon=True))
             processes[-1].start()
             theirs.close()  # or the end of the process would not be noticed
         yield partial(_tell_all, ends)
@@ -185,7 +185,7 @@ def _tell_all(ends: list[Connection]) -> None:
         raise OSError("a process ended before its steps did, perhaps for lack of memory; train fewer models") from error
 
 
-def _train_when_told(end: Connection, load: Load, device: str) -> None:
+def _train_on_request(end: Connection, load: Load, device: str) -> None:
     torch.set_num_threads(1)
     try:
         single, batch = Single(load.model(device)), load.batch(device)

@@ -31,7 +31,7 @@ from .repetition import HeadCosines, excess, unrelated_repetition
 
 Report = dict[str, Any]
 MAP_IMAGES = 16  # whose maps are kept at once; an even number, since even and odd images have different roles
-RANK_IMAGES = 4  # singular values are slow: ranks are taken from the maps of so many images
+RANK_IMAGES = 4  # singular values are slow: ranks are computed from the maps of this many images
 
 
 def collapse_report(model: nn.Module, images: Tensor, axis: Axis = "column", centre: Centre = "row") -> Report:

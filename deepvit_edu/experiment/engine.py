@@ -223,8 +223,8 @@ class _Worker:
             return job, f"failed: {error}"
         except Interrupted:
             return job, STOPPED
-        told = f"accuracy {record['test_accuracy']:.2%}, train loss {record['train_loss']:.3f}"
-        return job, f"{told}, {time.monotonic() - started:.0f} s"
+        text = f"accuracy {record['test_accuracy']:.2%}, train loss {record['train_loss']:.3f}"
+        return job, f"{text}, {time.monotonic() - started:.0f} s"
 
 
 def run_plan(
@@ -243,7 +243,7 @@ def run_plan(
 
     Args:
         plan: what to run.
-        folder: where records are kept; a run's stands in `PLAN/SECTION/ARM_sSEED.json` below it.
+        folder: where records are kept; a run's record is `PLAN/SECTION/ARM_sSEED.json` below it.
         budget_seconds: stop after so long; a run that would not fit is not begun, unless it is longer than the whole
             budget: it takes several calls, each of which continues it.
         device: where to train; the best there is unless given.
@@ -295,10 +295,10 @@ def run_plan(
                 pool.start(worker, job, known_rate(plan, job, folder), deadline)
             if not pool.running:
                 break
-            for job, told in pool.finished():
-                bar.update(told != STOPPED)
-                say(f"{job.name}: {told}")
-                if told == STOPPED:
+            for job, result in pool.finished():
+                bar.update(result != STOPPED)
+                say(f"{job.name}: {result}")
+                if result == STOPPED:
                     waiting = []
                     interrupted = interrupted or time.monotonic() < deadline
     if interrupted:
@@ -319,11 +319,11 @@ def run_plan_together(
 
     Args:
         processes: those that `torchrun` started; all of them see the folder.
-        plan, folder, shard, measure, say: as of `run_plan`.
+        plan, folder, shard, measure, say: as for `run_plan`.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM; the same call continues.
-        ValueError: for a plan with an annotator, and as of `run_plan`.
+        ValueError: for a plan with an annotator, and as for `run_plan`.
     """
     if plan.annotator is not None:
         raise ValueError(f"the label maps of {plan.name} are made by one process; run it without torchrun")
@@ -411,7 +411,7 @@ def known_rate(plan: Plan, job: Job, folder: Path) -> float | None:
 
 
 class _Pool:
-    """Processes that take one run after another; with one worker there is none, and runs are made right here."""
+    """Processes that make one run after another; with one worker, runs are made in this process."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers

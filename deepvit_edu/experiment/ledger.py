@@ -44,8 +44,8 @@ class Claim:
         expects: what the claim predicts for the contrast: one of EXPECTATIONS.
         conditions: further contrasts, and what is expected of each; where one does not agree, or has not been run, the
             claim holds under conditions.
-        maps_of: the arm whose maps the claim is about; what was measured of them stands beside the verdict, and decides
-            nothing. None where it is about no maps.
+        maps_of: the arm whose maps the claim is about; their measures are shown beside the verdict and decide nothing.
+            None if it is about no maps.
         question: the question at the head of the ledger that this claim answers, if it does.
         added: what of it was declared only after the runs, in words; None where nothing was.
 
@@ -219,7 +219,7 @@ def _scoped(entry: Entry) -> str:
 
 
 def findings(entries: list[Entry]) -> str:
-    """A Markdown list of claims with their verdicts and effects: what stands at the head of a chapter."""
+    """A Markdown list of claims with their verdicts and effects: for the head of a chapter."""
     lines = []
     for entry in entries:
         found = f" {entry.effects} ({entry.claim.plan}, section {entry.scale})" if entry.effect != "–" else ""

@@ -44,7 +44,7 @@ def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any
 
 
 def measure_aliveness(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What the maps of a model's deep half are worth, as it stands in a record.
+    """What the maps of a model's deep half are worth, in the form of a record.
 
     Args:
         model, images, labels: as for `aliveness`.

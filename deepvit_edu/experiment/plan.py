@@ -7,7 +7,7 @@ from ..training import Recipe
 from ..zoo import model_config
 
 ANNOTATOR = "annotator"
-"""What stands for the arm in the name of the annotator's record."""
+"""What replaces the arm in the name of the annotator's record."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ MOST = 1000
 
 
 def half_width(deviation: float, pairs: int, level: float = 0.95) -> float:
-    """Half of Student's interval of a mean of so many paired differences with this standard deviation."""
+    """Half the width of Student's interval for the mean of `pairs` paired differences."""
     if pairs < 2:
         return math.inf
     return float(stdtrit(pairs - 1, (1 + level) / 2)) * deviation / math.sqrt(pairs)

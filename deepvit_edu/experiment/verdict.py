@@ -154,11 +154,11 @@ def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
     if not effect.count:
         return "–"
     unit, factor, digits = (" points", 100, 2) if measure == "test_accuracy" else ("", 1, 3)
-    told = f"{factor * effect.mean:+.{digits}f}{unit}" + (" per doubling" if slope else "")
+    text = f"{factor * effect.mean:+.{digits}f}{unit}" + (" per doubling" if slope else "")
     if effect.count < 2:
-        return told
+        return text
     level = "" if effect.level == 0.95 else f" at {effect.level:.1%}"
-    return f"{told} [{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]{level}"
+    return f"{text} [{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]{level}"
 
 
 def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
@@ -234,8 +234,8 @@ def describe_maps(maps: dict[str, float] | None) -> str:
 
 def waiting_text(plan: Plan, folder: Path, missing: list[Job]) -> str:
     """What is missing of a plan: runs of its own, then those that failed and those that another plan has to make."""
-    told = [f"missing: {len(missing)} runs, first {missing[0].name}"] if missing else []
-    return "\n".join([*told, *open_questions(plan, folder)]) or "nothing is missing"
+    sentences = [f"missing: {len(missing)} runs, first {missing[0].name}"] if missing else []
+    return "\n".join([*sentences, *open_questions(plan, folder)]) or "nothing is missing"
 
 
 def summary(plan: Plan, folder: Path) -> str:

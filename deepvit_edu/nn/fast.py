@@ -14,7 +14,7 @@ from .paths import register_fast_path, traced
 from .refiner import AccumulatedAttention, ReusedAttention
 
 SHORT = 40
-"""Up to so many tokens two matrix products are faster on a CPU than PyTorch's fused kernel (1.4 times at 17 tokens)."""
+"""Up to this number of tokens, two matrix products beat PyTorch's fused kernel on a CPU (1.4 times at 17 tokens)."""
 
 
 def plain_values(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
@@ -103,7 +103,7 @@ def norm_affine(
     if norm.batch is not None:
         return kernels.batch_norm_affine(norm.batch, mean, variance, entries)
     slope = torch.ones_like(mean) if norm.gain is None else norm.gain
-    from_uniform = {"centre": 0.0, "amplify": uniform}  # what the norm makes of the uniform map
+    from_uniform = {"centre": 0.0, "amplify": uniform}  # the norm's output for the uniform map
     if norm.kind in from_uniform:
         return slope, from_uniform[norm.kind] + slope * (mean - uniform)
     return slope, slope * mean

@@ -29,7 +29,7 @@ LARGEST = {
     "num_heads": 2**14,
     "growth": 2**14,
 }
-"""What a configuration may ask for at most, so that one with a slip, or a hostile one, is told and not begun."""
+"""The largest sizes of a configuration: a slip, or a hostile file, is refused before anything is built."""
 
 
 @dataclass(frozen=True)

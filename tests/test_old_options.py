@@ -1,6 +1,6 @@
 import pytest
 
-from deepvit_edu.old_options import current_options
+from deepvit_edu.old_options import current_identity, current_options
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,13 @@ def test_old_names_mean_what_they_meant(old, new):
 def test_both_names_of_an_option_are_refused():
     with pytest.raises(ValueError, match="keep smallest_crop"):
         current_options({"smallest_crop": 0.5, "smallest_view": 0.4})
+
+
+def test_a_checkpoint_of_the_former_trainer_on_imagenet_is_known_again():
+    former = {"recipe": {"model": "deepvit_s", "flip": 0.5, "token_labeling": False}, "train": "a", "val": "b"}
+    now = current_identity(former)
+    assert (now["data_hash"], now["test_hash"]) == ("a", "b")
+    assert (now["recipe"]["images_from"], now["recipe"]["schedule"]) == ("files", "cosine-by-epoch")
+    assert now["recipe"]["token_weight"] == 0
+    in_memory = {"recipe": {"smallest_view": 0.5}, "model": {}, "data_hash": "a", "test_hash": "b"}
+    assert current_identity(in_memory) == {**in_memory, "recipe": {"smallest_crop": 0.5}}

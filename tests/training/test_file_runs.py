@@ -253,3 +253,23 @@ def test_record_says_what_ran(root, tmp_path):
     assert (record["train_images"], record["test_images"], record["precision"]) == (24, 9, "float32")
     assert record["config"]["recipe"]["total_batch"] == 8
     assert record["data_hash"] != record["test_data_hash"]
+
+
+def test_a_checkpoint_of_the_former_trainer_is_continued(root, tmp_path):
+    with pytest.raises(Interrupted):
+        run(root, tmp_path, stop_after=4, name="t2t_vit_14")
+    path = tmp_path / "checkpoint-00000004.pt"
+    state = torch.load(path, weights_only=True)
+    identity = state["identity"]
+    recipe = {**identity["recipe"], "model": "t2t_vit_14", "model_options": {}, "num_classes": 3, "img_size": 32}
+    for option in ("images_from", "schedule", "ema_warmup", "class_from_maps", "evaluate_every", "crop_padding"):
+        del recipe[option]
+    state["identity"] = {"recipe": recipe, "train": identity["data_hash"], "val": identity["test_hash"]}
+    for name in ("images", "seconds"):
+        del state["progress"]["curves"][name]
+    del state["progress"]["total_seconds"]
+    torch.save(state, path)
+    record = run(root, tmp_path, resume=True, name="t2t_vit_14")
+    whole = run(root, tmp_path / "whole", name="t2t_vit_14")
+    assert record["curves"]["train_loss"] == whole["curves"]["train_loss"]
+    assert record["curves"]["images"] == whole["curves"]["images"]

@@ -18,8 +18,11 @@ from deepvit_edu.records import load_record
 from deepvit_edu.tiers import tier
 from deepvit_edu.training import Interrupted, NonFiniteLossError, Recipe, Run, evaluate, loop, make_batches, train
 from deepvit_edu.training.objective import Objective
+from deepvit_edu.training.processes import Processes
+from deepvit_edu.training.processes import started as started_processes
 from deepvit_edu.training.schedule import ConstantThenFalling
 from tests.helpers import tiny_model, tiny_set
+from tests.training.helpers import together
 
 # Everything that draws random numbers is on, so that a resumed run has to draw the same ones.
 RECIPE = Recipe(epochs=4, batch_size=8, rand_augment=1, mixup=0.2, cutmix=1.0, erase=0.5, ema_decay=0.9, crop_padding=1)
@@ -508,3 +511,51 @@ def test_images_until_an_accuracy_is_reached():
     assert [images_until(record, accuracy) for accuracy in (0.2, 0.3, 0.5, 0.6)] == [100, 200, 200, None]
     del curves["images"]  # as in older records
     assert images_until(record, 0.3) == 200
+
+
+# Several processes, and images in memory
+
+SHARED = replace(RECIPE, batch_size=4, total_batch=8, epochs=2)
+
+
+def among_processes(out, **options):
+    with started_processes("cpu") as processes:
+        sets = tiny_set(), tiny_set(12, "test", seed=1)
+        train(tiny_model(), *sets, SHARED, name="tiny", out=out, processes=processes, progress=False, **options)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    together(2, among_processes, tmp_path / "two")
+    among_processes(tmp_path / "one")
+    two, one = (load_record(tmp_path / folder / "record.json") for folder in ("two", "one"))
+    assert (two["num_processes"], one["num_processes"]) == (2, 1)
+    for curve in ("train_loss", "test_loss", "test_accuracy"):
+        assert two["curves"][curve] == pytest.approx(one["curves"][curve], rel=1e-5), curve
+
+
+def test_one_process_goes_on_where_two_stopped(tmp_path):
+    among_processes(tmp_path / "whole")
+    together(2, stopped_at_once, tmp_path / "cut")
+    among_processes(tmp_path / "cut", resume=True)
+    whole, cut = (load_record(tmp_path / folder / "record.json") for folder in ("whole", "cut"))
+    assert cut["curves"]["train_loss"] == pytest.approx(whole["curves"]["train_loss"], rel=1e-5)
+
+
+def stopped_at_once(out):
+    with pytest.raises(Interrupted, match="stopped after step 1 of 6"):
+        among_processes(out, max_seconds=0)
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused():
+    two = Processes(0, 2, torch.device("cpu"))
+    with pytest.raises(ValueError, match="no multiple of 2 processes times batch_size 8"):
+        make_batches(tiny_set(), tiny_set(12), RECIPE, tiny_model(), two)
+
+
+def test_accumulated_batches_are_those_of_one_step():
+    whole = replace(RECIPE, batch_size=8, mixup=0, cutmix=0, erase=0, rand_augment=0, crop_padding=0, flip=0)
+    shares = [
+        make_batches(tiny_set(), tiny_set(12), recipe, tiny_model()).share
+        for recipe in (whole, replace(whole, batch_size=4, total_batch=8))
+    ]
+    assert shares[0].images(1, 0).tolist() == [*shares[1].images(1, 0).tolist(), *shares[1].images(1, 1).tolist()]

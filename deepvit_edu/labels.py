@@ -1,4 +1,4 @@
-"""Token labeling (Jiang et al. 2021, LV-ViT): a soft label for every token, MixToken, and the loss.
+"""Token labeling (Jiang et al. 2021, LV-ViT): a soft label for every token, and the loss.
 
 A trained model, the annotator, scores every position of every image once; the best scores are kept as label maps in the
 authors' layout. In training a map is cropped, resized and mirrored along with its image.
@@ -17,7 +17,6 @@ from torch import Tensor
 from .augment import Views, take_views, whole_views
 from .data import ImageSet
 from .nn.model import VisionTransformer
-from .nn.tokens import Box
 from .reading import UnreadableError
 from .tensors import read_pytorch, read_tensors, write_tensors
 
@@ -160,28 +159,6 @@ def soft_targets(
 def smooth(targets: Tensor, smoothing: float) -> Tensor:
     """Distributions (…, K) after label smoothing: the probability `smoothing` of each is spread over all classes."""
     return targets * (1 - smoothing) + smoothing / targets.shape[-1]
-
-
-def random_box(grid_size: int, alpha: float = 1.0) -> Box:
-    """MixToken's box (top, left, bottom, right) in cells of the grid, by CutMix's rule (Yun et al. 2019).
-
-    Its area is a fraction from Beta(alpha, alpha), its centre anywhere; what is outside the grid is cut off.
-    """
-    area = torch.distributions.Beta(alpha, alpha).sample().item()
-    side = int(grid_size * math.sqrt(area))
-    top, left = (torch.randint(grid_size, (2,)) - side // 2).tolist()
-    bottom, right = (min(edge + side, grid_size) for edge in (top, left))
-    return max(top, 0), max(left, 0), bottom, right
-
-
-def mix_class_targets(targets: Tensor, box: Box, grid_size: int) -> Tensor:
-    """Class targets (B, K), mixed with the batch-flipped sample's by the area of the box.
-
-    The tokens' targets stay as they are: `VisionTransformer.forward_dense` puts their logits back in place.
-    """
-    top, left, bottom, right = box
-    area = (bottom - top) * (right - left) / grid_size**2
-    return (1 - area) * targets + area * targets.flip(0)
 
 
 def token_labeling_loss(

@@ -11,14 +11,12 @@ from deepvit_edu.labels import (
     load_label_maps,
     load_official_label_map,
     make_label_maps,
-    mix_class_targets,
-    random_box,
     save_label_maps,
     soft_targets,
     token_labeling_loss,
     token_scores,
 )
-from deepvit_edu.nn.tokens import swap_within
+from deepvit_edu.nn.mix_token import mix_class_targets, random_box, swap_within
 from tests.helpers import tiny_model, tiny_set
 
 SURE = 20.0  # a score beside which zero is next to nothing

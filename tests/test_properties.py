@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from deepvit_edu.nn.attention import Attention, HeadNorm, ReAttention, RefinedAttention, legible_attention
 from deepvit_edu.nn.blocks import Block, Mlp
+from deepvit_edu.nn.mix_token import swap_within
 from deepvit_edu.nn.model import VisionTransformer, ViTConfig, sinusoid
-from deepvit_edu.nn.tokens import PatchEmbed, swap_within
+from deepvit_edu.nn.tokens import PatchEmbed
 
 check = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 heads = st.integers(1, 6)

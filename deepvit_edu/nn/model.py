@@ -15,10 +15,10 @@ from .blocks import Block
 from .controls import tie_queries_and_keys
 from .features import IntermediateFeatures
 from .ideas import dense_blocks
+from .mix_token import Box, swap_within
 from .paths import frozen_statistics, traced
 from .refiner import ChainedBlock, passes_map
 from .registry import ATTENTIONS, MLPS, TOKENS, new_attention, register_attention
-from .tokens import Box, swap_within
 
 LARGEST = {
     "img_size": 2**14,

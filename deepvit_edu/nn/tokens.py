@@ -13,8 +13,6 @@ from .paths import fast_path_allowed, without_autocast
 fx.wrap("rearrange")  # torch.fx cannot trace through these two
 fx.wrap("check_images")
 
-Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the grid of tokens; the last two are outside
-
 
 def check_tiling(img_size: int, multiple: int, what: str) -> None:
     """Raises ValueError, saying which sizes fit, unless `img_size` is a multiple of `multiple`."""
@@ -61,23 +59,6 @@ def check_images(images: Tensor, in_chans: int, img_size: int) -> None:
             f"images of shape {tuple(images.shape)} do not fit this model: it takes (B, {in_chans}, {img_size}, "
             f"{img_size}); resize them, or create the model with another img_size or in_chans"
         )
-
-
-def swap_within(tokens: Tensor, box: Box) -> Tensor:
-    """Tokens (B, N, C) of a square grid, those within the box from the batch-flipped sample.
-
-    Applying it twice gives the input back.
-
-    Raises:
-        ValueError: when the box is not within the grid.
-    """
-    side = math.isqrt(tokens.shape[1])
-    top, left, bottom, right = box
-    if not (0 <= top <= bottom <= side and 0 <= left <= right <= side):
-        raise ValueError(f"box {tuple(box)} is not a (top, left, bottom, right) within the {side} × {side} tokens")
-    inside = torch.zeros(side, side, 1, dtype=torch.bool, device=tokens.device)
-    inside[top:bottom, left:right] = True
-    return torch.where(inside.flatten(0, 1), tokens.flip(0), tokens)
 
 
 class ConvStem(nn.Module):

@@ -9,10 +9,10 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
 from ..augment import mixed
-from ..labels import mix_class_targets, random_box, smooth, soft_targets, token_labeling_loss
+from ..labels import smooth, soft_targets, token_labeling_loss
 from ..map_penalty import collected_maps, map_likeness
+from ..nn.mix_token import Box, mix_class_targets, random_box
 from ..nn.model import VisionTransformer
-from ..nn.tokens import Box
 from .batches import Batch
 from .recipe import Recipe
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from deepvit_edu.nn.tokens import PatchEmbed, swap_within
+from deepvit_edu.nn.mix_token import swap_within
+from deepvit_edu.nn.tokens import PatchEmbed
 
 
 def test_each_token_is_a_linear_map_of_its_patch():

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from deepvit_edu import labels
+from deepvit_edu.nn import mix_token
 
 from . import mutant
 
@@ -141,7 +141,7 @@ def mean_length_squared(grid):
 @mutant("6.3", says="mean of draws")
 def by_simulation(grid):
     """The share is estimated from random boxes."""
-    boxes = torch.tensor([labels.random_box(grid) for _ in range(500)])
+    boxes = torch.tensor([mix_token.random_box(grid) for _ in range(500)])
     return ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / grid**2).mean().item()
 
 

@@ -1,7 +1,6 @@
 """Images that stay in their files, in folders or tar files as of ImageNet, and are read anew in every epoch."""
 
 import hashlib
-import os
 import pickle
 import tarfile
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from ..data import DataError
 from ..data.folders import balanced_choice
 from ..data.image_set import IMAGENET_MEAN, IMAGENET_STD
 from ..data.pictures import as_rgb
+from ..environment import expanded, variable
 from .processes import Processes
 
 SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
@@ -141,7 +141,7 @@ def find_validation(root: str | Path, processes: Processes, num_classes: int | N
 
 
 def _folder(root: str | Path) -> Path:
-    for folder in (Path(root).expanduser(), Path(os.environ.get("DEEPVIT_EDU_DATA", ""), root)):
+    for folder in (expanded(root), expanded(variable("DEEPVIT_EDU_DATA", ".")) / root):
         if folder.is_dir():
             return folder
     raise DataError(f"there is no folder {root}; name the one that holds train and val")

@@ -5,7 +5,6 @@ GPUs. All randomness of a step follows from the seed and the step's number: a ru
 not been, wherever it was cut.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from .. import records
 from ..checkpoints import save_model
 from ..data import DataError, ImageSet
 from ..devices import autocast, pick_device, pick_precision
+from ..environment import variable
 from ..nn.model import VisionTransformer
 from ..old_options import current_identity
 from ..options import check_options, option
@@ -123,7 +123,7 @@ def train(
     recipe, settings = recipe or Recipe(), settings or Settings()
     processes = processes or Processes(0, 1, pick_device(device))
     if progress is None:
-        progress = os.environ.get("DEEPVIT_EDU_PROGRESS", "1") != "0"
+        progress = variable("DEEPVIT_EDU_PROGRESS", "1") != "0"
     batches = make_batches(train_set, test_set, recipe, model, processes, label_maps, settings.workers)
     run = Run(model, batches, recipe, name, Path(out) if out else None, settings, progress)
     run.start(resume)

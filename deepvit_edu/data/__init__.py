@@ -12,8 +12,8 @@ from ..words import nearest
 from .catalogue import SOURCES, Source
 from .download import DamagedError, check_md5, fetch, one_process_at_a_time, unpack
 from .drawn import FRAMED_QUARTER, SIZE, DrawnSet, framed_quarter
-from .folders import balanced_choice, has_images_of_type, load_folder
-from .image_set import DataError, ImageSet, check_memory
+from .folders import has_images_of_type, load_folder
+from .image_set import DataError, ImageSet, balanced_choice, check_memory
 from .published import load_published
 from .shapes import draw_shapes
 

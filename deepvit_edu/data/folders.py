@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..reading import reading
 from ..words import one_line
-from .image_set import DataError, ImageSet, check_memory
+from .image_set import DataError, ImageSet, balanced_choice, check_memory
 from .pictures import is_hidden, pictures_in, read_image, shorter_side
 
 FOR_TEST = ("test", "testing", "val", "valid", "validation")
@@ -144,16 +144,6 @@ def _listed(folder: Path, labels_file: Path, trained: list[str] | None) -> Split
 def has_images_of_type(folder: Path, split: str, suffixes: Sequence[str]) -> bool:
     """Whether the split's first image has one of these suffixes."""
     return find_split(folder, split).paths[0].lower().endswith(tuple(suffixes))
-
-
-def balanced_choice(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Sorted indices of `limit` images drawn so that each class keeps its share, up to one image."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels))  # each image's place in its class, as a fraction of the class
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(order[np.argsort(rank[order], kind="stable")[:limit]])
 
 
 def _class_names(folder: Path) -> list[str]:

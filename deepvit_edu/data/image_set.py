@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,3 +124,13 @@ def check_memory(count: int, img_size: int) -> None:
             f"{count:,} images of {img_size} pixels need {needed / 2**30:.1f} GB of memory, more than the "
             f"{MEMORY_LIMIT / 2**30:.3g} GB that a set may take; give a smaller `limit` or `img_size`."
         )
+
+
+def balanced_choice(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Sorted indices of `limit` images drawn so that each class keeps its share, up to one image."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels))  # each image's place in its class, as a fraction of the class
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(order[np.argsort(rank[order], kind="stable")[:limit]])

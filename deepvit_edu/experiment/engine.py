@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .. import data
 from ..data import ImageSet
-from ..data.folders import balanced_choice
+from ..data.image_set import balanced_choice
 from ..devices import pick_device
 from ..files import atomic_path, only_process_in
 from ..labels import load_label_maps

@@ -15,8 +15,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor, nn
 
 from ..data import DataError
-from ..data.folders import balanced_choice
-from ..data.image_set import IMAGENET_MEAN, IMAGENET_STD
+from ..data.image_set import IMAGENET_MEAN, IMAGENET_STD, balanced_choice
 from ..data.pictures import as_rgb
 from ..environment import expanded, variable
 from .processes import Processes

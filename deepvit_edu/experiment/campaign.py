@@ -21,7 +21,8 @@ from ..assets import cache_folder
 from ..signals import stop_requests
 from ..training import Interrupted, NonFiniteLossError
 from ..yaml_files import read_yaml
-from .engine import known_rate, run_job, workspace_of
+from .annotator import ensure_label_maps, label_maps_path
+from .engine import known_rate, run_job, splits, workspace_of
 from .measure import measure_model
 from .plan import Job, Plan, arm_config, arm_data, arm_recipe
 from .reading import load_plan
@@ -185,6 +186,7 @@ def work(path: Path, code: str, folder: Path, say: Callable[[str], None] = print
         plan, job, lock = claimed
         started = time.monotonic()
         try:
+            _annotate(plan, job, folder)
             record = run_job(plan, job, folder, "cpu", known_rate(plan, job, folder), measure=measure_model)
             result = f"accuracy {record['test_accuracy']:.2%}"
         except NonFiniteLossError as error:
@@ -192,6 +194,15 @@ def work(path: Path, code: str, folder: Path, say: Callable[[str], None] = print
         finally:
             lock.release()
         say(f"{plan.name} {job.name}: {result}, {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def _annotate(plan: Plan, job: Job, folder: Path) -> None:
+    """Sees to the label maps that a run needs; one process makes them, the others wait."""
+    if plan.arms[job.arm].annotated:
+        lock = label_maps_path(plan, folder).parent / ".unfinished" / "label_maps.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            ensure_label_maps(plan, folder, *splits(plan, job.arm), device="cpu", progress=False)
 
 
 def _claimed(plans: list[Plan], folder: Path) -> Iterator[tuple[Plan, Job, FileLock]]:

@@ -402,5 +402,7 @@ def _check_arm(plan: Plan, name: str) -> None:
             raise ValueError(
                 f"the arm '{name}' has a token_weight and no head on its tokens; add dense_head: true to its model"
             )
-        if declared_arm(plan, name).annotated and not recipe.token_weight:
-            raise ValueError(f"the arm '{name}' is annotated but does not use it; add a token_weight to its recipe")
+        if declared_arm(plan, name).annotated and not (recipe.token_weight or recipe.class_from_maps):
+            raise ValueError(
+                f"the arm '{name}' is annotated and its recipe has no use for it; add a token_weight or class_from_maps"
+            )

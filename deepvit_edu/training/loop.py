@@ -107,8 +107,8 @@ def train(
         max_seconds: stop after so long, as if interrupted.
         after_epoch: called with the model that is measured after each evaluation, to look at it.
         label_maps: what `labels.make_label_maps` made of the training images, as the patch tokens' targets where the
-            recipe has a `token_weight`; every token's target is the image's label unless given. For images from files
-            the folder of their maps.
+            recipe has a `token_weight`, and the class token's where it has `class_from_maps`; the image's label
+            unless given. For images from files the folder of their maps.
         processes: those that train together, as `processes.started` gives them; this one alone unless given.
         settings: what belongs to the machine.
 
@@ -177,8 +177,12 @@ def _check_fit(
         )
     if recipe.token_weight and model.dense_head is None:
         raise ValueError("token labels need a head on every token; create the model with dense_head=True")
-    if label_maps is not None and not recipe.token_weight:
-        raise ValueError("the label maps would not be used; set the recipe's token_weight, to 0.5 for instance")
+    if label_maps is not None and not (recipe.token_weight or recipe.class_from_maps):
+        raise ValueError(
+            "the label maps would not be used; set the recipe's token_weight, to 0.5 for instance, or class_from_maps"
+        )
+    if label_maps is not None and not recipe.token_weight and (recipe.mixup or recipe.cutmix):
+        raise ValueError("label maps for the class alone do not go with Mixup and CutMix; set mixup and cutmix to 0")
 
 
 @dataclass

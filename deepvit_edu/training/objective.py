@@ -77,9 +77,11 @@ class Objective:
         are not trained.
         """
         images, class_targets, token_targets = batch.images, batch.labels, None
-        if self.recipe.token_weight:
+        if self.recipe.token_weight or batch.label_maps is not None:
             class_targets, token_targets = self._distributions(batch)
-            if self.mixup:
+            if not self.recipe.token_weight:  # label maps for the class alone
+                token_targets = None
+            elif self.mixup:
                 images, share = mixed(self.mixup, images)
                 class_targets, token_targets = (
                     share * targets + (1 - share) * targets.flip(0) for targets in (class_targets, token_targets)
@@ -106,6 +108,6 @@ class Objective:
         if token_targets is not None:
             weight = self.recipe.token_weight
             return token_labeling_loss(*output, class_targets, token_targets, token_weight=weight)
-        # Mixup's targets are distributions, smoothed already.
-        smoothing = 0.0 if self.mixup else self.recipe.label_smoothing
+        # Distributions, from Mixup or from label maps, are smoothed already.
+        smoothing = 0.0 if class_targets.is_floating_point() else self.recipe.label_smoothing
         return F.cross_entropy(output.float(), class_targets, label_smoothing=smoothing)

@@ -32,7 +32,9 @@ def repository(tmp_path, monkeypatch):
     home = root / "book/experiments"
     home.mkdir(parents=True)
     write_plan(home, "first")
-    write_plan(home, "second", seeds=[5], arms={"plain": None}, contrasts=None)
+    taught = {"annotated": True, "recipe": {"class_from_maps": True}}
+    teacher = {"model": {"class_token": False}, "recipe": {"epochs": 1}}
+    write_plan(home, "second", seeds=[5], arms={"taught": taught}, annotator=teacher, contrasts=None)
     git(root, "init", "--quiet")
     git(root, "add", "-A")
     git(root, "commit", "--quiet", "-m", "plans")
@@ -60,6 +62,7 @@ def test_everything_that_is_missing_is_run_by_the_code_of_the_commit(repository,
         ("second", "1", "0", "0.0"),
         ("all", "", "", "0.0"),
     ]
+    assert "label_maps_hash" in load_record(folder / "second/full/taught_s5.json")
     assert git(repository, "log", "--format=%s") == "plans"  # it commits nothing
 
 

@@ -280,6 +280,10 @@ def test_a_short_run_is_not_all_warm_up():
         ({"recipe": TOKEN_LABELS}, "create the model with dense_head=True"),
         ({"label_maps": torch.zeros(24, 2, 1, 2, 2)}, "would not be used; set the recipe's token_weight"),
         (
+            {"label_maps": torch.zeros(24, 2, 1, 2, 2), "recipe": replace(RECIPE, class_from_maps=True, mixup=0.5)},
+            "do not go with Mixup and CutMix",
+        ),
+        (
             {"recipe": TOKEN_LABELS, "model": {"dense_head": True}, "label_maps": torch.zeros(23, 2, 1, 2, 2)},
             "23 label maps for 24 images",
         ),
@@ -316,6 +320,17 @@ def test_tokens_learn_what_the_label_maps_say_of_their_place_and_mirrored_with_t
     images, _, token_targets = first_batch(started(model, half_dark, half_dark, unflipped, maps_that_say([0, 1])))
     assert (images[..., :4].mean(dim=(1, 2, 3)) < images[..., 4:].mean(dim=(1, 2, 3))).all()
     assert token_targets.view(8, 2, 2, 3).argmax(dim=-1)[:, 0].tolist() == [[0, 1]] * 8
+
+
+def test_the_class_alone_may_learn_from_the_label_maps():
+    recipe = replace(RECIPE, class_from_maps=True, label_smoothing=0.0, mixup=0.0, cutmix=0.0)
+    model, record = run(recipe, label_maps=maps_that_say([2, 2]))
+    images = tiny_set(12, "test", seed=1)
+    assert (model(images.normalise(images.images)).argmax(dim=-1) == 2).all()  # whatever the image shows
+    assert record["label_maps_hash"] == tensor_hash(maps_that_say([2, 2]))
+    batch = first_batch(started(tiny_model(), tiny_set(), tiny_set(), recipe, maps_that_say([0, 2])))
+    torch.testing.assert_close(batch[1], torch.tensor([0.5, 0.0, 0.5]).expand(8, 3), atol=1e-2, rtol=0)
+    assert batch[2] is None
 
 
 def test_targets_of_tokens_are_mixed_with_the_images():

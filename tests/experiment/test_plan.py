@@ -123,7 +123,7 @@ FROM_FILES = {"images_from": "files", "smallest_crop": 0.5}
         ({"arms": {"plain": None, "re": {"recipe": DENSE}}}, "'re' has a token_weight and no head on its tokens"),
         (
             {"annotator": {}, "arms": {"plain": None, "re": {"annotated": True}}},
-            "'re' is annotated but does not use",
+            "'re' is annotated and its recipe has no use",
         ),
         (
             {"arms": {"plain": None, "re": {"tuned_as": "plain"}, "c": {"tuned_as": "re"}}},

@@ -63,6 +63,8 @@ def train_command(options: argparse.Namespace) -> None:
     setup, settings = setup_of(options, start), Settings(**_given(options, Settings))
     name = f"{setup.model}_{Path(options.data).name}_s{setup.recipe.seed}"
     out = check_output(Path("runs", name) if options.out is None else options.out, folder=True)
+    with torch.device("meta"):  # a size that the model cannot have is told before images are read
+        setup.build()
     with started(options.device, options.timeout_minutes) as processes:
         train_set, test_set = _training_sets(options, setup, processes)
         setup = replace(setup, model_options={**setup.model_options, "num_classes": train_set.num_classes})

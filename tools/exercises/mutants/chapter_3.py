@@ -126,6 +126,18 @@ def projection_forgotten(attn, order):
     return _renumbered(attn, order, columns=False)
 
 
+@mutant("3.3", says="the projection's columns the inverse one")
+def projection_backwards(attn, order):
+    """The projection's columns are put in the inverse order."""
+    copied = _renumbered(attn, order, columns=False)
+    dim = attn.proj.in_features // attn.num_heads
+    with torch.no_grad():
+        for new, old in enumerate(order):
+            here, there = slice(old * dim, (old + 1) * dim), slice(new * dim, (new + 1) * dim)
+            copied.proj.weight[:, here] = attn.proj.weight[:, there]
+    return copied
+
+
 @mutant("3.3", says="*rows* of `proj.weight`")
 def rows_of_the_projection(attn, order):
     """The projection's rows are renumbered instead of its columns."""
@@ -184,6 +196,12 @@ def both_in_one_order(one, other):
     """Both maps are put in the same new order, which changes no cosine."""
     order = torch.randperm(one.shape[-2])
     return _mean_cosine(one[..., order, :], other[..., order, :])
+
+
+@mutant("3.4", says="in an order of its own")
+def one_order_for_all_columns(one, other):
+    """All columns of the second map get one and the same order."""
+    return _mean_cosine(one, other[..., torch.randperm(other.shape[-2]), :])
 
 
 @mutant("3.4", says="entries of each *row* were shuffled")

@@ -319,5 +319,29 @@ def _shuffled(attn: Tensor, dim: int) -> Tensor:
     return attn.gather(dim, torch.rand_like(attn).argsort(dim=dim))
 
 
+@exercise("3.7")
+def highest_likeness(answer: Callable[[int, float], Any]) -> None:
+    """All pairs of heads whose means are the same vector: there the bound is reached."""
+    for heads in (3, 7):
+        alike_by = 0.2 + 0.5 * torch.rand(()).item()
+        found = require_number(answer(heads, alike_by), "the bound")
+        gram = torch.full((heads, heads), alike_by).fill_diagonal_(1.0)
+        wanted = gram.mean().item()
+        mistakes = [
+            (
+                alike_by,
+                "this is how alike the heads of *one* block are. In a mean over all pairs a head meets itself, too.",
+            ),
+            ((1 - 1 / heads) * alike_by, "the H pairs of a head with itself are missing: each has a cosine of 1."),
+            (1 / heads + alike_by, "different heads are H (H - 1) of the H² pairs, not all of them."),
+            (wanted**0.5, "that is the length of *one* mean head. The bound is the product of two lengths."),
+            (wanted**2, "the squared lengths are multiplied. The bound is the product of the lengths themselves."),
+        ]
+        for mistaken, message in mistakes:
+            require(abs(found - mistaken) > 1e-4, message)
+        message = f"for {heads} heads that are {alike_by:.2f} alike it should be {wanted:.3f}; yours is {found:.3f}."
+        require(abs(found - wanted) < 1e-4, message)
+
+
 by_hand("3.5", "Open the solution, and give yourself the points of its rubric one by one.")
 by_hand("3.6", "Open the solution for one measure that was tried so, and judge yours, or another's, by the rubric.")

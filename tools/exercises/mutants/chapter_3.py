@@ -235,3 +235,30 @@ def floor_of_normal_scores(one, other):
     """The chapter's rule of thumb for normal scores, exp(-s²)."""
     logs = torch.stack([one, other]).log()
     return torch.exp(-((logs - logs.mean(dim=-2, keepdim=True)).std() ** 2)).item()
+
+
+# 3.7
+
+
+@mutant("3.7", says="heads of *one* block")
+def heads_of_a_block(num_heads, heads_alike):
+    """The similarity of a block's heads is taken for the bound."""
+    return heads_alike
+
+
+@mutant("3.7", says="a head with itself are missing")
+def without_itself(num_heads, heads_alike):
+    """A head's cosine with itself is forgotten."""
+    return (1 - 1 / num_heads) * heads_alike
+
+
+@mutant("3.7", says="length of *one* mean head")
+def one_length(num_heads, heads_alike):
+    """The root is taken, and only one block counted."""
+    return (1 / num_heads + (1 - 1 / num_heads) * heads_alike) ** 0.5
+
+
+@mutant("3.7", says="not all of them")
+def all_pairs_differ(num_heads, heads_alike):
+    """All pairs are counted as pairs of different heads."""
+    return 1 / num_heads + heads_alike

@@ -182,7 +182,10 @@ def _check_fit(
             "the label maps would not be used; set the recipe's token_weight, to 0.5 for instance, or class_from_maps"
         )
     if label_maps is not None and not recipe.token_weight and (recipe.mixup or recipe.cutmix):
-        raise ValueError("label maps for the class alone do not go with Mixup and CutMix; set mixup and cutmix to 0")
+        raise ValueError(
+            "label maps for the class alone do not go with Mixup and CutMix; set token_weight for those of the tokens, "
+            "set mixup and cutmix to 0, or leave the label maps out"
+        )
 
 
 @dataclass

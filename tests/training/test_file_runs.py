@@ -187,7 +187,7 @@ def command(root, out, **changes):
         ({"images_from": "memory"}, "set rand_augment for images from memory, or images_from to files"),
         ({"rand_augment": 2}, "set auto_augment for those from files"),
         ({"ema_warmup": True}, "set it to false with files"),
-        ({"label_maps": "maps"}, "the label maps would not be used"),
+        ({"label_maps": "maps"}, "or leave the label maps out"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(root, tmp_path, capsys, changes, message):

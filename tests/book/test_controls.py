@@ -228,9 +228,11 @@ def test_neighbours_and_top_are_reached(tab: Callable, width: int) -> None:
     opened = tab(width)
     opened.locator(".prev-next-area .right-next").click()
     opened.wait_for_url("**/05_refiner.html")
-    opened.keyboard.press("End")
-    opened.wait_for_function("scrollY > 1000")
-    opened.mouse.wheel(0, -600)  # the button comes when one scrolls up
+    opened.evaluate("scrollTo({top: 5000, behavior: 'instant'})")
+    opened.wait_for_function("scrollY > 4000")
+    opened.wait_for_timeout(500)  # two scrolls at once would be one to the theme
+    opened.evaluate("scrollBy({top: -600, behavior: 'instant'})")  # the button comes when one scrolls up
+    opened.locator("#pst-back-to-top").wait_for(state="visible")
     press(opened, "#pst-back-to-top")
     opened.wait_for_function("scrollY < 50")
 

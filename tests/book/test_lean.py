@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tools.book.lean import Files, is_used, move_explorers, move_pictures
+from tools.book.lean import Files, is_used, move_explorers, move_pictures, put_off
 
 
 @pytest.fixture
@@ -61,3 +61,10 @@ def test_picture_becomes_a_file_that_can_wait(files: Files) -> None:
 )
 def test_scripts_are_kept_where_they_are_used(name: str, body: str, used: bool) -> None:
     assert is_used(SimpleNamespace(filename=name, attributes={}), body) is used
+
+
+@pytest.mark.parametrize(("name", "late"), [("book.js", True), ("documentation_options.js", False), (None, False)])
+def test_scripts_wait_for_the_page_but_for_the_options(name: str | None, late: bool) -> None:
+    script = SimpleNamespace(filename=name, attributes={})
+    put_off(script)
+    assert ("defer" in script.attributes) is late

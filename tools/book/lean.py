@@ -82,11 +82,20 @@ def move_pictures(body: str, files: Files) -> str:
     return PICTURE.sub(moved, body)
 
 
+def put_off(script: object) -> None:
+    """Let the page be drawn before a script of Sphinx's list runs; those written into the page read the options."""
+    name = getattr(script, "filename", None)
+    if name and "documentation_options" not in str(name):
+        script.attributes["defer"] = "defer"
+
+
 def make_lean(app: Sphinx, _page: str, _template: str, context: dict, _doctree: nodes.document | None) -> None:
     """Shorten the page that is about to be written."""
     body = context.get("body", "")
     for kind in ("script_files", "css_files"):
         context[kind] = [asset for asset in context.get(kind, []) if is_used(asset, body)]
+    for script in context["script_files"]:
+        put_off(script)
     if body:
         files = Files(Path(app.outdir), context["content_root"])
         body = move_pictures(move_explorers(body, files), files)

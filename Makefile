@@ -104,6 +104,10 @@ figures: $(INSTALLED) ## take the figures out of the built book, for slides (aft
 exactness: $(INSTALLED) ## compare every model with its authors' numbers, and print the table
 	@$(BIN)/python -m tools.measure.exactness
 
+.PHONY: timm-tests
+timm-tests: $(INSTALLED) ## run timm's own tests of models on ours (fetches its source distribution; minutes)
+	@$(BIN)/python -m tools.measure.timm_tests
+
 .PHONY: bench
 bench: $(INSTALLED) ## time attentions, data loading and several models at once on an otherwise idle machine (minutes)
 	@$(BIN)/deepvit-edu bench

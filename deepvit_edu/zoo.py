@@ -6,10 +6,12 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from fnmatch import fnmatch
 from functools import partial
 
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
     PretrainedCfg,
@@ -120,6 +122,10 @@ def list_models(filter: str = "*") -> list[str]:
     return [name for name in CONFIGS if fnmatch(name, filter)]
 
 
+class UnknownOptionError(ValueError, TypeError):
+    """An option that models do not have; TypeError is what timm's users expect."""
+
+
 def model_config(name: str, **overrides: object) -> ViTConfig:
     """The configuration behind a name, with options of `ViTConfig` replaced.
 
@@ -131,7 +137,7 @@ def model_config(name: str, **overrides: object) -> ViTConfig:
     options = [field.name for field in fields(ViTConfig)]
     for option in overrides:
         if option not in options:
-            raise ValueError(f"a model has no option '{option}'{nearest(option, options)}")
+            raise UnknownOptionError(f"a model has no option '{option}'{nearest(option, options)}")
     return replace(CONFIGS[name], **overrides)
 
 
@@ -149,6 +155,8 @@ def create_model(
     num_classes: int = 1000,
     img_size: int | tuple[int, int] | None = None,
     in_chans: int = 3,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     **overrides: object,
 ) -> VisionTransformer:
     """A new model with random weights.
@@ -158,6 +166,8 @@ def create_model(
         num_classes: classes K of the head; 0 for none.
         img_size: height and width of the images in pixels, or the pair of them; the model's own unless given.
         in_chans: colour channels of the images.
+        device: where its weights are made; PyTorch's default device unless given.
+        dtype: the number format of its weights; PyTorch's default unless given.
         overrides: any other option of `ViTConfig`.
 
     Raises:
@@ -166,7 +176,8 @@ def create_model(
     if img_size is not None:
         overrides["img_size"] = _side(img_size)
     config = model_config(name, num_classes=num_classes, in_chans=in_chans, **overrides)
-    model = VisionTransformer(config)
+    with nullcontext() if device is None else torch.device(device):
+        model = VisionTransformer(config).to(dtype=dtype)
     inputs = {"input_size": (in_chans, config.img_size, config.img_size)}
     model.pretrained_cfg = model.default_cfg = {**default_cfgs[name].default.to_dict(), **inputs}
     return model
@@ -196,9 +207,14 @@ def _side(img_size: int | tuple[int, int]) -> int:
 # The registration with timm: `timm.create_model("deepvit_32b")` builds our model.
 
 
+FIRST_CONVOLUTION = {"patch": "patch_embed.proj", "stem": "patch_embed.stem.0"}
+"""The name of a model's first convolution by its kind of tokens; tokens-to-token has none."""
+
+
 def _timm_cfg(name: str) -> dict:
     side = CONFIGS[name].img_size
     cfg = {"architecture": name, "input_size": (3, side, side), "fixed_input_size": True, "classifier": "head"}
+    cfg["first_conv"] = FIRST_CONVOLUTION.get(CONFIGS[name].tokens, ())
     for pattern, options in _IMAGES.items():
         cfg.update(options if fnmatch(name, pattern) else {})
     return cfg

@@ -152,3 +152,29 @@ def test_layers_may_learn_at_rates_of_their_own():
     ordered = [model.pos_embed, model.blocks[0].norm1.weight, model.blocks[1].norm1.weight, model.head.weight]
     assert [scale[id(p)] for p in ordered] == sorted({scale[id(p)] for p in ordered})
     assert decay[id(model.pos_embed)] == 0 < decay[id(model.head.weight)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_is_made_on_a_device_and_in_a_number_format(device):
+    for create in (create_model, timm.create_model):
+        model = create("t2t_vit_7", **{"img_size": 32, "depth": 2}, device=device, dtype=torch.float64)
+        assert {value.device.type for value in model.parameters()} == {device}
+        assert {value.dtype for value in model.parameters()} == {torch.float64}
+        assert model.get_classifier().weight.device.type == device
+
+
+def test_an_unknown_option_is_the_error_that_timms_users_expect():
+    with pytest.raises(TypeError, match="no option 'not_a_model_arg'"):
+        timm.create_model("vit_12b", not_a_model_arg=1)
+
+
+@pytest.mark.parametrize("name", ["vit_12b", "deepvit_s", "t2t_vit_7", "cifar_vit_4x64"])
+def test_the_first_convolution_is_where_the_configuration_says(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    first = model.default_cfg["first_conv"]
+    names = (first,) if isinstance(first, str) else first
+    assert all(isinstance(model.get_submodule(each), torch.nn.Conv2d) for each in names)
+    assert bool(names) == (name != "t2t_vit_7")
+    assert model.eval().reset_classifier(3) is None
+    assert not model.head.training

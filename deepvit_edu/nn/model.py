@@ -123,6 +123,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         self.pos_drop = nn.Dropout(config.drop_rate)
         blocks, widths = build_blocks(config)
         self.blocks = nn.ModuleList(blocks)
+        self.in_chans = config.in_chans
         self.num_features = self.head_hidden_size = widths[-1]
         self.num_prefix_tokens = int(config.class_token)
         pixels = config.img_size // self.patch_embed.grid_size
@@ -237,7 +238,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
             return nn.Identity()
         head = nn.Linear(self.num_features, num_classes).to(self.pos_embed.device, self.pos_embed.dtype)
         self._init_linear(head)
-        return head
+        return head.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping what it made: less memory, more time."""

@@ -3,6 +3,9 @@
 import hashlib
 import pickle
 import tarfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.data.readers.img_extensions import get_img_extensions, set_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor, nn
 
 from ..data import DataError
 from ..data.image_set import IMAGENET_MEAN, IMAGENET_STD, balanced_choice
-from ..data.pictures import as_rgb
+from ..data.pictures import ENDINGS, as_rgb, is_hidden, pictures_in
 from ..environment import expanded, variable
 from .processes import Processes
 
@@ -157,14 +161,18 @@ def _split_path(root: Path, split: str) -> Path:
 def _open_split(root: Path, split: str, processes: Processes) -> Files:
     path = _split_path(root, split)
     if path.suffix == ".tar" or any(path.glob("*.tar")):
-        reader = _open_tars(path, processes)
+        with _all_endings():
+            reader = _open_tars(path, processes)
         names = [entry[0].path for entry in reader.samples]
         classes = sorted(reader.class_name_to_idx)  # as folders are; timm sorts the numbers in names by their size
         place = {reader.class_name_to_idx[name]: label for label, name in enumerate(classes)}
         labels = [place[int(label)] for label in reader.targets]
     else:
         classes = _class_folders(path)
-        reader = ReaderImageFolder(str(path), class_map={name: label for label, name in enumerate(classes)})
+        with _all_endings():
+            reader = ReaderImageFolder(str(path), class_map={name: label for label, name in enumerate(classes)})
+        if processes.is_first:
+            _tell_left_out(path, classes)
         names = [Path(name).relative_to(path).as_posix() for name, _ in reader.samples]
         labels = [label for _, label in reader.samples]
     present = set(labels)
@@ -173,6 +181,25 @@ def _open_split(root: Path, split: str, processes: Processes) -> Files:
             raise DataError(f"the class {name} in {path} holds no image; unpack it again")
     places = list(range(len(names)))
     return Files(reader, places, names, labels, classes, root.resolve().name, split)
+
+
+@contextmanager
+def _all_endings() -> Iterator[None]:
+    """Within it, timm's readers take every ending that `data.load` takes, not three of them."""
+    before = get_img_extensions()
+    set_img_extensions(ENDINGS)
+    try:
+        yield
+    finally:
+        set_img_extensions(before)
+
+
+def _tell_left_out(path: Path, classes: list[str]) -> None:
+    left_out = [other for name in classes for other in pictures_in(path / name)[1]]
+    if left_out:
+        some = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
+        told = f"{len(left_out)} files of {path} are left out, no kind of picture that is read ({some})"
+        warnings.warn(told, stacklevel=4)
 
 
 def _open_tars(path: Path, processes: Processes) -> ReaderImageInTar:
@@ -192,7 +219,7 @@ def _open_tars(path: Path, processes: Processes) -> ReaderImageInTar:
 
 
 def _class_folders(path: Path) -> list[str]:
-    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     if not folders:
         raise DataError(f"{path} has no class folders; put the images of each class into a folder of its own")
     return folders

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.readers.img_extensions import get_img_extensions
 
 from deepvit_edu.augment import Views, take_views
 from deepvit_edu.data import DataError
@@ -230,3 +231,18 @@ def test_a_folder_of_the_data_root_is_found_by_its_name(root, monkeypatch):
     monkeypatch.setenv("DEEPVIT_EDU_DATA", str(root.parent))
     train, val = find_files("imagenet", ALONE)
     assert (train.name, len(train), len(val)) == ("imagenet", 24, 9)
+
+
+def test_pictures_of_every_ending_are_read_from_their_files_and_others_are_told(tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for ending, kind in ((".jpg", "JPEG"), (".jfif", "JPEG"), (".webp", "WEBP")):
+                Image.new("RGB", (8, 8)).save(folder / f"x{ending}", format=kind)
+    (tmp_path / "train" / "a" / "x.heic").write_bytes(b"")
+    before = get_img_extensions()
+    with pytest.warns(UserWarning, match=r"1 files of .*train are left out.*x\.heic"):
+        train, val = find_files(tmp_path, ALONE)
+    assert (len(train), len(val)) == (6, 6)
+    assert get_img_extensions() == before

@@ -51,7 +51,7 @@ def asset_path(name: str) -> Path:
     """The path of an asset, such as "records/ch1_cifar10.json": in the checkout, else cached, else downloaded.
 
     Raises:
-        AssetError: when there is no such asset, or none of the three places gives it; the message says what to do.
+        AssetError: for an unknown asset, or one that none of the three places has; the message says what to do.
     """
     in_checkout = PACKAGE.parent / "book" / name
     if in_checkout.is_file():

@@ -1,4 +1,4 @@
-"""Writing files so that a cut, killed or full-disk run never leaves half of one behind, and is told before its work."""
+"""Writing files so that an interrupted run never leaves half a file; checking outputs before the work begins."""
 
 import errno
 import hashlib

@@ -15,7 +15,7 @@ class UnreadableError(ValueError):
 
 @contextmanager
 def reading(path: str | Path, advice: str = "") -> Iterator[None]:
-    """Within it, anything that goes wrong is told as "PATH cannot be read: why".
+    """Context manager: any error inside becomes "PATH cannot be read: why".
 
     Args:
         path: the file that is read.

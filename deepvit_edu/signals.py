@@ -10,7 +10,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop, and did so between two steps."""
+    """Training received a stop request and stopped between two steps."""
 
 
 @contextmanager

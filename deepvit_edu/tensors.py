@@ -1,6 +1,6 @@
-"""Files of tensors, the one way to read and to write them: ours (safetensors), and PyTorch's, of which no code is run.
+"""Files of tensors, the one way to read and write them: safetensors and PyTorch's; no code in them is executed.
 
-Checksums are looked at: PyTorch's files carry some, and ours carry one of all their tensors.
+Checksums are verified: PyTorch's files have some, and ours have one of all their tensors.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def is_safetensors(path: str | Path) -> bool:
-    """Whether a file begins as safetensors' do; FileNotFoundError when there is none."""
+    """Whether a file begins like a safetensors file; FileNotFoundError if it does not exist."""
     return _begins_as_safetensors(_beginning(_existing(path)))
 
 

@@ -11,16 +11,9 @@ from dataclasses import asdict, fields, replace
 from fnmatch import fnmatch
 from functools import partial
 
+import timm.models as timm_models
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import (
-    PretrainedCfg,
-    build_model_with_cfg,
-    generate_default_cfgs,
-    is_model,
-    model_entrypoint,
-    register_model,
-)
 from torch import nn
 
 from .nn.model import VisionTransformer, ViTConfig
@@ -206,7 +199,6 @@ def _side(img_size: int | tuple[int, int]) -> int:
 
 # The registration with timm: `timm.create_model("deepvit_32b")` builds our model.
 
-
 FIRST_CONVOLUTION = {"patch": "patch_embed.proj", "stem": "patch_embed.stem.0"}
 """The name of a model's first convolution by its kind of tokens; tokens-to-token has none."""
 
@@ -224,7 +216,7 @@ def _timm_builder(name: str) -> Callable[..., nn.Module]:
     def build(
         pretrained: bool = False,
         out_indices: int | tuple[int, ...] = 3,
-        pretrained_cfg: PretrainedCfg | dict | None = None,
+        pretrained_cfg: timm_models.PretrainedCfg | dict | None = None,
         pretrained_cfg_overlay: dict | None = None,
         **options: object,
     ) -> nn.Module:
@@ -238,24 +230,24 @@ def _timm_builder(name: str) -> Callable[..., nn.Module]:
         features = {"out_indices": out_indices, "feature_cls": "getter"}
         new = partial(create_model, name)
         cfg = {"pretrained_cfg": pretrained_cfg, "pretrained_cfg_overlay": overlay}
-        return build_model_with_cfg(new, name, pretrained, feature_cfg=features, **cfg, **options)
+        return timm_models.build_model_with_cfg(new, name, pretrained, feature_cfg=features, **cfg, **options)
 
     build.__name__ = build.__qualname__ = name
     return build
 
 
-def _names_weights(cfg: PretrainedCfg | dict | None, overlay: dict | None) -> bool:
+def _names_weights(cfg: timm_models.PretrainedCfg | dict | None, overlay: dict | None) -> bool:
     """Whether timm's options say where the weights are, as by `local-dir:FOLDER` or `{"file": PATH}`."""
-    known = {**(cfg.to_dict() if isinstance(cfg, PretrainedCfg) else cfg or {}), **(overlay or {})}
+    known = {**(cfg.to_dict() if isinstance(cfg, timm_models.PretrainedCfg) else cfg or {}), **(overlay or {})}
     return any(known.get(place) for place in ("file", "state_dict", "url", "hf_hub_id"))
 
 
 def register_with_timm() -> None:
     """Gives timm every name of `CONFIGS`; those that timm has for other models stay timm's, with one warning."""
     for name in CONFIGS:
-        if not is_model(name):
-            globals()[name] = register_model(_timm_builder(name))
-    taken = [name for name in CONFIGS if model_entrypoint(name).__module__ != __name__]
+        if not timm_models.is_model(name):
+            globals()[name] = timm_models.register_model(_timm_builder(name))
+    taken = [name for name in CONFIGS if timm_models.model_entrypoint(name).__module__ != __name__]
     if taken:
         warnings.warn(
             f"timm has models of its own named {', '.join(taken)}, so timm.create_model builds timm's; "
@@ -264,5 +256,6 @@ def register_with_timm() -> None:
         )
 
 
-default_cfgs = generate_default_cfgs({name: _timm_cfg(name) for name in CONFIGS})  # where timm looks for them
+# timm looks for this name in this file.
+default_cfgs = timm_models.generate_default_cfgs({name: _timm_cfg(name) for name in CONFIGS})
 register_with_timm()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..diagnostics import record_attention
 from ..nn.model import VisionTransformer
 from ..zoo import create_model
-from .engine import alike, by_hand, exercise, require, require_tensor
+from .engine import are_close, by_hand, exercise, require, require_tensor
 
 
 @exercise("1.1")
@@ -25,12 +25,14 @@ def from_patches(answer: Callable[[Tensor, int], Tensor]) -> None:
         require_tensor(found, tuple(image.shape), "the image")
         pixels = found.flatten().sort().values, image.flatten().sort().values
         require(
-            alike(*pixels, 1e-6), "some pixels have changed, gone or come twice. Your function should only move them."
+            are_close(*pixels, 1e-6),
+            "some pixels have changed, gone or come twice. Your function should only move them.",
         )
         for wrong, message in _misplaced(squares, side):
-            require(not alike(found, wrong), message)
+            require(not are_close(found, wrong), message)
         require(
-            alike(found, image), "all pixels are there, but not in their places. Try an image of 2 by 2 patches by eye."
+            are_close(found, image),
+            "all pixels are there, but not in their places. Try an image of 2 by 2 patches by eye.",
         )
 
 
@@ -119,7 +121,7 @@ def attention(answer: Callable[[Tensor, int], Tensor]) -> None:
     }
     for over, width, merge in product(overs, widths, merges):
         faults = [fault for fault in (overs[over], widths[width], merges[merge]) if fault]
-        if alike(found, output(over, width, merge)):
+        if are_close(found, output(over, width, merge)):
             left = "one fault is left" if len(faults) == 1 else f"it has {len(faults)} faults. One of them"
             require(not faults, f"{left}: {next(iter(faults), '')}.")
             return
@@ -212,13 +214,15 @@ def sharpened(answer: Callable[[nn.Module, float], nn.Module]) -> None:
     given = deepcopy(model)
     changed = answer(given, 3.0)
     require(isinstance(changed, nn.Module), f"return a model, not a {type(changed).__name__}.")
-    untouched = alike(_recorded(given, images), _recorded(model, images))
+    untouched = are_close(_recorded(given, images), _recorded(model, images))
     message = "the model that was given has changed, too: the next factor would come on top of this one. Return a copy."
     require(untouched, message)
     _require_factor(_recorded(changed, images), model, images, 3.0)
     _require_factor(_recorded(answer(deepcopy(model), 0.5), images), model, images, 0.5)
     flat = _recorded(answer(deepcopy(model), 0.0), images)
-    require(alike(flat, torch.full_like(flat, 1 / flat.shape[-1])), "with the factor 0, all shares should be equal.")
+    require(
+        are_close(flat, torch.full_like(flat, 1 / flat.shape[-1])), "with the factor 0, all shares should be equal."
+    )
 
 
 def _recorded(model: nn.Module, images: Tensor) -> Tensor:
@@ -231,36 +235,36 @@ def _require_factor(found: Tensor, model: VisionTransformer, images: Tensor, fac
     def maps(*factors: float) -> Tensor:
         return _written_out(model, images, factors * blocks if len(factors) == 1 else factors)
 
-    require(not alike(found, maps(1.0), 1e-3), f"with the factor {factor}, the maps are what they were before.")
+    require(not are_close(found, maps(1.0), 1e-3), f"with the factor {factor}, the maps are what they were before.")
     require(
-        not alike(found, maps(1 / factor), 1e-3),
+        not are_close(found, maps(1 / factor), 1e-3),
         "it works the wrong way round: a factor above 1 should make the maps sharper.",
     )
     require(
-        not alike(found, maps(factor * sqrt(head_dim)), 1e-3),
+        not are_close(found, maps(factor * sqrt(head_dim)), 1e-3),
         "the scale has *become* the factor. It should be multiplied by it.",
     )
     require(
-        not alike(found[0], maps(factor**2)[0], 1e-3),
+        not are_close(found[0], maps(factor**2)[0], 1e-3),
         "the scores are multiplied by the factor's square. Does it enter through the queries and the keys?",
     )
     for factors in product((1.0, factor), repeat=blocks):
-        some = len(set(factors)) > 1 and alike(found, maps(*factors), 1e-3)
+        some = len(set(factors)) > 1 and are_close(found, maps(*factors), 1e-3)
         require(not some, "some blocks still have their old maps. Every block has an attention of its own.")
     require(
-        not alike(found[0], _weights_only(model, images, factor), 1e-3),
+        not are_close(found[0], _weights_only(model, images, factor), 1e-3),
         "the weights of queries or keys are multiplied and their biases are not, so the scores change in another way. "
         "Multiply the scores themselves.",
     )
     require(
-        not alike(found[0], maps(factor)[0], 1e-3) or alike(found, maps(factor), 1e-3),
+        not are_close(found[0], maps(factor)[0], 1e-3) or are_close(found, maps(factor), 1e-3),
         "the first block's maps are right and later ones are not, so that something besides the scores has changed on "
         "the way: the values?",
     )
-    sums = alike(found.sum(dim=-1), torch.ones(found.shape[:-1]), 1e-3)
+    sums = are_close(found.sum(dim=-1), torch.ones(found.shape[:-1]), 1e-3)
     require(sums, "the shares of a query no longer sum to 1: multiply the scores, before the softmax.")
     message = f"with the factor {factor}, the maps differ from the softmax of the scores times {factor}."
-    require(alike(found, maps(factor), 1e-3), message)
+    require(are_close(found, maps(factor), 1e-3), message)
 
 
 def _weights_only(model: VisionTransformer, images: Tensor, factor: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .engine import alike, by_hand, exercise, require, require_number, require_tensor
+from .engine import are_close, by_hand, exercise, require, require_number, require_tensor
 
 
 @exercise("2.1")
@@ -19,24 +19,25 @@ def undo_a_split(answer: Callable[..., Tensor]) -> None:
         kernel, stride, padding, side = case
         image = torch.randn(2, 3, side, side)
         tokens = F.unfold(image, kernel, padding=padding, stride=stride).transpose(1, 2)
-        told = f"the image of {side} pixels (windows of {kernel}, stride {stride}, padding {padding})"
+        case = f"the image of {side} pixels (windows of {kernel}, stride {stride}, padding {padding})"
         found = answer(tokens, side, kernel, stride, padding)
-        require_tensor(found, tuple(image.shape), told)
+        require_tensor(found, tuple(image.shape), case)
         _require_order(found, tokens, image, case)
         summed, counts = _stacked(tokens, *case)
         require(
-            not alike(found, summed),
+            not are_close(found, summed),
             "where windows overlap, their numbers are added: a pixel that lies in four windows comes back four times "
             "as large. How many windows hold each pixel?",
         )
         shares = found / summed  # what each sum was multiplied with
         require(
-            not alike(shares, shares.mean().expand_as(shares)) or counts.min() == counts.max(),
+            not are_close(shares, shares.mean().expand_as(shares)) or counts.min() == counts.max(),
             "every pixel is divided by the same number. Near the border fewer windows hold a pixel than in the "
             "middle, and in the middle it may also depend on the place.",
         )
         require(
-            alike(found, image), "the windows of an image do not give that image back. Try an image of 4 × 4 pixels."
+            are_close(found, image),
+            "the windows of an image do not give that image back. Try an image of 4 × 4 pixels.",
         )
         _require_average(answer, tokens, case)
     _require_bare_pixels(answer)
@@ -78,7 +79,7 @@ def _require_order(found: Tensor, tokens: Tensor, image: Tensor, case: tuple[int
     )
     require(not _either(found, channels_last, merged, case), message)
     message = "rows and columns are swapped: the first tokens are the first *row* of windows."
-    require(not alike(found, image.transpose(2, 3)), message)
+    require(not are_close(found, image.transpose(2, 3)), message)
     across = math.isqrt(number)
     by_columns = tokens.unflatten(1, (across, across)).transpose(1, 2).flatten(1, 2)
     require(not _either(found, by_columns, merged, case), message)
@@ -86,7 +87,7 @@ def _require_order(found: Tensor, tokens: Tensor, image: Tensor, case: tuple[int
 
 def _either(found: Tensor, tokens: Tensor, merged: Callable[[Tensor], Tensor], case: tuple[int, ...]) -> bool:
     """Whether `found` is made of these tokens, averaged or only added."""
-    return alike(found, merged(tokens)) or alike(found, _stacked(tokens, *case)[0])
+    return are_close(found, merged(tokens)) or are_close(found, _stacked(tokens, *case)[0])
 
 
 def _require_average(answer: Callable[..., Tensor], tokens: Tensor, case: tuple[int, ...]) -> None:
@@ -100,7 +101,7 @@ def _require_average(answer: Callable[..., Tensor], tokens: Tensor, case: tuple[
         "windows of one image come back right, but where windows *disagree* about a pixel you do not take the "
         "average: does one of them overwrite the others?"
     )
-    require(alike(found, summed / counts), message)
+    require(are_close(found, summed / counts), message)
 
 
 def _require_bare_pixels(answer: Callable[..., Tensor]) -> None:
@@ -118,7 +119,7 @@ def _require_bare_pixels(answer: Callable[..., Tensor]) -> None:
         "row and column of 8 pixels out.) It should be 0."
     )
     require(not bool(found.isnan().any()), message)
-    require(alike(found, image), "pixels that no window holds should be 0, and all others what the windows say.")
+    require(are_close(found, image), "pixels that no window holds should be 0, and all others what the windows say.")
 
 
 @exercise("2.2")
@@ -128,13 +129,13 @@ def seen_and_shared(answer: Callable[..., Sequence[Sequence[int]]]) -> None:
     cases.append((tuple(torch.randint(4, 8, (3,)).tolist()), tuple(torch.randint(2, 5, (3,)).tolist())))
     for kernels, strides in cases:
         found = answer(kernels, strides)
-        told = f"windows {kernels}, strides {strides}"
+        case = f"windows {kernels}, strides {strides}"
         fits = isinstance(found, (list, tuple)) and len(found) == len(kernels)
-        require(fits, f"{told}: return a list with one pair for each of the {len(kernels)} splits.")
+        require(fits, f"{case}: return a list with one pair for each of the {len(kernels)} splits.")
         fits = all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found)
-        require(fits, f"{told}: each entry should be a pair (seen, shared).")
-        _require_seen([float(seen) for seen, _ in found], kernels, strides, told)
-        _require_shared([float(shared) for _, shared in found], kernels, strides, told)
+        require(fits, f"{case}: each entry should be a pair (seen, shared).")
+        _require_seen([float(seen) for seen, _ in found], kernels, strides, case)
+        _require_shared([float(shared) for _, shared in found], kernels, strides, case)
 
 
 def _columns(token: int, kernels: Sequence[int], strides: Sequence[int]) -> set[int]:
@@ -145,7 +146,7 @@ def _columns(token: int, kernels: Sequence[int], strides: Sequence[int]) -> set[
     return places
 
 
-def _require_seen(found: list[float], kernels: Sequence[int], strides: Sequence[int], told: str) -> None:
+def _require_seen(found: list[float], kernels: Sequence[int], strides: Sequence[int], case: str) -> None:
     splits = range(1, len(kernels) + 1)
     wanted = [len(_columns(0, kernels[:i], strides[:i])) for i in splits]
     patches = [math.prod(strides[:i]) for i in splits]
@@ -171,13 +172,13 @@ def _require_seen(found: list[float], kernels: Sequence[int], strides: Sequence[
         (grown([1, *strides[:-1]]), "you count the last stride only. *All* strides before a split drive pixels apart."),
     ]
     for mistaken, message in mistakes:
-        require(found == wanted or found != mistaken, f"{told}: {message}")
+        require(found == wanted or found != mistaken, f"{case}: {message}")
     wrong = [i for i in splits if found[i - 1] != wanted[i - 1]]
-    message = f"{told}: what a token sees is wrong after split {min(wrong, default=0)}."
+    message = f"{case}: what a token sees is wrong after split {min(wrong, default=0)}."
     require(not wrong, f"{message} Draw a row of pixels, and two splits with windows of 3 and stride 2.")
 
 
-def _require_shared(found: list[float], kernels: Sequence[int], strides: Sequence[int], told: str) -> None:
+def _require_shared(found: list[float], kernels: Sequence[int], strides: Sequence[int], case: str) -> None:
     splits = range(1, len(kernels) + 1)
     seen = [_columns(0, kernels[:i], strides[:i]) for i in splits]
     wanted = [len(seen[i - 1] & _columns(1, kernels[:i], strides[:i])) for i in splits]
@@ -185,12 +186,12 @@ def _require_shared(found: list[float], kernels: Sequence[int], strides: Sequenc
         "the shared columns are counted in the image that the split cuts. How many pixels of the *picture* are that?"
     )
     mistaken = [kernel - stride for kernel, stride in zip(kernels, strides, strict=True)]
-    require(found == wanted or found != mistaken, f"{told}: {message}")
+    require(found == wanted or found != mistaken, f"{case}: {message}")
     message = "neighbours after the last split are not its stride apart, but the product of all strides so far."
     mistaken = [len(columns) - stride for columns, stride in zip(seen, strides, strict=True)]
-    require(found == wanted or found != mistaken, f"{told}: {message}")
+    require(found == wanted or found != mistaken, f"{case}: {message}")
     wrong = [i for i in splits if found[i - 1] != wanted[i - 1]]
-    message = f"{told}: what a token sees is right, what it shares with its neighbour is wrong after split"
+    message = f"{case}: what a token sees is right, what it shares with its neighbour is wrong after split"
     require(not wrong, f"{message} {min(wrong, default=0)}. How far is the neighbour's window from its own?")
 
 
@@ -204,13 +205,13 @@ def performer(answer: Callable[..., Tensor]) -> None:
     require_tensor(found, tuple(value.shape), "the output")
     alone = torch.cat([answer(*(part[n : n + 1] for part in (query, key, value)), W) for n in range(images)])
     message = "what an image gets depends on the others in the batch: a sum runs over images instead of keys."
-    require(alike(found, alone), message)
+    require(are_close(found, alone), message)
     faults = _faults(answer, found, query, key, value, W)
     if faults:
         more = " One of them:" if len(faults) > 1 else ""
         require(False, f"{_COUNTED[len(faults)]} in it.{more} {faults[0]}")
     exact = _shares(query, key, W, 0.5) @ value
-    require(alike(found, exact, 1e-3), "no fault that was handed out is left, and another one has come in.")
+    require(are_close(found, exact, 1e-3), "no fault that was handed out is left, and another one has come in.")
 
 
 _COUNTED = {1: "there is still one fault", 2: "there are still two faults", 3: "there are still three faults"}
@@ -220,7 +221,7 @@ def _faults(answer: Callable[..., Tensor], found: Tensor, *parts: Tensor) -> lis
     """What is wrong with the numbers of a Performer, and with its cost, in words."""
     query, key, value, W = parts
     outs = {(part, over): _shares(query, key, W, part, over) @ value for part in (0.0, 0.5, 1.0) for over in (1, 2)}
-    part, over = next((name for name, out in outs.items() if alike(found, out, 1e-3)), (None, None))
+    part, over = next((name for name, out in outs.items() if are_close(found, out, 1e-3)), (None, None))
     faults = []
     if part == 1.0:
         faults.append(
@@ -236,7 +237,7 @@ def _faults(answer: Callable[..., Tensor], found: Tensor, *parts: Tensor) -> lis
         faults.append(
             "In shares: those of a *key* over all queries sum to 1. Each query distributes its attention over the keys."
         )
-    elif not alike(sums, torch.ones_like(sums), 1e-3):
+    elif not are_close(sums, torch.ones_like(sums), 1e-3):
         faults.append("In shares: those of a query do not sum to 1. Put ones in the place of the values to see it.")
     many = 160
     if _largest(answer, many, W) >= many**2:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..diagnostics import cross_layer_similarity
 from ..nn.attention import Attention, legible_attention
-from .engine import alike, by_hand, exercise, require, require_number, require_tensor
+from .engine import are_close, by_hand, exercise, require, require_number, require_tensor
 
 # 3.1 -----------------------------------------------------------------------------------------------------------------
 
@@ -152,22 +152,22 @@ def renumbered(answer: Callable[[Attention, Sequence[int]], Attention]) -> None:
 
         def is_like(other: Attention) -> bool:
             their_out, their_maps = other.forward_with_map(x)
-            return alike(out, their_out, 1e-3) and alike(maps, their_maps, 1e-3)
+            return are_close(out, their_out, 1e-3) and are_close(maps, their_maps, 1e-3)
 
         wanted_out, old_maps = attn.forward_with_map(x)
         message = "the copy's heads stand in the old order: its maps are those of the attention it was made from."
-        require(not alike(maps, old_maps, 1e-3), message)
+        require(not are_close(maps, old_maps, 1e-3), message)
         require(
-            not alike(maps, old_maps[:, inverse], 1e-3),
+            not are_close(maps, old_maps[:, inverse], 1e-3),
             "the order is applied backwards: head h of the copy should be head order[h] of the original, and yours "
             "went to place order[h].",
         )
         for mistake, message in _RENUMBERING_MISTAKES.items():
             require(not is_like(_cut_and_pasted(attn, order, mistake)), message)
         message = "the maps do not come in the asked order. Which rows of `qkv.weight` make the queries of one head?"
-        require(alike(maps, old_maps[:, order], 1e-3), message)
+        require(are_close(maps, old_maps[:, order], 1e-3), message)
         message = "the maps have the new order, and the output is not the old one. What else belongs to one head?"
-        require(alike(out, wanted_out, 1e-3), message)
+        require(are_close(out, wanted_out, 1e-3), message)
 
 
 _RENUMBERING_MISTAKES = {
@@ -323,23 +323,23 @@ def _shuffled(attn: Tensor, dim: int) -> Tensor:
 def highest_likeness(answer: Callable[[int, float], Any]) -> None:
     """All pairs of heads whose means are the same vector: there the bound is reached."""
     for heads in (3, 7):
-        alike_by = 0.2 + 0.5 * torch.rand(()).item()
-        found = require_number(answer(heads, alike_by), "the bound")
-        gram = torch.full((heads, heads), alike_by).fill_diagonal_(1.0)
+        similarity = 0.2 + 0.5 * torch.rand(()).item()
+        found = require_number(answer(heads, similarity), "the bound")
+        gram = torch.full((heads, heads), similarity).fill_diagonal_(1.0)
         wanted = gram.mean().item()
         mistakes = [
             (
-                alike_by,
+                similarity,
                 "this is how alike the heads of *one* block are. In a mean over all pairs a head meets itself, too.",
             ),
-            ((1 - 1 / heads) * alike_by, "the H pairs of a head with itself are missing: each has a cosine of 1."),
-            (1 / heads + alike_by, "different heads are H (H - 1) of the H² pairs, not all of them."),
+            ((1 - 1 / heads) * similarity, "the H pairs of a head with itself are missing: each has a cosine of 1."),
+            (1 / heads + similarity, "different heads are H (H - 1) of the H² pairs, not all of them."),
             (wanted**0.5, "that is the length of *one* mean head. The bound is the product of two lengths."),
             (wanted**2, "the squared lengths are multiplied. The bound is the product of the lengths themselves."),
         ]
         for mistaken, message in mistakes:
             require(abs(found - mistaken) > 1e-4, message)
-        message = f"for {heads} heads that are {alike_by:.2f} alike it should be {wanted:.3f}; yours is {found:.3f}."
+        message = f"for {heads} heads that are {similarity:.2f} alike it should be {wanted:.3f}; yours is {found:.3f}."
         require(abs(found - wanted) < 1e-4, message)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..nn.attention import ReAttention, legible_attention
 from ..zoo import create_model
-from .engine import alike, by_hand, exercise, require, require_tensor
+from .engine import are_close, by_hand, exercise, require, require_tensor
 
 
 @exercise("4.1")
@@ -42,38 +42,40 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
 
     with torch.no_grad():
         require(
-            not alike(found, wanted(theta, normed=False)), "there is no norm yet between the mixing and the values."
+            not are_close(found, wanted(theta, normed=False)), "there is no norm yet between the mixing and the values."
         )
         require(
-            not alike(found, wanted(theta.T)),
+            not are_close(found, wanted(theta.T)),
             "the mixing is transposed: row g of theta belongs to the head that gets a map. The sum runs over columns.",
         )
         require(
-            not alike(found, wanted(theta, before=True)),
+            not are_close(found, wanted(theta, before=True)),
             "you mix the *scores*, before the softmax. Re-attention mixes the maps that come out of it.",
         )
         require(
-            not alike(found, _layer_norm_over_heads(query, key, value, theta, gain, shift)),
+            not are_close(found, _layer_norm_over_heads(query, key, value, theta, gain, shift)),
             "your norm runs over the heads of each entry, as vit-pytorch's does. Here every head has a mean and a "
             "variance of its own, over images, queries and keys.",
         )
         require(
-            not alike(found, wanted(theta, over=1)),
+            not are_close(found, wanted(theta, over=1)),
             "your softmax runs over the heads. Each query distributes its attention over the keys, the last axis.",
         )
-        require(not alike(found, wanted(theta, affine=False)), "the gain and the shift of the norm are still missing.")
         require(
-            not alike(found, wanted(theta, over=-2)),
+            not are_close(found, wanted(theta, affine=False)), "the gain and the shift of the norm are still missing."
+        )
+        require(
+            not are_close(found, wanted(theta, over=-2)),
             "your softmax runs over the queries. Each query distributes its attention over the keys, the last axis.",
         )
         require(
-            not alike(found, wanted(theta, twice=True)),
+            not are_close(found, wanted(theta, twice=True)),
             "your rows sum to 1 after the mixing. What comes after it is the norm, not a second softmax.",
         )
         _require_scale(answer, query, key, value, theta)
         _require_statistics(answer, query, key, value)
         _require_eps(answer)
-        require(alike(found, wanted(theta)), _differs(found, wanted(theta)))
+        require(are_close(found, wanted(theta)), _differs(found, wanted(theta)))
 
 
 def _layer_norm_over_heads(
@@ -93,7 +95,7 @@ def _require_scale(answer: Callable[..., Tensor], query: Tensor, key: Tensor, va
     same = answer(wide[0] * 2**0.5, wide[1], value, theta, ones, zeros)
     plain = answer(query, key, value, theta, ones, zeros)
     message = "the scores are not divided by the root of D, the channels of one head."
-    require(alike(same, plain, 1e-3) and heads == query.shape[1], message)
+    require(are_close(same, plain, 1e-3) and heads == query.shape[1], message)
 
 
 def _require_statistics(answer: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -103,10 +105,10 @@ def _require_statistics(answer: Callable[..., Tensor], query: Tensor, key: Tenso
     whole = answer(query, key, value, identity, ones, zeros)
     alone = answer(query[:1], key[:1], value[:1], identity, ones, zeros)
     message = "each image is normed by itself. The statistics of a head are taken over all images of the batch, too."
-    require(not alike(whole[:1], alone), message)
+    require(not are_close(whole[:1], alone), message)
     other = torch.cat([query[:, :1], 3 * query[:, 1:]], dim=1)
     message = "a head's norm depends on the other heads. Every head has a mean and a variance of its own."
-    require(alike(answer(other, key, value, identity, ones, zeros)[:, 0], whole[:, 0], 1e-3), message)
+    require(are_close(answer(other, key, value, identity, ones, zeros)[:, 0], whole[:, 0], 1e-3), message)
 
 
 def _require_eps(answer: Callable[..., Tensor]) -> None:
@@ -118,13 +120,13 @@ def _require_eps(answer: Callable[..., Tensor]) -> None:
     variance = (centred**2).mean(dim=(0, 2, 3), keepdim=True)
     found = answer(query, key, value, theta, ones, zeros)
     message = "where maps are flat your norm amplifies too much: 1e-5 has to be added to the *variance*."
-    require(not alike(found, centred / variance.sqrt() @ value, 1e-2), message)
+    require(not are_close(found, centred / variance.sqrt() @ value, 1e-2), message)
     message = "where maps are flat the output is not right: exactly 1e-5 has to be added to the *variance*."
-    require(alike(found, centred * (variance + 1e-5).rsqrt() @ value, 1e-3), message)
+    require(are_close(found, centred * (variance + 1e-5).rsqrt() @ value, 1e-3), message)
 
 
 def _differs(found: Tensor, wanted: Tensor) -> str:
-    if alike(found - found.mean(), wanted - wanted.mean(), 2e-2):
+    if are_close(found - found.mean(), wanted - wanted.mean(), 2e-2):
         return "nearly: is the variance divided by the number of entries, and by no less?"
     return "the shape is right, the numbers are not. Go through softmax, mixing, norm and values one by one."
 
@@ -143,17 +145,17 @@ def maps_in_use(answer: Callable[..., Tensor]) -> None:
         return norm(torch.stack(mixed, dim=1))
 
     with torch.no_grad():
-        depends = not alike(found, torch.cat([answer(one[None], theta, bias, norm) for one in maps]))
+        depends = not are_close(found, torch.cat([answer(one[None], theta, bias, norm) for one in maps]))
         shapes = [_directions(out) for out in (found, wanted(theta, bias), wanted(theta.T, bias))]
-        transposed = not alike(shapes[0], shapes[1], 1e-2) and alike(shapes[0], shapes[2], 1e-2)
+        transposed = not are_close(shapes[0], shapes[1], 1e-2) and are_close(shapes[0], shapes[2], 1e-2)
         both = "it still has both of its faults. Try it on one image alone, and with a theta that has a single 1."
         require(not (depends and transposed), both)
         message = "what an image gets depends on the others in the batch. Which variance does evaluation use?"
         require(not depends, message)
         require(not transposed, "a head gets the wrong heads' maps: which index of theta is the head that gets one?")
         message = "the mixing's bias has gone. In training it cancels; in evaluation it does not."
-        require(not alike(found, wanted(theta, torch.zeros(heads))), message)
-        require(alike(found, wanted(theta, bias)), "the two faults are gone, and another one has come in.")
+        require(not are_close(found, wanted(theta, torch.zeros(heads))), message)
+        require(are_close(found, wanted(theta, bias)), "the two faults are gone, and another one has come in.")
 
 
 def _directions(maps: Tensor) -> Tensor:
@@ -199,23 +201,23 @@ def fold(answer: Callable[[ReAttention], tuple[Tensor, Tensor]]) -> None:
             return torch.einsum("gh,bhqt->bgqt", T, maps) + c[:, None, None]
 
         slope = attn.norm.batch.weight * _slope(attn.norm.batch)[:, 0, 0]
-        if not alike(_contrast(apply(T, c)), _contrast(wanted)):
+        if not are_close(_contrast(apply(T, c)), _contrast(wanted)):
             slope_without = attn.norm.batch.weight * attn.norm.batch.running_var.rsqrt()
             message = "epsilon is missing from the slope: where maps are flat, the variance is no larger than it."
-            require(not alike(T, attn.mix.weight.flatten(1) * slope_without[:, None]), message)
+            require(not are_close(T, attn.mix.weight.flatten(1) * slope_without[:, None]), message)
             message = "each column of the mixing has a slope. The slope belongs to the head that gets the map, a row."
-            require(not alike(T, attn.mix.weight.flatten(1) * slope), message)
+            require(not are_close(T, attn.mix.weight.flatten(1) * slope), message)
             require(False, "T is not right: it is the mixing, each row times the slope of its head's norm.")
         shift = (wanted - apply(T, torch.zeros(heads))).mean(dim=(0, 2, 3))
         require(
-            not alike(c, shift - slope * attn.mix.bias),
+            not are_close(c, shift - slope * attn.mix.bias),
             "c lacks the mixing's bias. In evaluation it does not cancel against the running mean.",
         )
         require(
-            not alike(c, attn.mix.bias - attn.norm.batch.running_mean + attn.norm.batch.bias),
+            not are_close(c, attn.mix.bias - attn.norm.batch.running_mean + attn.norm.batch.bias),
             "the norm multiplies the bias and the mean as well, not the map alone: c lacks the slope.",
         )
-        require(alike(c, shift), "T is right, c is not. What does the norm make of a map that is zero everywhere?")
+        require(are_close(c, shift), "T is right, c is not. What does the norm make of a map that is zero everywhere?")
 
 
 @exercise("4.4")
@@ -242,12 +244,12 @@ def recalibrate(answer: Callable[..., nn.Module]) -> None:
     # Rows of softmax maps sum to 1, so the mean is the same for every batch: it shows what was there before. The
     # variances show which batches were used.
     message = "what the statistics were before is still in them. Reset them first, then take the plain average."
-    require(alike(means, torch.stack(wanted[0::2]), 1e-3), message)
+    require(are_close(means, torch.stack(wanted[0::2]), 1e-3), message)
     last = torch.stack(each[-1][1::2])
     message = "the statistics are those of the last batch alone: a momentum of 1 forgets. The plain average is None."
-    require(not alike(variances, last, 1e-3), message)
+    require(not are_close(variances, last, 1e-3), message)
     message = "the statistics moved, but are not the plain average over the batches. Was every batch used once?"
-    require(alike(variances, torch.stack(wanted[1::2]), 1e-3), message)
+    require(are_close(variances, torch.stack(wanted[1::2]), 1e-3), message)
 
 
 def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -296,8 +298,8 @@ def mean_at(answer: Callable[..., Tensor]) -> None:
         ((before - bias) * old / new, "the bias is taken off and not put back. The norm sees the map with its bias."),
     ]
     for mistaken, message in mistakes:
-        require(not alike(found, mistaken), message)
-    require(alike(found, wanted), "nearly: write the mean of a mixed map as a part of theta over N, and the bias.")
+        require(not are_close(found, mistaken), message)
+    require(are_close(found, wanted), "nearly: write the mean of a mixed map as a part of theta over N, and the bias.")
 
 
 by_hand("4.5", "Open the solution, and give yourself the points of its rubric one by one.")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.attention import Attention, RefinedAttention, legible_attention
-from .engine import NoAnswer, alike, by_hand, exercise, require, require_number, require_tensor
+from .engine import NoAnswer, are_close, by_hand, exercise, require, require_number, require_tensor
 
 Answer = Callable[..., Tensor]
 
@@ -39,8 +39,8 @@ def make_plain(answer: Callable[[RefinedAttention], None]) -> None:
     for expansion, size in ((1, 3), (2, 5), (3, 1)):
         attn = RefinedAttention(24, num_heads=3, expansion=expansion, kernel_size=size)
         answer(attn)
-        told = f"right for an expansion of 3 and kernels of 3, wrong for {expansion} and {size}. Where is the middle?"
-        _require_plain_outputs(attn, told)
+        case = f"right for an expansion of 3 and kernels of 3, wrong for {expansion} and {size}. Where is the middle?"
+        _require_plain_outputs(attn, case)
 
 
 def _effective_kernel(attn: RefinedAttention) -> Tensor:
@@ -64,7 +64,7 @@ def _require_identity(attn: RefinedAttention) -> None:
     strongest = int(kernel.diagonal().abs().sum(dim=-1).argmax())
     at_one_place = torch.zeros_like(kernel)
     at_one_place.flatten(2)[:, :, strongest] = kernel.flatten(2)[:, :, strongest]
-    if alike(kernel, at_one_place, 1e-3):
+    if are_close(kernel, at_one_place, 1e-3):
         message = "the maps arrive moved by a row or a column: the 1 of a kernel belongs in its middle."
         require(strongest == size * size // 2, message)
     else:
@@ -72,10 +72,10 @@ def _require_identity(attn: RefinedAttention) -> None:
         require(False, message)
     own = torch.diag(total.diagonal())
     message = "a head gets a mixture of maps, or another head's. Which columns of the reduction read which maps?"
-    require(alike(total, own, 1e-3), message)
+    require(are_close(total, own, 1e-3), message)
     times = total.diagonal().mean().item()
     message = f"every head gets its own map, but about {times:.2g} times. How many copies of it are added up?"
-    require(alike(total, torch.eye(heads), 1e-3), message)
+    require(are_close(total, torch.eye(heads), 1e-3), message)
 
 
 def _require_plain_outputs(attn: RefinedAttention, message: str) -> None:
@@ -83,7 +83,7 @@ def _require_plain_outputs(attn: RefinedAttention, message: str) -> None:
     plain.qkv, plain.proj = attn.qkv, attn.proj
     x = 3 * torch.randn(2, 8, attn.proj.in_features)
     with torch.no_grad(), legible_attention():
-        require(alike(attn(x), plain(x), 1e-3), message)
+        require(are_close(attn(x), plain(x), 1e-3), message)
 
 
 def _require_living_maps(attn: RefinedAttention) -> None:
@@ -137,29 +137,29 @@ def refine(answer: Answer) -> None:
             "entries at the border take something from the other end of the list, and queries and keys are exchanged "
             "in the kernels."
         )
-        require(not alike(found, wanted(turned, "circular")), f"it still has both of its faults: {faults}")
+        require(not are_close(found, wanted(turned, "circular")), f"it still has both of its faults: {faults}")
         message = (
             "entries at the border take something from the other end of the list. What stands beyond the last token?"
         )
-        require(not alike(found, wanted(kernels, "circular")), message)
+        require(not are_close(found, wanted(kernels, "circular")), message)
         message = "the kernels' rows and columns are exchanged: the first axis of a kernel belongs to queries."
-        require(not alike(found, wanted(turned)), message)
+        require(not are_close(found, wanted(turned)), message)
         message = "you repeat the entries at the border. Beyond the last token there is nothing: zeros."
-        require(not alike(found, wanted(kernels, "replicate")), message)
+        require(not are_close(found, wanted(kernels, "replicate")), message)
         message = (
             "the kernels are turned around along both axes now. Entry (q + i, t + j) takes the weight at offset (i, j)."
         )
-        require(not alike(found, wanted(kernels.flip(1, 2))), message)
+        require(not are_close(found, wanted(kernels.flip(1, 2))), message)
         mixed = wanted(kernels.sum(dim=0, keepdim=True).expand_as(kernels))
         message = "every map is convolved with the sum of all kernels. Each expanded map has a kernel of its own."
-        require(not alike(found, mixed), message)
+        require(not are_close(found, mixed), message)
         message = "an expanded map takes something from the others. A kernel sees one map, its own, and no other."
-        require(not alike(found, wanted(kernels, expanded=[sum(expanded)] * wide)), message)
+        require(not are_close(found, wanted(kernels, expanded=[sum(expanded)] * wide)), message)
         inner = (..., slice(2, -2), slice(2, -2))
         message = "away from the borders all is right. At the borders, the kernel must find zeros."
-        require(not alike(found[inner], wanted(kernels)[inner]) or alike(found, wanted(kernels)), message)
+        require(not are_close(found[inner], wanted(kernels)[inner]) or are_close(found, wanted(kernels)), message)
         message = "the two faults may be gone, but another one has come in. Go through the three steps one by one."
-        require(alike(found, wanted(kernels)), message)
+        require(are_close(found, wanted(kernels)), message)
 
 
 def _convolved(attn: Tensor, kernel: Tensor, mode: str = "constant") -> Tensor:
@@ -189,8 +189,8 @@ def image_local(answer: Answer, answer_values: Answer) -> None:
     attn, value, kernel = torch.randn(1, 2, 26, 26).softmax(dim=-1), torch.randn(1, 2, 26, 3), torch.randn(5, 5)
     joined = _grid_matrix(kernel, 5)
     message = "right for 4 × 4 patches and a kernel of 3, wrong for 5 × 5 patches and a kernel of 5."
-    require(alike(answer(attn, kernel), attn @ joined), f"image_local is {message}")
-    require(alike(answer_values(value, kernel), joined @ value), f"values_local is {message}")
+    require(are_close(answer(attn, kernel), attn @ joined), f"image_local is {message}")
+    require(are_close(answer_values(value, kernel), joined @ value), f"values_local is {message}")
 
 
 def _grid_matrix(kernel: Tensor, side: int, wrap: bool = False, first: int = 1) -> Tensor:
@@ -213,44 +213,44 @@ def _grid_matrix(kernel: Tensor, side: int, wrap: bool = False, first: int = 1) 
 def _require_image_map(found: Tensor, wanted: Tensor, attn: Tensor, kernel: Tensor, side: int) -> None:
     message = "the class token's column has changed. It belongs to no place in the image, so it stays as it is."
     patches = (..., slice(1, None))
-    require(not alike(found[patches], wanted[patches]) or alike(found[..., 0], attn[..., 0]), message)
+    require(not are_close(found[patches], wanted[patches]) or are_close(found[..., 0], attn[..., 0]), message)
     in_list = _convolved(attn.flatten(0, 1), kernel).reshape(attn.shape)
     list_of_keys = _convolved(attn[patches].flatten(0, 1), kernel).reshape(attn[patches].shape)
     message = "these are still the neighbours in the list. For each query, lay the keys out as rows and columns first."
-    require(not (alike(found, in_list) or alike(found[patches], list_of_keys)), message)
+    require(not (are_close(found, in_list) or are_close(found[patches], list_of_keys)), message)
     message = "your pictures are made of queries. Every query has a row of keys, and that row is the picture."
     by_query = _grid_matrix(kernel, side).T @ attn
-    require(not (alike(found, by_query) or alike(found[..., 1:, :], by_query[..., 1:, :])), message)
+    require(not (are_close(found, by_query) or are_close(found[..., 1:, :], by_query[..., 1:, :])), message)
     message = (
         "the kernel is turned around. That is right for the values; a map takes the weight (i, j) from place (i, j)."
     )
-    require(not alike(found[patches], (attn @ _grid_matrix(kernel.flip(0, 1), side))[patches]), message)
+    require(not are_close(found[patches], (attn @ _grid_matrix(kernel.flip(0, 1), side))[patches]), message)
     message = "rows and columns of the image are exchanged. Patches stand in the list row by row."
-    require(not alike(found[patches], (attn @ _grid_matrix(kernel.T, side))[patches]), message)
+    require(not are_close(found[patches], (attn @ _grid_matrix(kernel.T, side))[patches]), message)
     message = "the picture wraps around: a patch at the border has neighbours at the other border. Put zeros there."
-    require(not alike(found[patches], (attn @ _grid_matrix(kernel, side, wrap=True))[patches]), message)
+    require(not are_close(found[patches], (attn @ _grid_matrix(kernel, side, wrap=True))[patches]), message)
     message = "you take the last token for the class token. It is the first."
-    require(not alike(found, attn @ _grid_matrix(kernel, side, first=0)), message)
+    require(not are_close(found, attn @ _grid_matrix(kernel, side, first=0)), message)
     message = "the class token's row is as it was. The class token is a query, too, and its row has patches as keys."
-    require(not alike(found[..., 1:, :], wanted[..., 1:, :]) or alike(found, wanted), message)
-    require(alike(found, wanted), "the shape of the map is right, the numbers are not. Try a row with a single 1.")
+    require(not are_close(found[..., 1:, :], wanted[..., 1:, :]) or are_close(found, wanted), message)
+    require(are_close(found, wanted), "the shape of the map is right, the numbers are not. Try a row with a single 1.")
 
 
 def _require_image_values(found: Tensor, wanted: Tensor, value: Tensor, kernel: Tensor, side: int) -> None:
     patches = (..., slice(1, None), slice(None))
     message = "the map is right. Of the values, the class token's has changed: it has no neighbours in the image."
-    require(not alike(found[patches], wanted[patches]) or alike(found, wanted), message)
+    require(not are_close(found[patches], wanted[patches]) or are_close(found, wanted), message)
     message = (
         "the map is right. The values are gathered with the kernel as it is: a weight that reaches for the key to the "
         "right takes the value from the left. Count from the map's side, as in the proof."
     )
     as_it_is = _grid_matrix(kernel.flip(0, 1), side) @ value
-    require(not alike(found[patches], as_it_is[patches]), message)
+    require(not are_close(found[patches], as_it_is[patches]), message)
     message = "the map is right. For the values, the kernel is turned around along one axis only: it takes both."
     half = [(_grid_matrix(kernel.flip(axis), side) @ value)[patches] for axis in (0, 1)]
-    require(not any(alike(found[patches], candidate) for candidate in half), message)
+    require(not any(are_close(found[patches], candidate) for candidate in half), message)
     message = "the map is right, the values are not. With your values, A V must be what your map makes of plain values."
-    require(alike(found, wanted), message)
+    require(are_close(found, wanted), message)
 
 
 by_hand("5.4", "Open the solution, and give yourself the points of its rubric one by one.")
@@ -280,15 +280,15 @@ def _require_steps(answer: Callable, heads: int, size: int) -> None:
     made = torch.zeros_like(target)
     for g in range(wide):
         made += (reduce[:, g, None] * expand[g])[:, :, None, None] * kernels[g].to(made.dtype)
-    if not alike(made, target):
-        told = f"with {heads} heads and kernels of {size} × {size}, "
+    if not are_close(made, target):
+        case = f"with {heads} heads and kernels of {size} × {size}, "
         message = "your steps make the convolution with its heads exchanged: target[h, h'] leads from map h' to map h."
-        require(not alike(made, target.transpose(0, 1)), told + message)
-        turned = alike(made, target.flip(2, 3)) or alike(made, target.transpose(2, 3))
-        require(not turned, told + "your steps make the convolution with its kernels turned around.")
+        require(not are_close(made, target.transpose(0, 1)), case + message)
+        turned = are_close(made, target.flip(2, 3)) or are_close(made, target.transpose(2, 3))
+        require(not turned, case + "your steps make the convolution with its kernels turned around.")
         error = (made - target).norm() / target.norm()
         message = f"your steps miss the convolution by {error:.2f} of its size. It has to be exact."
-        require(False, told + message)
+        require(False, case + message)
     enough = heads * min(heads, size * size)
     place = "a map for each head and place" if size * size < heads else "a map for each pair of heads"
     message = f"exact, but with {wide} maps for {heads} heads and kernels of {size} × {size}, where {place} is enough."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine import alike, by_hand, exercise, require, require_number, require_tensor
+from .engine import are_close, by_hand, exercise, require, require_number, require_tensor
 
 Crop = tuple[int, int, int, int]  # left, top, right, bottom, in cells of a label map
 Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the token grid
@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right, in cells of the tok
 def _require_none_of(found: Tensor, right: Tensor, mistakes: list[tuple[Tensor, str]]) -> None:
     """Ends with the message of the first mistake whose numbers were found; one that changes nothing here is none."""
     for mistaken, message in mistakes:
-        require(alike(mistaken, right) or not alike(found, mistaken), message)
+        require(are_close(mistaken, right) or not are_close(found, mistaken), message)
 
 
 @exercise("6.1")
@@ -66,7 +66,7 @@ def with_truth(answer: Callable[..., Tensor]) -> None:
     ]
     _require_none_of(found, wanted(weights), mistakes)
     message = "the shape is right, the numbers are not. Take one image, and work out its target on paper."
-    require(alike(found, wanted(weights)), message)
+    require(are_close(found, wanted(weights)), message)
 
 
 @exercise("6.2")
@@ -124,7 +124,7 @@ def _require_targets(found: Tensor, scores: Tensor, crop: Crop, mirrored: bool, 
         both = f"it still has both of its faults. {mirror.capitalize()}. And {axes}."
         mistakes.insert(0, (shares(_garbled(slipped)), both))
     _require_none_of(found, shares(places), mistakes)
-    require(alike(found, shares(places)), "the two faults are gone, and another one has come in.")
+    require(are_close(found, shares(places)), "the two faults are gone, and another one has come in.")
 
 
 def _of_tokens(scores: Tensor, crop: Crop, mirrored: bool, grid: int, mirror_first: bool = False) -> Tensor:
@@ -225,9 +225,11 @@ def mixed_loss(answer: Callable[..., Tensor]) -> None:
     _require_tokens_term((whole - of_class) / 2, token_logits, token_y)
     none, every = (2, 3, 2, 3), (0, 0, grid, grid)
     wanted = _cross_entropy(class_logits, y) + 0.5 * _cross_entropy(token_logits, token_y)
-    require(alike(loss(0.5, none), wanted), "right for most boxes, but not for an empty one, where nothing is mixed.")
+    require(
+        are_close(loss(0.5, none), wanted), "right for most boxes, but not for an empty one, where nothing is mixed."
+    )
     wanted = _cross_entropy(class_logits, y.flip(0)) + 0.5 * _cross_entropy(token_logits, token_y.flip(0))
-    require(alike(loss(0.5, every), wanted), "right for most boxes, but not for one that covers the whole grid.")
+    require(are_close(loss(0.5, every), wanted), "right for most boxes, but not for one that covers the whole grid.")
 
 
 def _for_boxes(term: Callable[[Box], Tensor]) -> Tensor:
@@ -250,8 +252,8 @@ def _require_class_term(found: Tensor, whole: Tensor, logits: Tensor, y: Tensor,
     message = "with beta = 0 nothing is left of the loss. The class token's term does not depend on beta."
     require(found.abs().max().item() > 1e-6, message)
     message = "beta is at the class token's term. It weighs the *patch tokens'* term."
-    require(not alike((whole - found) / 2, wanted), message)
-    require(not alike(found, whole), "beta changes nothing. It weighs the patch tokens' term.")
+    require(not are_close((whole - found) / 2, wanted), message)
+    require(not are_close(found, whole), "beta changes nothing. It weighs the patch tokens' term.")
     mistakes = [
         (
             _for_boxes(lambda _: _cross_entropy(logits, y)),
@@ -282,7 +284,7 @@ def _require_class_term(found: Tensor, whole: Tensor, logits: Tensor, y: Tensor,
     ]
     _require_none_of(found, wanted, mistakes)
     message = "the term of the class token is not right. Set beta to 0, and compare with a loop over images."
-    require(alike(found, wanted), message)
+    require(are_close(found, wanted), message)
 
 
 def _require_tokens_term(found: Tensor, logits: Tensor, y: Tensor) -> None:
@@ -324,7 +326,7 @@ def _require_tokens_term(found: Tensor, logits: Tensor, y: Tensor) -> None:
     ]
     _require_none_of(found, wanted, mistakes)
     message = "the class token's term is right, the patch tokens' is not. Follow one token inside the box."
-    require(alike(found, wanted), message)
+    require(are_close(found, wanted), message)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What all checks share: the register of exercises, the time limit, and how a learner is told what happened."""
+"""What all checks share: the register of exercises, the time limit, and the message that a learner gets."""
 
 import ctypes
 import functools
@@ -39,7 +39,7 @@ class _TimeIsUp(BaseException):
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found. True where the answer is right; its `repr` is the paragraph that the learner was told.
+    """What a check found. True where the answer is right; its `repr` is the paragraph that the learner was shown.
 
     `status` is "right", "wrong", "not begun" or "by hand".
     """
@@ -53,12 +53,12 @@ class Result:
 
     def __repr__(self) -> str:
         marks = {"right": "✓", "wrong": "✗"}
-        told = f"{marks.get(self.status, '·')} {self.exercise}: {self.message}"
-        lines = [line for part in told.split("\n") for line in (textwrap.wrap(part, 76) if len(part) > 76 else [part])]
+        text = f"{marks.get(self.status, '·')} {self.exercise}: {self.message}"
+        lines = [line for part in text.split("\n") for line in (textwrap.wrap(part, 76) if len(part) > 76 else [part])]
         return "\n".join([*lines, _progress(self.exercise)] if self else lines)
 
     def _ipython_display_(self) -> None:
-        """Nothing: `check` has printed it, so that it is told wherever in a cell the call stands."""
+        """Nothing: `check` has printed it, so that it is shown wherever in a cell the call stands."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ def _judge(number: str, answers: tuple[Any, ...]) -> Result:
         return Result(number, "wrong", f"{limit} Is there a loop that never ends?")
     except Exception as error:  # whatever a learner's code may raise
         if isinstance(error, TypeError) and "not callable" in str(error) and not all(map(callable, answers)):
-            told = "hand over the function itself, as the stub does: its name, without quotes and without parentheses."
-            return Result(number, "wrong", told)
-        return Result(number, "wrong", _told(error))
+            message = "give the function itself, as the stub does: its name, without quotes and parentheses."
+            return Result(number, "wrong", message)
+        return Result(number, "wrong", _error_message(error))
     _PASSED.add(number)
     return Result(number, "right", "right.")
 
@@ -174,8 +174,8 @@ def require_number(value: Any, what: str) -> float:
     return float(value)
 
 
-def alike(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
-    """Whether two tensors of one shape agree to `tolerance` of the larger one's largest entry."""
+def are_close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+    """Whether two tensors of the same shape agree to within `tolerance` of the larger one's largest entry."""
     size = max(a.abs().max().item(), b.abs().max().item(), 1e-12)
     return (a.double() - b.double()).abs().max().item() <= tolerance * size
 
@@ -217,7 +217,7 @@ def _progress(number: str) -> str:
 # Errors in the learner's code ----------------------------------------------------------------------------------------
 
 
-def _told(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     """An error as the learner's own lines tell it."""
     said = f"{type(error).__name__}: {error}".rstrip(": ")
     lines = [f"  line {number} of {name}: {text}" for number, name, text in _own_lines(error.__traceback__)]

@@ -61,7 +61,7 @@ def load(
         progress: show progress bars; yes unless given or `DEEPVIT_EDU_PROGRESS=0`.
 
     Raises:
-        ValueError: for a name, split, size or limit that there is not.
+        ValueError: for an unknown name or split, or a size or limit out of range.
         FileNotFoundError: for a root that is not there.
         DataError: for a set that cannot be had or read; the message says what was tried and what to do.
     """
@@ -196,7 +196,7 @@ def _load_source(name: str, source: Source, found: Path, rung: str, split: str, 
         images = _resized(_limited(load_published(found, name, split), options), options["img_size"])
     else:
         images = load_folder(found, split, **{**options, "img_size": options["img_size"] or source.img_size})
-        # Results are not quite comparable, so it is told apart.
+        # Results are not quite comparable, so it gets a name of its own.
         if source.published and has_images_of_type(found, split, (".jpg", ".jpeg")):
             title += AS_JPEG
     classes = [source.class_names.get(name, name) for name in images.classes]

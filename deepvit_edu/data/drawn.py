@@ -30,7 +30,7 @@ COUNT = {"train": 120_000, "test": 4_000}
 
 
 class DrawnSet(ImageSet):
-    """Images that are drawn when they are asked for; one chunk of them is kept.
+    """Images that are drawn on demand; the last chunk is kept in memory.
 
     Image i follows from the seed, the split and i alone. `batch` draws what it needs; `images` and `labels` draw the
     whole set.

@@ -94,8 +94,8 @@ def find_split(folder: Path, split: str, tell: bool = False) -> Split:
         if tell and refusal:
             warnings.warn(f"{refusal}. {candidate} is taken instead", stacklevel=3)
         if tell and found.left_out:
-            told = f"{len(found.left_out)} files of {candidate} are left out, no kind of picture that is read"
-            warnings.warn(f"{told} ({_first(found.left_out)})", stacklevel=3)
+            warning = f"{len(found.left_out)} files of {candidate} are left out, no kind of picture that is read"
+            warnings.warn(f"{warning} ({_first(found.left_out)})", stacklevel=3)
         return found
     wanted = ("train",) if split == "train" else ("test", "val") if split == "test" else ("val", "test")
     raise refusal or DataError(
@@ -186,7 +186,7 @@ def _usual_size(paths: list[str]) -> int:
         try:
             sides.append(shorter_side(path))
         except (OSError, ValueError):
-            continue  # told when it is read
+            continue  # reported when it is read
     return min(int(np.median(sides)), LARGEST_DEFAULT_SIZE) if sides else LARGEST_DEFAULT_SIZE
 
 
@@ -223,7 +223,7 @@ def _first(paths: Sequence[str]) -> str:
 
 def _tell_unreadable(errors: dict[str, Exception], total: int) -> None:
     why = one_line(next(iter(errors.values())))
-    told = f"{len(errors)} of {total} images cannot be read ({_first(list(errors))}): {why}"
+    message = f"{len(errors)} of {total} images cannot be read ({_first(list(errors))}): {why}"
     if len(errors) > UNREADABLE_SHARE * total:
-        raise DataError(f"{told}. That is more than {UNREADABLE_SHARE:.0%}; mend them, or copy the data set again")
-    warnings.warn(f"{told}. They are left out", stacklevel=2)
+        raise DataError(f"{message}. That is more than {UNREADABLE_SHARE:.0%}; mend them, or copy the data set again")
+    warnings.warn(f"{message}. They are left out", stacklevel=2)

@@ -14,7 +14,7 @@ NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 BESIDE = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".yml", ".yaml", ".pickle", ".log", ".mat")
 """Endings of what usually lies beside pictures: lists, boxes, labels, notes."""
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "icon\r")
-"""What systems put beside files without being asked."""
+"""What operating systems add to folders by themselves."""
 
 
 def _endings() -> tuple[str, ...]:

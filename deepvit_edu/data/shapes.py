@@ -37,7 +37,7 @@ def draw_shapes(
 
     `hide="layout"` lets each texture fill its image and `hide="texture"` draws each figure plain, with everything else
     the same: each image then fits two classes equally well, so that nobody can be right more than half the time.
-    Raises ValueError for a split, size or `hide` that there is not.
+    Raises ValueError for an unknown split or `hide`, or a size out of range.
     """
     if split not in DEFAULT_COUNT:
         raise ValueError(f"shapes has the splits train and test, not {split!r}.")

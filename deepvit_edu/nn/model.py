@@ -20,15 +20,8 @@ from .paths import frozen_statistics, traced
 from .refiner import ChainedBlock, passes_map
 from .registry import ATTENTIONS, MLPS, TOKENS, new_attention, register_attention
 
-LARGEST = {
-    "img_size": 2**14,
-    "patch_size": 2**14,
-    "in_chans": 2**10,
-    "embed_dim": 2**14,
-    "depth": 10**3,
-    "num_heads": 2**14,
-    "growth": 2**14,
-}
+LARGEST = dict.fromkeys(("img_size", "patch_size", "embed_dim", "num_heads", "growth"), 2**14)
+LARGEST |= {"in_chans": 2**10, "depth": 10**3}
 """The largest sizes of a configuration: a slip, or a hostile file, is refused before anything is built."""
 
 

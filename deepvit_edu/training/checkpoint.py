@@ -61,7 +61,7 @@ class Keeper:
         return path
 
     def load(self) -> dict | None:
-        """The newest checkpoint that is whole; None where there is none at all.
+        """The newest complete checkpoint; None if there are no checkpoints.
 
         A damaged one is passed over with a warning.
 
@@ -79,7 +79,7 @@ class Keeper:
                 warnings.warn(f"{path} is damaged ({error}) and passed over", stacklevel=2)
         if paths:
             raise ValueError(
-                f"none of the {len(paths)} checkpoints in {self.folder} can be read; delete them to start again, or "
+                f"cannot read any of the {len(paths)} checkpoints in {self.folder}; delete them to start again, or "
                 "choose another folder"
             )
         return None

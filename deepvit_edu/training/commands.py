@@ -63,7 +63,7 @@ def train_command(options: argparse.Namespace) -> None:
     setup, settings = setup_of(options, start), Settings(**_given(options, Settings))
     name = f"{setup.model}_{Path(options.data).name}_s{setup.recipe.seed}"
     out = check_output(Path("runs", name) if options.out is None else options.out, folder=True)
-    with torch.device("meta"):  # a size that the model cannot have is told before images are read
+    with torch.device("meta"):  # a size that the model cannot have is reported before images are read
         setup.build()
     with started(options.device, options.timeout_minutes) as processes:
         train_set, test_set = _training_sets(options, setup, processes)
@@ -218,10 +218,10 @@ def evaluate_command(options: argparse.Namespace) -> None:
 def _load(options: argparse.Namespace) -> tuple[VisionTransformer, dict]:
     """The model, and what its file tells about it."""
     path = Path(options.path)
-    ours = path.is_dir() or path.suffix in ("", ".safetensors")
-    if not ours and options.model is None:
+    is_ours = path.is_dir() or path.suffix in ("", ".safetensors")
+    if not is_ours and options.model is None:
         raise ValueError(f"say which model {path} belongs to: --model t2t_vit_14, say")
-    if not ours:
+    if not is_ours:
         model = create_model(options.model, **_model_options(options))
         return load_official(model, path).eval(), {"name": options.model, "images_from": "files"}
     if options.model or options.model_options:

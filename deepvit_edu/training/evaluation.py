@@ -140,7 +140,7 @@ def real_labels_of(files: Files, path: str | Path) -> list[list[int]]:
     for name, number in zip(files.names, numbers, strict=True):
         if not 1 <= number <= len(labels):
             raise ValueError(
-                f"{name} is none of the {len(labels)} images that ImageNet-ReaL numbers; take the validation "
+                f"{name} is not one of the {len(labels)} images that ImageNet-ReaL labels; use the validation "
                 "images under their own names, or leave out --real-labels"
             )
     return [labels[number - 1] for number in numbers]
@@ -155,7 +155,7 @@ def _read_real_labels(path: str | Path) -> list[list[int]]:
 
 
 def _number_of(name: str) -> int:
-    """The number at the end of a file's name; 0, which no image has, where there is none."""
+    """The number at the end of a file's name; 0, which no image has, if there is no number."""
     found = re.search(r"(\d+)\.\w+$", name)
     return int(found[1]) if found else 0
 
@@ -172,8 +172,8 @@ def expected_top1(path: str | Path, img_size: int) -> dict[str, float]:
     """
     content = read_pytorch(path)
     metric = content.get("metric") if isinstance(content, dict) else None
-    told = {"file_top1": float(metric)} if isinstance(metric, int | float) else {}
+    accuracies = {"file_top1": float(metric)} if isinstance(metric, int | float) else {}
     for entry in released():
         if entry["file"] == Path(path).name and entry["img_size"] == img_size:
-            told["published_top1"] = entry["top1"]
-    return told
+            accuracies["published_top1"] = entry["top1"]
+    return accuracies

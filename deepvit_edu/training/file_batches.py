@@ -127,7 +127,7 @@ class TestView:
 class Pictures(Dataset):
     """Images by key (number, seed): pixels uint8 (3, S, S) and their `Targets`.
 
-    An image that cannot be read is told by the targets, and the next one that can stands in for it.
+    An unreadable image is replaced by the next readable one; the targets say so.
 
     Args:
         files: where they lie.

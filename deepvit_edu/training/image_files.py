@@ -198,8 +198,8 @@ def _tell_left_out(path: Path, classes: list[str]) -> None:
     left_out = [other for name in classes for other in pictures_in(path / name)[1]]
     if left_out:
         some = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
-        told = f"{len(left_out)} files of {path} are left out, no kind of picture that is read ({some})"
-        warnings.warn(told, stacklevel=4)
+        warning = f"{len(left_out)} files of {path} are left out, no kind of picture that is read ({some})"
+        warnings.warn(warning, stacklevel=4)
 
 
 def _open_tars(path: Path, processes: Processes) -> ReaderImageInTar:
@@ -248,5 +248,5 @@ def _check_count(files: Files, num_classes: int | None, root: Path) -> None:
 
 
 def names_of(numbers: Tensor, files: Files) -> set[str]:
-    """The names of images by their numbers; a negative number is none."""
+    """The names of images by their numbers; negative numbers are skipped."""
     return {files.names[number] for number in numbers.tolist() if number >= 0}

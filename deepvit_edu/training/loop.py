@@ -55,7 +55,7 @@ class TrialEnded(Interrupted):
 
 @dataclass(frozen=True)
 class Settings:
-    """What belongs to the machine and not to the recipe: none of it changes what a model learns."""
+    """Settings of the machine, not of the recipe: they do not change what a model learns."""
 
     workers: int = option(WORKERS, "processes that read images from files ahead, for each training process", at_least=0)
     save_minutes: float = option(30.0, "between checkpoints, beside those after each evaluation", at_least=0)
@@ -527,18 +527,18 @@ class Run:
         }
 
     def _check_identity(self, saved: dict) -> None:
-        ours = self._identity()
-        saved = {"model": ours["model"], **current_identity(saved)}
+        expected = self._identity()
+        saved = {"model": expected["model"], **current_identity(saved)}
         known = {**Recipe().identity(), **saved["recipe"]}  # options may be younger than the checkpoint
-        saved["recipe"] = {name: known[name] for name in ours["recipe"]}
+        saved["recipe"] = {name: known[name] for name in expected["recipe"]}
         for part in ("model", "recipe"):
-            for name, value in ours[part].items():
+            for name, value in expected[part].items():
                 if saved[part].get(name) != value:
                     raise ValueError(
                         f"the run in {self.out} was made with {name} {saved[part].get(name)}, not {value}; "
                         f"resume with the same options, or choose another folder"
                     )
-        if saved != ours:
+        if saved != expected:
             raise ValueError(f"the run in {self.out} was made with other images or label maps; choose another folder")
 
     # What it leaves

@@ -114,7 +114,7 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
     finally:
         # DDP may outlive this block and end the group while it holds Python's lock, for which gloo's threads may wait.
         _left.append(dist.group.WORLD)
-        # After an error NCCL would wait here for processes that go on, and the error would be told too late.
+        # After an error NCCL would wait here for processes that go on, and the error would be reported too late.
         if ends_alike or chosen.type != "cuda":
             dist.destroy_process_group()
 

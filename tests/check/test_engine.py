@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deepvit_edu.check import check, engine
-from deepvit_edu.check.engine import Result, alike, exercise, require, require_tensor
+from deepvit_edu.check.engine import Result, are_close, exercise, require, require_tensor
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def doubling(monkeypatch: pytest.MonkeyPatch) -> str:
         x = torch.randn(4)
         out = answer(x)
         require_tensor(out, (4,), "the result")
-        require(alike(out, x + x), "not twice as large.")
+        require(are_close(out, x + x), "not twice as large.")
 
     @exercise("9.2", num_answers=2)
     def pair(first, second) -> None:

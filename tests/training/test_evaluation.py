@@ -151,9 +151,9 @@ def test_classes_that_the_model_did_not_learn_are_refused(model, root, tmp_path,
 @pytest.mark.parametrize(
     ("names", "count", "classes", "message"),
     [
-        (["a/ILSVRC2012_val_00000003.JPEG"], 2, 1000, "is none of the 2 images that ImageNet-ReaL numbers"),
-        (["a/ILSVRC2012_val_00000000.JPEG"], 2, 1000, "is none of the 2 images"),
-        (["a/photo.JPEG"], 2, 1000, "is none of the 2 images"),
+        (["a/ILSVRC2012_val_00000003.JPEG"], 2, 1000, "is not one of the 2 images that ImageNet-ReaL labels"),
+        (["a/ILSVRC2012_val_00000000.JPEG"], 2, 1000, "is not one of the 2 images"),
+        (["a/photo.JPEG"], 2, 1000, "is not one of the 2 images"),
         (["a/ILSVRC2012_val_00000001.JPEG"], 2, 3, "labels of 1000 classes, the data 3; leave out"),
     ],
 )

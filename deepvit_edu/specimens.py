@@ -63,5 +63,5 @@ def specimen_interventions(remedy: str, data: str = "shapes") -> list[dict]:
 def _name(remedy: str, data: str) -> str:
     for value, known in ((remedy, REMEDIES), (data, DATA)):
         if value not in known:
-            raise ValueError(f"unknown specimen '{value}'{nearest(value, list(known))}; choose {', '.join(known)}")
+            raise ValueError(f"unknown specimen '{value}'{nearest(value, list(known))}")
     return f"{remedy}_{data}"

@@ -73,15 +73,18 @@ def between_images(maps: Sequence[Tensor], axis: Axis = "column", centre: Centre
     return _cosines(maps, axis, centre, shift=1)
 
 
-def _cosines(maps: Sequence[Tensor], axis: Axis, centre: Centre, shift: int) -> Tensor:
+def _cosines(maps: Sequence[Tensor], axis: Axis, centre: Centre, shift: Literal[0, 1]) -> Tensor:
     images, heads, tokens = common_shape(maps)[:3]
     total = torch.zeros(len(maps), len(maps), device=maps[0].device)
-    for image in range(images):  # one at a time: a second copy of all maps may not fit
-        first, second = (
-            torch.stack([unit_vectors(attn[i], axis, centre).flatten() for attn in maps])  # (L, H·N·N)
-            for i in (image, image - shift)
-        )
-        total += first @ second.T
+
+    def vectors_of(image: int) -> Tensor:  # one image at a time: a second copy of all maps may not fit
+        return unit_vectors(torch.stack([attn[image] for attn in maps]), axis, centre).flatten(1)  # (L, H·N·N)
+
+    before = vectors_of(-1) if shift else None
+    for image in range(images):
+        vectors = vectors_of(image)
+        total += vectors @ (before if shift else vectors).T
+        before = vectors
     return total / (images * heads * tokens)
 
 

@@ -19,9 +19,9 @@ def undo_a_split(answer: Callable[..., Tensor]) -> None:
         kernel, stride, padding, side = case
         image = torch.randn(2, 3, side, side)
         tokens = F.unfold(image, kernel, padding=padding, stride=stride).transpose(1, 2)
-        case = f"the image of {side} pixels (windows of {kernel}, stride {stride}, padding {padding})"
+        setting = f"the image of {side} pixels (windows of {kernel}, stride {stride}, padding {padding})"
         found = answer(tokens, side, kernel, stride, padding)
-        require_tensor(found, tuple(image.shape), case)
+        require_tensor(found, tuple(image.shape), setting)
         _require_order(found, tokens, image, case)
         summed, counts = _stacked(tokens, *case)
         require(

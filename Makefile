@@ -22,7 +22,11 @@ book: $(INSTALLED) ## build the book with every cell executed, test its pages, p
 
 .PHONY: test
 test: $(INSTALLED) ## test the package and the repository (a few minutes; the book's pages are tested by make book)
-	@$(BIN)/python -m pytest --ignore=tests/book
+	@$(BIN)/python -m pytest --ignore=tests/book -m "not slow"
+
+.PHONY: slow-tests
+slow-tests: $(INSTALLED) ## the tests that take processes, kills or compilers (minutes)
+	@$(BIN)/python -m pytest --ignore=tests/book -m slow
 
 .PHONY: colab
 colab: $(INSTALLED) ## run each learner's notebook in a fresh environment, as Colab would

@@ -68,6 +68,7 @@ def run(place: Path, arguments: tuple[str, ...], variables: dict[str, str], **st
 @pytest.mark.parametrize(
     "line", [line for line in AS_PROCESSES if not any("\0" in word for word in line.arguments)], ids=str
 )
+@pytest.mark.slow
 def test_bad_input_of_a_process_is_one_sentence(place, line: Line) -> None:
     done = run(place, line.arguments, line.variables)
     assert done.returncode in (1, 2)

@@ -185,6 +185,7 @@ def test_data_sets_are_listed_and_described(capsys):
     assert "10 classes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_numbers(here):
     command = [sys.executable, "-m", "deepvit_edu", "train", *FAST, "--limit", "512", "--epochs", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

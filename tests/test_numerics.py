@@ -117,6 +117,7 @@ def test_one_graph_of_a_training_step_equals_eager(name):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 @torch.no_grad()
+@pytest.mark.slow
 def test_inductor_equals_eager():
     model, images = small("deepvit_s", tokens="patch", token_options={}).eval(), photos()
     torch.testing.assert_close(compiled(model, "inductor")(images), model(images), rtol=1e-4, atol=1e-5)

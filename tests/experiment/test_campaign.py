@@ -47,6 +47,7 @@ def plans(repository):
     return [load_plan(repository / f"book/experiments/{name}.yml") for name in ("first", "second")]
 
 
+@pytest.mark.slow
 def test_everything_that_is_missing_is_run_by_the_code_of_the_commit(repository, monkeypatch):
     monkeypatch.setattr(campaign, "LOOK_SECONDS", 0.2)
     path, folder = repository / "book/experiments/campaign.yml", repository / "book/records"
@@ -66,6 +67,7 @@ def test_everything_that_is_missing_is_run_by_the_code_of_the_commit(repository,
     assert git(repository, "log", "--format=%s") == "plans"  # it commits nothing
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_and_a_pause_frees_the_processor(repository, monkeypatch):
     monkeypatch.setattr(campaign, "LOOK_SECONDS", 0.2)
     path, folder = repository / "book/experiments/campaign.yml", repository / "book/records"

@@ -269,6 +269,7 @@ def test_a_process_that_dies_is_a_sentence(tmp_path, monkeypatch):
         run(load_plan(write_plan(tmp_path)), tmp_path / "records")
 
 
+@pytest.mark.slow
 def test_side_by_side_gives_the_same_numbers(tmp_path):
     plan = load_plan(write_plan(tmp_path))
     run(plan, tmp_path / "one")

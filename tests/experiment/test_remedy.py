@@ -223,6 +223,7 @@ print(weigh_remedy(Mean, sys.argv[1], folder=sys.argv[2], progress=False).accura
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_share_a_folder(tmp_path):
     plan = write_plan(tmp_path, arms={"plain": None}, contrasts=None)
     command = [sys.executable, "-c", RACE, str(plan), str(tmp_path / "records")]

@@ -410,6 +410,7 @@ def _shard_and_step(rank: int, store: str, results: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_data_parallel_and_sharded_models_compute_the_same(tmp_path):
     torch.multiprocessing.spawn(_shard_and_step, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
     outputs = torch.load(tmp_path / "out.0")

@@ -50,6 +50,7 @@ def test_tests_pass_and_fail_and_the_rest_of_a_notebook_goes_on_after_a_loop() -
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_kernel_that_dies_or_does_not_listen_earns_nothing_from_there_on(code: str, remark: str) -> None:
     notebook = graded("assert True", code, "assert True")
     done = execute(notebook, SANDBOX, hidden_folders(), seconds=4, deadline=40)

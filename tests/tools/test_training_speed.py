@@ -4,6 +4,7 @@ from tools.measure import training_speed
 from tools.measure.training_speed import Way, measure, training
 
 
+@pytest.mark.slow
 def test_ways_take_turns_in_processes_of_their_own(monkeypatch):
     monkeypatch.setattr(training_speed, "STEPS", 1)
     ways = [Way({"lever": name}, copies=copies) for name, copies in (("none", 1), ("two at once", 2))]

@@ -105,6 +105,7 @@ def measure(folder, *more):
     imagenet_speed.main([*small, *changes])
 
 
+@pytest.mark.slow
 def test_script_of_the_page_measures_recipes_and_records_them(tmp_path, capsys):
     (command,) = (command for command in page_commands() if "imagenet_speed" in command)
     assert command == "python -m tools.measure.imagenet_speed --photos /data/imagenet/val"

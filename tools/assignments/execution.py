@@ -157,6 +157,11 @@ class _Client(NotebookClient):
         with contextlib.suppress(Exception):
             await self.km.shutdown_kernel(now=True)
 
+    async def _async_cleanup_kernel(self) -> None:
+        """As of nbclient, which may ask twice where a kernel dies while it is being stopped."""
+        if self.km is not None:
+            await super()._async_cleanup_kernel()
+
     async def _async_handle_timeout(self, timeout: int, cell: NotebookNode | None = None) -> dict | None:
         self.stopped.append(id(cell))
         return await super()._async_handle_timeout(timeout, cell)

@@ -44,15 +44,19 @@ def measure_start(model: VisionTransformer, images: Tensor) -> dict[str, float]:
         found["map_deviation"].append(attn.std(dim=(0, 2, 3)).mean().item())
         found["row_length"].append(attn.norm(dim=-1).mean().item())
 
-    def see_branch(block: nn.Module, inputs: tuple) -> None:
+    def see_block(block: nn.Module, inputs: tuple) -> None:
         stream = inputs[0].square().mean().sqrt()
-        branch = block.scale1(block.attn(block.norm1(inputs[0]))) * block.branch_scale
-        found["branch_share"].append((branch.square().mean().sqrt() / stream).item())
+
+        def see_branch(_: nn.Module, __: tuple, branch: Tensor) -> None:
+            found["branch_share"].append((branch.square().mean().sqrt() * block.branch_scale / stream).item())
+            handle.remove()
+
+        handle = block.scale1.register_forward_hook(see_branch)
 
     model.train()
     with ExitStack() as hooks:
         for block in model.blocks:
-            hooks.callback(block.register_forward_pre_hook(see_branch).remove)
+            hooks.callback(block.register_forward_pre_hook(see_block).remove)
             hooks.callback(block.attn.used_map.register_forward_hook(see_map).remove)
         model(images)
     return {name: fmean(values) for name, values in found.items()}

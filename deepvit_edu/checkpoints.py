@@ -72,11 +72,13 @@ def _check_same_parts(expected: dict[str, Tensor], found: dict[str, Tensor]) -> 
     missing, unknown = set(expected) - set(found), set(found) - set(expected)
     if missing or unknown:
         raise ValueError("; ".join(filter(None, (_some("missing", missing), _some("not known", unknown)))))
-    for name, ours in expected.items():
-        if ours.shape != found[name].shape:
-            raise ValueError(f"its {name} is {tuple(found[name].shape)} and its configuration says {tuple(ours.shape)}")
-        if ours.is_floating_point() != found[name].is_floating_point():
-            raise ValueError(f"its {name} holds {found[name].dtype}, of another type than {ours.dtype}")
+    for name, wanted in expected.items():
+        if wanted.shape != found[name].shape:
+            raise ValueError(
+                f"its {name} is {tuple(found[name].shape)} and its configuration says {tuple(wanted.shape)}"
+            )
+        if wanted.is_floating_point() != found[name].is_floating_point():
+            raise ValueError(f"its {name} holds {found[name].dtype}, of another type than {wanted.dtype}")
 
 
 # Our name of a parameter, as a pattern, and the authors'; applied one after the other.
@@ -121,10 +123,9 @@ def official_names(config: ViTConfig) -> dict[str, str]:
     renames = _RENAMES + _RENAMES_OF_TOKENS.get(config.tokens, ())
     with torch.device("meta"):
         names = {name: name for name in VisionTransformer(config).state_dict()}
-    for ours, name in names.items():
+    for name in names:
         for pattern, replacement in renames:
-            name = re.sub(pattern, replacement, name)
-        names[ours] = name
+            names[name] = re.sub(pattern, replacement, names[name])
     return names
 
 
@@ -147,7 +148,7 @@ def _translate(state_dict: dict[str, Tensor], names: dict[str, str], what: str) 
     if missing or unknown:
         problems = "; ".join(filter(None, (_some("missing", missing), _some("not known", unknown))))
         raise ValueError(f"these are not weights of {what}: {problems}")
-    return {ours: _convert(theirs, state_dict[theirs]) for ours, theirs in names.items()}
+    return {name: _convert(official, state_dict[official]) for name, official in names.items()}
 
 
 def to_official(state_dict: dict[str, Tensor], name: str, **overrides: object) -> dict[str, Tensor]:
@@ -159,7 +160,7 @@ def to_official(state_dict: dict[str, Tensor], name: str, **overrides: object) -
         overrides: options with which the model was created that change its parameters (`depth`, say).
     """
     names = official_names(model_config(name, dense_head="dense_head.weight" in state_dict, **overrides))
-    return {theirs: _convert(theirs, state_dict[ours], back=True) for ours, theirs in names.items()}
+    return {official: _convert(official, state_dict[name], back=True) for name, official in names.items()}
 
 
 def _some(what: str, names: set[str]) -> str:
@@ -199,11 +200,11 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
         if name.endswith("scale2.gamma"):  # the first release had none
             weights.setdefault(names[name], torch.ones_like(parameter))
     _check_heads(model, weights, path)
-    ours = _translate(weights, names, str(path))
-    ours["pos_embed"] = _fit_positions(ours["pos_embed"], model)
+    loaded = _translate(weights, names, str(path))
+    loaded["pos_embed"] = _fit_positions(loaded["pos_embed"], model)
     for name, parameter in model.state_dict().items():
-        _check_fit(name, ours[name], parameter, path)
-    model.load_state_dict(ours)
+        _check_fit(name, loaded[name], parameter, path)
+    model.load_state_dict(loaded)
     return model
 
 
@@ -224,16 +225,16 @@ def load_pretrained(model: VisionTransformer, path: str | Path) -> list[str]:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is damaged, holds code, or belongs to another model; the model is left as it was.
     """
-    ours, expected = _weights_of(model, path), model.state_dict()
-    heads = [name for name in {*expected, *ours} if name.startswith(("head.", "dense_head."))]
-    new = [name for name in heads if name not in ours or ours[name].shape != expected.get(name, ours[name]).shape]
-    ours = {name: value for name, value in ours.items() if name in expected and name not in new}
-    if missing := set(expected) - set(ours) - set(new):
+    loaded, expected = _weights_of(model, path), model.state_dict()
+    heads = [name for name in {*expected, *loaded} if name.startswith(("head.", "dense_head."))]
+    new = [name for name in heads if name not in loaded or loaded[name].shape != expected.get(name, loaded[name]).shape]
+    loaded = {name: value for name, value in loaded.items() if name in expected and name not in new}
+    if missing := set(expected) - set(loaded) - set(new):
         raise ValueError(f"these are not weights of this model: {_some('missing', missing)} in {path}")
-    ours["pos_embed"] = _fit_positions(ours["pos_embed"], model)
-    for name, value in ours.items():
+    loaded["pos_embed"] = _fit_positions(loaded["pos_embed"], model)
+    for name, value in loaded.items():
         _check_fit(name, value, expected[name], path)
-    model.load_state_dict(ours, strict=False)
+    model.load_state_dict(loaded, strict=False)
     return sorted(name for name in new if name in expected)
 
 
@@ -247,10 +248,10 @@ def _weights_of(model: VisionTransformer, path: str | Path) -> dict[str, Tensor]
     config = replace(model.config, dense_head="aux_head.weight" in weights, num_classes=1)
     names = official_names(config)
     if "head.weight" not in weights:
-        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith("head.")}
-    for ours, theirs in names.items():
-        if ours.endswith("scale2.gamma"):  # the first release had none
-            weights.setdefault(theirs, torch.ones_like(model.state_dict()[ours]))
+        names = {name: official for name, official in names.items() if not name.startswith("head.")}
+    for name, official in names.items():
+        if name.endswith("scale2.gamma"):  # the first release had none
+            weights.setdefault(official, torch.ones_like(model.state_dict()[name]))
     return _translate(weights, names, str(path))
 
 
@@ -264,16 +265,16 @@ def _check_heads(model: VisionTransformer, weights: dict[str, Tensor], path: str
         raise ValueError(f"{path} has no dense head; create the model with dense_head=False")
 
 
-def _check_fit(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> None:
+def _check_fit(name: str, loaded: Tensor, expected: Tensor, path: str | Path) -> None:
     """ValueError if a tensor of a file does not fit the model's parameter of that name."""
-    if theirs.shape != ours.shape:
-        hint = f"; create the model with num_classes={_first(theirs)}" if name.startswith("head.") else ""
+    if loaded.shape != expected.shape:
+        hint = f"; create the model with num_classes={_first(loaded)}" if name.startswith("head.") else ""
         raise ValueError(
-            f"{path} has a {name} of shape {tuple(theirs.shape)}, the model one of {tuple(ours.shape)}{hint}"
+            f"{path} has a {name} of shape {tuple(loaded.shape)}, the model one of {tuple(expected.shape)}{hint}"
         )
-    if theirs.is_floating_point() != ours.is_floating_point():
-        raise ValueError(f"{path} has a {name} of {theirs.dtype}, the model one of {ours.dtype}")
-    check_finite({name: theirs}, path)
+    if loaded.is_floating_point() != expected.is_floating_point():
+        raise ValueError(f"{path} has a {name} of {loaded.dtype}, the model one of {expected.dtype}")
+    check_finite({name: loaded}, path)
 
 
 def _first(tensor: Tensor) -> int:

@@ -185,6 +185,13 @@ def test_documents_name_real_commands_and_files(name: str) -> None:
         assert (ROOT / link).exists(), f"{name} links to {link}, which is not there"
 
 
+def test_every_target_is_explained_where_it_is_needed() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "book" / "appendix").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"make\s([a-z-]+)", text))
+    assert make_targets() <= named, f"no document names {make_targets() - named}"
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_documents_write_commands_that_can_be_given(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -163,11 +163,11 @@ def _beside(count: int, load: Load, device: str) -> Iterator[Callable[[], None]]
     ends, processes = [], []
     try:
         for _ in range(count):
-            ours, theirs = context.Pipe()
-            ends.append(ours)
-            processes.append(context.Process(target=_train_on_request, args=(theirs, load, device), daemon=True))
+            near, far = context.Pipe()
+            ends.append(near)
+            processes.append(context.Process(target=_train_on_request, args=(far, load, device), daemon=True))
             processes[-1].start()
-            theirs.close()  # or the end of the process would not be noticed
+            far.close()  # or the end of the process would not be noticed
         yield partial(_tell_all, ends)
     finally:
         for process in processes:

@@ -103,8 +103,8 @@ def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -
     for seed in seeds:
         pairs = zip(contrast.treatment, contrast.control, strict=True)
         each = [
-            recorded_value(found[ours][seed], measure) - recorded_value(found[theirs][seed], measure)
-            for ours, theirs in pairs
+            recorded_value(found[treated][seed], measure) - recorded_value(found[untreated][seed], measure)
+            for treated, untreated in pairs
         ]
         differences.append(each[0] if not contrast.levels else float(np.polyfit(np.log2(contrast.levels), each, 1)[0]))
     level = 1 - 0.05 / (plan.primary_contrasts if contrast.primary else 1)

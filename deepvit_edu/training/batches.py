@@ -42,7 +42,7 @@ def seed_of(*numbers: int) -> int:
 
 
 @dataclass
-class Share:
+class StepSampler:
     """Which images each process sees at each step: a function of the seed, not of how many processes there are.
 
     A step's images are cut into batches of `batch_size`, dealt to the processes in turn.
@@ -140,23 +140,23 @@ class MemoryBatches:
             raise ValueError(
                 f"there are {len(label_maps)} label maps for {len(train_set)} images; make them of these images"
             )
-        self.recipe, self.share, self.device = recipe, Share(train_set, recipe, processes), processes.device
+        self.recipe, self.sampler, self.device = recipe, StepSampler(train_set, recipe, processes), processes.device
         self.train_set, self.test_set = train_set.to(self.device), test_set.to(self.device)
         self.label_maps = None if label_maps is None else label_maps.to(self.device)
         self.label_maps_hash = None if label_maps is None else tensor_hash(label_maps)
 
     def training(self, first_step: int) -> Iterator[Batch]:
         """This process's batches from a step on, one after the other; each leaves the generators as its seed does."""
-        return (self.batch(step, number) for step in self.share.steps(first_step) for number in self.share.batches)
+        return (self.batch(step, number) for step in self.sampler.steps(first_step) for number in self.sampler.batches)
 
     def again(self, steps: Iterable[int]) -> Iterator[Batch]:
         """All processes' batches of some steps, as they were."""
-        return (self.batch(step, number) for step in steps for number in self.share.all_batches)
+        return (self.batch(step, number) for step in steps for number in self.sampler.all_batches)
 
     def batch(self, step: int, number: int) -> Batch:
         """A batch of a step: a function of these numbers and the seed alone."""
-        r, chosen = self.recipe, self.share.images(step, number).to(self.device)
-        self.share.set_seed(step, number)
+        r, chosen = self.recipe, self.sampler.images(step, number).to(self.device)
+        self.sampler.set_seed(step, number)
         images, labels = self.train_set.batch(chosen)
         views = random_views(len(images), r.smallest_crop, r.flip) if r.smallest_crop else None
         if views is None:

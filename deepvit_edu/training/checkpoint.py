@@ -16,7 +16,7 @@ FORMER = "checkpoint.pt"
 """The only checkpoint of a run on a set in memory, once; it is still read."""
 
 
-class Keeper:
+class CheckpointManager:
     """The checkpoints in a folder, of which it keeps the newest.
 
     Args:

@@ -30,7 +30,7 @@ from ..augment import Views
 from ..data import DataError, ImageSet
 from ..labels import check_label_maps, load_official_label_map
 from ..nn.model import VisionTransformer
-from .batches import Batch, Share, seed_of
+from .batches import Batch, StepSampler, seed_of
 from .image_files import UNREADABLE, Files
 from .processes import Processes
 from .recipe import Recipe
@@ -124,7 +124,7 @@ class TestView:
         return torch.as_tensor(np.asarray(self.transform(image))), [0.0, 0.0, 1.0, 1.0], False
 
 
-class Pictures(Dataset):
+class ImageFiles(Dataset):
     """Images by key (number, seed): pixels uint8 (3, S, S) and their `Targets`.
 
     An unreadable image is replaced by the next readable one; the targets say so.
@@ -178,15 +178,15 @@ class Pictures(Dataset):
 class Keys(Sampler):
     """The keys of this process's batches, from a step on to the end of training."""
 
-    def __init__(self, share: Share, first_step: int) -> None:
-        self.share, self.first_step = share, first_step
+    def __init__(self, sampler: StepSampler, first_step: int) -> None:
+        self.sampler, self.first_step = sampler, first_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        seed = self.share.recipe.seed
-        for step in self.share.steps(self.first_step):
-            epoch = step // self.share.steps_per_epoch
-            for batch in self.share.batches:
-                numbers = self.share.images(step, batch).tolist()
+        seed = self.sampler.recipe.seed
+        for step in self.sampler.steps(self.first_step):
+            epoch = step // self.sampler.steps_per_epoch
+            for batch in self.sampler.batches:
+                numbers = self.sampler.images(step, batch).tolist()
                 yield [(number, seed_of(seed, epoch, number)) for number in numbers]
 
 
@@ -201,7 +201,7 @@ class EveryNth(Sampler):
             yield [(number, 0) for number in self.numbers[start : start + self.batch_size]]
 
 
-def load(pictures: Pictures, sampler: Sampler, device: torch.device, workers: int) -> Iterator[Batch]:
+def load(pictures: ImageFiles, sampler: Sampler, device: torch.device, workers: int) -> Iterator[Batch]:
     """Batches of images, normalised on the device by timm's loader.
 
     Args:
@@ -281,18 +281,18 @@ class FileBatches:
         if label_maps and not Path(label_maps).is_dir():
             raise FileNotFoundError(f"there is no folder {label_maps}; name the one that holds the label maps")
         self.train_set, self.test_set, self.img_size = train_set, test_set, model.config.img_size
-        self.recipe, self.share, self.device = recipe, Share(train_set, recipe, processes), processes.device
+        self.recipe, self.sampler, self.device = recipe, StepSampler(train_set, recipe, processes), processes.device
         self.label_maps, self.workers = label_maps, workers
 
     def training(self, first_step: int) -> Iterator[Batch]:
         """This process's batches from a step on, one after the other; each leaves the generators as its seed does."""
         view = TrainView(self.recipe, self.img_size, self.train_set.mean)
-        pictures = Pictures(self.train_set, view, self.label_maps)
-        batches = load(pictures, Keys(self.share, first_step), self.device, self.workers)
-        for step in self.share.steps(first_step):
-            for number in self.share.batches:
+        pictures = ImageFiles(self.train_set, view, self.label_maps)
+        batches = load(pictures, Keys(self.sampler, first_step), self.device, self.workers)
+        for step in self.sampler.steps(first_step):
+            for number in self.sampler.batches:
                 batch = next(batches)  # which draws numbers too
-                self.share.set_seed(step, number)
+                self.sampler.set_seed(step, number)
                 yield batch
 
 
@@ -300,7 +300,7 @@ def file_test_batches(
     files: Files, img_size: int, batch_size: int, processes: Processes, workers: int
 ) -> Iterator[Batch]:
     """Images from files as a test sees them, in order and dealt to the processes."""
-    pictures = Pictures(files, TestView(files.preparation, img_size))
+    pictures = ImageFiles(files, TestView(files.preparation, img_size))
     return load(pictures, EveryNth(len(files), batch_size, processes), processes.device, workers)
 
 

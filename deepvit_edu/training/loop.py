@@ -31,12 +31,12 @@ from ..old_options import current_identity
 from ..options import check_options, option
 from ..signals import Interrupted, stop_requests
 from .batches import Batch, MemoryBatches
-from .checkpoint import Keeper, size_of
+from .checkpoint import CheckpointManager, size_of
 from .evaluation import evaluate
 from .file_batches import WORKERS, FileBatches
 from .image_files import Files, names_of
-from .objective import Learner, Objective
-from .pace import Pace
+from .objective import Objective, TrainingModel
+from .pace import SpeedMeter
 from .processes import Processes
 from .recipe import EXECUTION, Recipe
 from .schedule import make_schedule
@@ -230,24 +230,24 @@ class Run:
         show: bool = False,
     ) -> None:
         self.recipe, self.batches, self.name, self.out, self.show = recipe, batches, name, out, show
-        self.settings, self.share, self.processes = settings or Settings(), batches.share, batches.share.processes
+        self.settings, self.sampler, self.processes = settings or Settings(), batches.sampler, batches.sampler.processes
         self.train_set, self.test_set, self.device = batches.train_set, batches.test_set, self.processes.device
-        self.num_steps = len(self.share.steps(0))
+        self.num_steps = len(self.sampler.steps(0))
         self.model = self._prepare(model)
         self.dtype = pick_precision(recipe.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.optimizer = create_optimizer_v2(
             model, opt="adamw", lr=recipe.highest_rate, weight_decay=recipe.weight_decay
         )
-        self.set_learning_rate = make_schedule(self.optimizer, recipe, self.share.steps_per_epoch)
+        self.set_learning_rate = make_schedule(self.optimizer, recipe, self.sampler.steps_per_epoch)
         self.ema = None
         if recipe.ema_decay:
             self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
-        self.learner = self.processes.wrap(Learner(model, dense=bool(recipe.token_weight)))
-        forward = torch.compile(self.learner) if recipe.compile else self.learner
+        self.training_model = self.processes.wrap(TrainingModel(model, dense=bool(recipe.token_weight)))
+        forward = torch.compile(self.training_model) if recipe.compile else self.training_model
         self.objective = Objective(recipe, model, forward, self.device)
-        self.progress, self.pace = Progress(), Pace(recipe.images_per_step)
-        self.keeper: Keeper | None = None
+        self.progress, self.pace = Progress(), SpeedMeter(recipe.images_per_step)
+        self.checkpoints: CheckpointManager | None = None
         self._batches: Iterator[Batch] | None = None
         self._unread: list[Tensor] = []  # numbers of images that could not be read since the last look, and -1
 
@@ -275,11 +275,11 @@ class Run:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        for last in [False] * (self.share.count - 1) + [True]:
+        for last in [False] * (self.sampler.count - 1) + [True]:
             batch = self._next_batch()
             with self._gradients_averaged(last):  # over the processes, once a step
                 with autocast(self.device, self.dtype):
-                    part = self.objective(batch) / self.share.count
+                    part = self.objective(batch) / self.sampler.count
                 self.scaler.scale(part).backward()
             loss += part.detach()
         if recipe.clip_grad:
@@ -292,7 +292,7 @@ class Run:
         return loss
 
     def _gradients_averaged(self, now: bool) -> Any:
-        return nullcontext() if now or self.processes.count == 1 else self.learner.no_sync()
+        return nullcontext() if now or self.processes.count == 1 else self.training_model.no_sync()
 
     def _next_batch(self) -> Batch:
         if self._batches is None:
@@ -345,7 +345,7 @@ class Run:
     def _is_measured_after(self, step: int) -> bool:
         """Whether an evaluation follows after so many steps: as often as the recipe says, and at the end."""
         if not self.recipe.evaluate_every:
-            return step % self.share.steps_per_epoch == 0
+            return step % self.sampler.steps_per_epoch == 0
         return step * self.recipe.images_per_step % self.recipe.evaluate_every == 0 or step == self.num_steps
 
     def _look(self, losses: list[Tensor]) -> None:
@@ -393,7 +393,7 @@ class Run:
         measured = evaluate(self.evaluated_model, self.test_set, min(500, 4 * recipe.batch_size), **how)
         if not np.isfinite(measured["loss"]):  # the last step broke the weights
             raise NonFiniteLossError(self._non_finite_message(measured["loss"], p.step - 1))
-        per_epoch = self.share.steps_per_epoch
+        per_epoch = self.sampler.steps_per_epoch
         row = {
             "epoch": p.step / per_epoch if recipe.evaluate_every else p.step // per_epoch,
             "images": p.step * recipe.images_per_step,
@@ -437,9 +437,9 @@ class Run:
         return {**shown, "images/s": f"{p.step * self.recipe.images_per_step / p.seconds:.0f}"}
 
     def _non_finite_message(self, loss: float, step: int) -> str:
-        kept = self.keeper and self.keeper.paths()
+        kept = self.checkpoints and self.checkpoints.paths()
         return (
-            f"the loss became {loss} at step {step} (epoch {step // self.share.steps_per_epoch + 1}); lower the "
+            f"the loss became {loss} at step {step} (epoch {step // self.sampler.steps_per_epoch + 1}); lower the "
             f"learning rate (now {self.recipe.highest_rate:g}), lengthen the warm-up, or train in precision float32"
             + (f"; the last good state is in {kept[0]}" if kept else "")
         )
@@ -478,12 +478,14 @@ class Run:
             FileExistsError, OSError, ValueError: as of `train`.
         """
         if self.out and self.processes.is_first:
-            self.keeper = Keeper(self.out, self.settings.keep)
-            if self.keeper.paths() and not resume:
+            self.checkpoints = CheckpointManager(self.out, self.settings.keep)
+            if self.checkpoints.paths() and not resume:
                 raise FileExistsError(f"{self.out} already holds a run; resume it, or choose another folder")
             weights = size_of(self.model.state_dict())
-            self.keeper.check_space(weights * (4 if self.ema else 3))  # the weights, AdamW's two moments, the average
-        state = self.processes.share(self.keeper.load() if self.keeper else None)
+            self.checkpoints.check_space(
+                weights * (4 if self.ema else 3)
+            )  # the weights, AdamW's two moments, the average
+        state = self.processes.share(self.checkpoints.load() if self.checkpoints else None)
         if state is not None:
             self._check_identity(state["identity"])
             self._restore(state)
@@ -491,7 +493,7 @@ class Run:
 
     def save_checkpoint(self) -> None:
         """Writes the whole state, atomically. The first process's state is everyone's, so it alone writes."""
-        if self.keeper:
+        if self.checkpoints:
             state = {
                 "identity": self._identity(),
                 "progress": asdict(self.progress),
@@ -500,7 +502,7 @@ class Run:
                 "scaler": self.scaler.state_dict(),
                 "ema": self.ema.module.state_dict() if self.ema else None,
             }
-            self.keeper.save(self.progress.step, state)
+            self.checkpoints.save(self.progress.step, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Puts back what was saved; on a device with another "auto" precision the run goes on in that one."""
@@ -512,7 +514,7 @@ class Run:
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         p.total_seconds = max(p.total_seconds, p.seconds)
-        per_epoch = self.share.steps_per_epoch * self.recipe.images_per_step
+        per_epoch = self.sampler.steps_per_epoch * self.recipe.images_per_step
         p.curves.setdefault("images", [epoch * per_epoch for epoch in p.curves["epoch"]])
 
     def _identity(self) -> dict:
@@ -565,7 +567,7 @@ class Run:
         if self.ema:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.model.eval()
-        if self.keeper:
+        if self.checkpoints:
             about = {
                 "name": self.name,
                 "dataset": self.train_set.name,

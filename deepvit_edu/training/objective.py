@@ -17,7 +17,7 @@ from .batches import Batch
 from .recipe import Recipe
 
 
-class Learner(nn.Module):
+class TrainingModel(nn.Module):
     """The model as training calls it: with the logits of every token where these are trained too."""
 
     def __init__(self, model: VisionTransformer, dense: bool) -> None:
@@ -35,7 +35,7 @@ class Objective:
     Args:
         recipe: for smoothing, mixing, erasing, the regulariser and token labeling.
         model: whose maps the regulariser reads.
-        forward: the model's `Learner`, perhaps compiled, or wrapped for several processes.
+        forward: the model's `TrainingModel`, perhaps compiled, or wrapped for several processes.
         device: where the images are.
     """
 

@@ -11,7 +11,7 @@ IMAGENET_IMAGES = 1_281_167
 """Training images of ImageNet-1k."""
 
 
-class Pace:
+class SpeedMeter:
     """Images per second between two looks at a run, and the share of that time in which it waited for images.
 
     Each window goes from `start` to `look`; what comes between (an evaluation, a checkpoint) is left out.

@@ -15,7 +15,7 @@ from deepvit_edu.map_penalty import collected_maps, map_likeness
 from deepvit_edu.records import load_record
 from deepvit_edu.training import Interrupted, Run
 from deepvit_edu.training.batches import Batch
-from deepvit_edu.training.objective import Learner, Objective
+from deepvit_edu.training.objective import Objective, TrainingModel
 from tests.training.helpers import (
     SMALL,
     flags,
@@ -221,7 +221,7 @@ def objective(**changes):
     torch.manual_seed(0)
     setup = small_setup(**changes)
     model = setup.build().train()
-    return Objective(setup.recipe, model, Learner(model, dense=False), CPU)
+    return Objective(setup.recipe, model, TrainingModel(model, dense=False), CPU)
 
 
 def test_penalty_is_the_likeness_of_the_first_pairs():

@@ -12,8 +12,8 @@ from timm.data.readers.img_extensions import get_img_extensions
 from deepvit_edu.augment import Views, take_views
 from deepvit_edu.data import DataError
 from deepvit_edu.training import image_files
-from deepvit_edu.training.batches import Share
-from deepvit_edu.training.file_batches import EveryNth, Keys, Pictures, TestView, TrainView, load, read_all
+from deepvit_edu.training.batches import StepSampler
+from deepvit_edu.training.file_batches import EveryNth, ImageFiles, Keys, TestView, TrainView, load, read_all
 from deepvit_edu.training.image_files import find_files
 from deepvit_edu.training.processes import Processes
 from tests.training.helpers import CLASSES, make_imagenet, make_label_maps, small_setup
@@ -50,10 +50,10 @@ def test_folder_is_read(root):
 @pytest.mark.parametrize("per_class", [True, False])
 def test_tar_files_hold_the_same_images(root, per_class):
     expected = find_files(root, ALONE, 3)[0]
-    pixels = [Pictures(expected, TestView(CONFIG, 32))[number, 0][0] for number in range(24)]
+    pixels = [ImageFiles(expected, TestView(CONFIG, 32))[number, 0][0] for number in range(24)]
     tar_up(root, "train", per_class)
     found = find_files(root, ALONE, 3)[0]
-    pictures = Pictures(found, TestView(CONFIG, 32))
+    pictures = ImageFiles(found, TestView(CONFIG, 32))
     assert (found.labels, found.classes) == (expected.labels, expected.classes)
     assert all(torch.equal(pictures[number, 0][0], pixels[number]) for number in range(24))
 
@@ -67,7 +67,7 @@ def test_tars_and_folders_number_the_classes_alike(tmp_path, monkeypatch):
     assert train.classes == val.classes == ["1", "10", "2"]
     of_second = [name for name, label in zip(train.names, train.labels, strict=True) if label == 1]
     assert {PurePosixPath(name).name.split("_")[0] for name in of_second} == {"10"}
-    assert Pictures(train, TestView(CONFIG, 32))[5, 0][0].shape == (3, 32, 32)
+    assert ImageFiles(train, TestView(CONFIG, 32))[5, 0][0].shape == (3, 32, 32)
 
 
 def test_the_index_of_tars_follows_them(root):
@@ -134,7 +134,7 @@ def test_a_steps_images_and_seeds_do_not_depend_on_the_number_of_processes(root)
     files = find_files(root, ALONE, 3)[0].subset(torch.arange(21))
 
     def steps(count):
-        samplers = [list(Keys(Share(files, recipe, Processes(rank, count, CPU)), 0)) for rank in range(count)]
+        samplers = [list(Keys(StepSampler(files, recipe, Processes(rank, count, CPU)), 0)) for rank in range(count)]
         per_step = recipe.accumulation(count)
         return [
             {tuple(batch) for batches in samplers for batch in batches[at : at + per_step]}
@@ -146,7 +146,7 @@ def test_a_steps_images_and_seeds_do_not_depend_on_the_number_of_processes(root)
     assert steps(2) == steps(4) == alone
     first_epoch = [key[0] for step in alone[:2] for batch in step for key in batch]
     assert len(set(first_epoch)) == 16
-    resumed, whole = (list(Keys(Share(files, recipe, ALONE), first)) for first in (3, 0))
+    resumed, whole = (list(Keys(StepSampler(files, recipe, ALONE), first)) for first in (3, 0))
     assert resumed == whole[3 * 4 :]
 
 
@@ -158,7 +158,7 @@ def test_every_nth_covers_each_image_once(count):
 
 def test_an_image_depends_on_its_seed_alone(root):
     files = find_files(root, ALONE, 3)[0]
-    pictures = Pictures(files, TrainView(small_setup().recipe, 32, HALF))
+    pictures = ImageFiles(files, TrainView(small_setup().recipe, 32, HALF))
     (first, facts), (again, _), (other, _) = pictures[4, 7], pictures[4, 7], pictures[4, 8]
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -176,7 +176,7 @@ def test_the_view_that_is_told_is_the_view_that_is_seen(root):
     whole = Image.fromarray(np.stack([*ramps, np.zeros_like(ramps[0])], axis=2))
     whole.save(root / "train" / files.names[0], format="PNG")
     for seed in range(6):
-        seen, facts = Pictures(files, TrainView(recipe, 32, HALF))[0, seed]
+        seen, facts = ImageFiles(files, TrainView(recipe, 32, HALF))[0, seed]
         image = torch.as_tensor(np.array(whole)).permute(2, 0, 1).float()[None]
         expected = take_views(image, Views(facts.crops[None], facts.mirrored[None]), 32)[0]
         assert (seen.float() - expected).abs().mean() < 3
@@ -184,7 +184,7 @@ def test_the_view_that_is_told_is_the_view_that_is_seen(root):
 
 def test_strongest_posterizing_makes_black_and_no_error(root):
     view = TrainView(small_setup(auto_augment="rand-m10-inc1", smallest_crop=1).recipe, 32, HALF)
-    pictures = Pictures(find_files(root, ALONE, 3)[0], view)
+    pictures = ImageFiles(find_files(root, ALONE, 3)[0], view)
     brightest = [pictures[0, seed][0].max() for seed in range(100)]
     assert 0 in brightest
 
@@ -192,18 +192,18 @@ def test_strongest_posterizing_makes_black_and_no_error(root):
 def test_unreadable_image_is_named_and_replaced(root):
     files = find_files(root, ALONE, 3)[0]
     (root / "train" / files.names[5]).write_bytes(b"no image")
-    _, targets = Pictures(files, TestView(CONFIG, 32))[5, 0]
+    _, targets = ImageFiles(files, TestView(CONFIG, 32))[5, 0]
     assert (targets.numbers, targets.readable) == (5, False)
     for name in files.names:
         (root / "train" / name).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"10 images from .* cannot be read"):
-        Pictures(files, TestView(CONFIG, 32))[5, 0]
+        ImageFiles(files, TestView(CONFIG, 32))[5, 0]
 
 
 def test_loader_normalises_and_brings_label_maps(root, tmp_path):
     maps = make_label_maps(tmp_path / "maps", root)
     files = find_files(root, ALONE, 3)[0]
-    pictures = Pictures(files, TestView(CONFIG, 32), maps)
+    pictures = ImageFiles(files, TestView(CONFIG, 32), maps)
     batch = next(load(pictures, EveryNth(24, 4, ALONE), CPU, 0))
     assert batch.images.shape == (4, 3, 32, 32)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (files.mean, files.std))

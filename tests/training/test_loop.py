@@ -570,7 +570,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused():
 def test_accumulated_batches_are_those_of_one_step():
     whole = replace(RECIPE, batch_size=8, mixup=0, cutmix=0, erase=0, rand_augment=0, crop_padding=0, flip=0)
     shares = [
-        make_batches(tiny_set(), tiny_set(12), recipe, tiny_model()).share
+        make_batches(tiny_set(), tiny_set(12), recipe, tiny_model()).sampler
         for recipe in (whole, replace(whole, batch_size=4, total_batch=8))
     ]
     assert shares[0].images(1, 0).tolist() == [*shares[1].images(1, 0).tolist(), *shares[1].images(1, 1).tolist()]

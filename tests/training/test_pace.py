@@ -7,7 +7,7 @@ from PIL import Image
 
 from deepvit_edu.records import load_measurement
 from deepvit_edu.training import TrialEnded, pace
-from deepvit_edu.training.pace import Pace, speed_table, training_hours
+from deepvit_edu.training.pace import SpeedMeter, speed_table, training_hours
 from tools.measure import imagenet_speed
 
 from .helpers import SMALL, flags, make_imagenet, run_files, small_setup, together
@@ -32,7 +32,7 @@ def window(measured, clock, step, computing, waiting):
 
 
 def test_pace_is_of_windows_without_the_first(clock):
-    measured = Pace(images_per_step=10)
+    measured = SpeedMeter(images_per_step=10)
     assert measured.row() is None
     assert window(measured, clock, 2, computing=50, waiting=50) == 100
     assert measured.row() is None  # the readers started in it
@@ -45,7 +45,7 @@ def test_pace_is_of_windows_without_the_first(clock):
 
 
 def test_what_is_no_training_does_not_count(clock):
-    measured = Pace(images_per_step=10)
+    measured = SpeedMeter(images_per_step=10)
     window(measured, clock, 1, computing=1, waiting=0)
     clock[0] += 1000  # an evaluation
     measured.start(1)

@@ -16,6 +16,10 @@ BESIDE = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".yml", ".yam
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "icon\r")
 """What operating systems add to folders by themselves."""
 
+DRAFT = 8
+"""A JPEG may be decoded at a half, quarter or eighth of its size, if that is still this many times the size asked for:
+a smaller draft moves the pixels by several levels."""
+
 
 def _endings() -> tuple[str, ...]:
     Image.init()
@@ -91,14 +95,14 @@ def _from_numbers(pixels: np.ndarray, mode: str) -> Image.Image:
 
 
 def read_image(path: str | Path, img_size: int) -> np.ndarray:
-    """One image as uint8 `(3, S, S)`: its shorter side resized to `img_size`, its centre kept, grey made colour.
+    """One image as uint8 `(3, S, S)`: upright, its shorter side resized to `img_size` (bicubic), its centre kept.
 
     Raises:
         OSError: when it cannot be opened.
         UnreadableError: when it is damaged, too large to be one, or of numbers that no rule fits.
     """
     with reading(path), Image.open(path) as image:
-        image.draft("RGB", (2 * img_size, 2 * img_size))  # a large JPEG is decoded at a fraction of its size
+        image.draft("RGB", (DRAFT * img_size, DRAFT * img_size))
         image = as_rgb(image)
         if image.size != (img_size, img_size):
             scale = img_size / min(image.size)

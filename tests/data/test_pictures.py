@@ -62,6 +62,18 @@ def test_photographs_are_turned_as_their_camera_says(tmp_path):
         assert as_rgb(opened, upright=False).size == (80, 40)
 
 
+@pytest.mark.parametrize(("wide", "high"), [(1600, 1200), (800, 600), (500, 400)])
+def test_a_large_photograph_is_what_its_whole_file_gives(tmp_path, wide, high):
+    y, x = np.mgrid[:high, :wide] / high
+    stripes = np.stack([np.sin(75 * (x + y)), np.sin(90 * (x + 3 * y)), np.sin(60 * (2 * x + y))], axis=-1)
+    Image.fromarray(np.uint8(127 + 110 * np.sign(stripes))).save(tmp_path / "x.jpg", quality=92)
+    with Image.open(tmp_path / "x.jpg") as whole:
+        small = whole.resize((round(32 * wide / high), 32), Image.Resampling.BICUBIC)
+    left = (small.width - 32) // 2
+    expected = np.asarray(small.crop((left, 0, left + 32, 32))).astype(int)
+    assert np.abs(read_image(tmp_path / "x.jpg", 32).transpose(1, 2, 0) - expected).max() <= 4
+
+
 def test_what_is_no_picture_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"x\.png cannot be read"):

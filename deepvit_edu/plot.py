@@ -51,23 +51,25 @@ PHONE_STYLE = (
 LOSSES = {"training": "-", "test": "--"}
 
 
-def show(fig: Figure, alt: str, caption: str = "") -> None:
+def show(fig: Figure, alt: str, caption: str = "", name: str = "") -> None:
     """Shows a figure in a notebook or page: picture, caption, and its numbers in a folded table; closes it.
 
     Args:
         fig: a matplotlib figure.
         alt: the text that replaces the picture for those who do not see it.
-        caption: what the figure says, best with the numbers of this run; below the picture.
+        caption: what the figure says, best with the numbers of this run; below the picture. The built book writes the
+            figure's number before it.
+        name: what the text of a page calls the figure by, such as "fig:replaced" in {numref}`fig:replaced`.
 
     Raises:
         ValueError: when the text is missing.
     """
     if not alt.strip():
         raise ValueError("a figure needs a text alternative; say in a sentence what is to be seen in it")
-    display(HTML(figure_html(fig, alt, caption, with_numbers=True)))
+    display(HTML(figure_html(fig, alt, caption, name, with_numbers=True)))
 
 
-def figure_html(fig: Figure, alt: str, caption: str = "", with_numbers: bool = False) -> str:
+def figure_html(fig: Figure, alt: str, caption: str = "", name: str = "", with_numbers: bool = False) -> str:
     """A figure as HTML: an SVG, a second one for phones where panels can stand one below the other; closes it."""
     tables = folded_tables(fig) if with_numbers else ""
     pictures = [_svg(fig, alt, "figure-wide")]
@@ -76,7 +78,8 @@ def figure_html(fig: Figure, alt: str, caption: str = "", with_numbers: bool = F
     plt.close(fig)
     stacked = " figure-stacked" if len(pictures) > 1 else ""
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure class="book-figure{stacked}">{PHONE_STYLE}{"".join(pictures)}{below}{tables}</figure>'
+    anchor = f' id="{html.escape(name)}"' if name else ""
+    return f'<figure class="book-figure{stacked}"{anchor}>{PHONE_STYLE}{"".join(pictures)}{below}{tables}</figure>'
 
 
 def _svg(fig: Figure, alt: str, name: str) -> str:

@@ -1,0 +1,92 @@
+"""The figures that cells draw are numbered with the drawings, and the text can name them."""
+
+import re
+from collections.abc import Callable
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from deepvit_edu import plot
+from tools.book.numbers import numbered
+from tools.contents import notebook_pages
+
+Reader = Callable[[str], BeautifulSoup]
+CONFIG = """
+extensions = ["myst_nb", "tools.book.numbers"]
+nb_execution_mode, numfig, numfig_format = "off", True, {"figure": "Figure %s"}
+"""
+PAGE = """# Page
+
+In {numref}`fig:second` and {numref}`fig:drawn`.
+
+```{figure} drawing.svg
+:name: fig:drawn
+:alt: a drawing of nothing
+
+A drawing.
+```
+"""
+
+
+def figure(**options: str) -> str:
+    return plot.figure_html(plot.figure()[0], "two empty axes", **options)
+
+
+@pytest.fixture(scope="module")
+def small_page(tmp_path_factory: pytest.TempPathFactory) -> BeautifulSoup:
+    """A numbered page that is built: a drawing between the figures of two cells, and one figure without a caption."""
+    from sphinx.cmd.build import build_main
+
+    source, built = tmp_path_factory.mktemp("book"), tmp_path_factory.mktemp("built") / "html"
+    (source / "conf.py").write_text(CONFIG)
+    (source / "index.md").write_text("# Book\n\n```{toctree}\n:numbered:\n\npage\n```\n")
+    (source / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"/>')
+    cells = [nbformat.v4.new_markdown_cell(PAGE)]
+    for shown in (figure(caption="A < B.", name="fig:second"), figure(caption="Third."), figure()):
+        output = nbformat.v4.new_output("display_data", {"text/html": shown, "text/plain": "a figure"})
+        cells.append(nbformat.v4.new_code_cell("draw()", outputs=[output], execution_count=1))
+    language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=language), source / "page.ipynb")
+    assert build_main(["-q", "-W", "-b", "html", str(source), str(built)]) == 0
+    return BeautifulSoup((built / "page.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def test_figures_of_cells_and_drawings_are_counted_together(small_page: BeautifulSoup) -> None:
+    numbers = [number.get_text() for number in small_page.select("figcaption .caption-number")]
+    assert numbers == ["Figure 1.1 ", "Figure 1.2 ", "Figure 1.3 ", "Figure 1.4 "]
+    captions = [caption.get_text() for caption in small_page.select(".book-figure figcaption")]
+    assert captions == ["Figure 1.2 A < B.#", "Figure 1.3 Third.#", "Figure 1.4 #"]
+
+
+def test_text_names_the_figure_of_a_cell(small_page: BeautifulSoup) -> None:
+    links = {link.get_text(): link["href"] for link in small_page.select("p a.reference")}
+    assert links == {"Figure 1.2": "#fig-second", "Figure 1.1": "#fig-drawn"}
+
+
+def test_every_figure_is_an_anchor_once(small_page: BeautifulSoup) -> None:
+    anchors = [shown["id"] for shown in small_page.select(".book-figure")]
+    assert anchors == ["fig-second", "figure-1-3", "figure-1-4"]
+    for anchor in anchors:
+        assert len(small_page.find_all(id=anchor)) == 1
+        assert small_page.select_one(f"[id={anchor}] a.headerlink")["href"] == f"#{anchor}"
+
+
+def test_number_stands_above_the_table_and_leaves_the_picture_alone() -> None:
+    fig, ax = plot.figure()
+    ax.plot([1, 2])
+    before = plot.figure_html(fig, "a line", with_numbers=True)
+    after = numbered(before, "7.1", "figure-7-1")
+    assert after.index("Figure 7.1") < after.index("figure-data")
+    (picture,) = re.findall(r"<svg.*?</svg>", before, re.DOTALL)
+    assert picture in after
+
+
+@pytest.mark.parametrize("notebook_page", notebook_pages())
+def test_figures_of_a_page_of_the_book_are_numbered_in_order(read_page: Reader, notebook_page: str) -> None:
+    article = read_page(notebook_page).find("article")
+    figures = article.select(".cell_output > * > figure.book-figure, .cell_output > figure.book-figure")
+    assert all(shown.select_one("figcaption .caption-number") for shown in figures)
+    numbers = [number.get_text().split()[-1] for number in article.select("figcaption .caption-number")]
+    last = [int(number.rpartition(".")[2]) for number in numbers]
+    assert last == list(range(last[0], last[0] + len(last))) if last else not figures

@@ -101,6 +101,14 @@ _RENAMES = (
     (r"\.scale2\.gamma$", ".mlp.scale_channel"),
     (r"\.narrow\.", ".dense_linear."),
     (r"^(blocks\.\d+)\.block\.", r"\1."),
+    (r"^selection\.predictors\.(\d)\.project\.", r"score_predictor.\1.in_conv."),
+    (r"^selection\.predictors\.(\d)\.classify\.", r"score_predictor.\1.out_conv."),
+)
+_RENAMES_EVO = (
+    (r"^blocks\.(\d+)\.norm1\.", r"norms.\1."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.(.*)", r"qks.\1.qk.\2 + vs.\1.v.\2"),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"projs.\1."),
+    (r"^selection\.", ""),
 )
 _RENAMES_T2T = (
     (r"^patch_embed\.proj\.", "tokens_to_token.project."),
@@ -118,15 +126,35 @@ _RENAMES_OF_TOKENS = {
 }
 
 
-def official_names(config: ViTConfig) -> dict[str, str]:
-    """For every parameter and buffer of a model, our name and the authors' name."""
+def official_names(config: ViTConfig) -> dict[str, tuple[str, ...]]:
+    """For every parameter and buffer of a model, our name and the authors'; several where they hold it in parts."""
     renames = _RENAMES + _RENAMES_OF_TOKENS.get(config.tokens, ())
+    if config.selection == "waiting":
+        renames += _RENAMES_EVO
     with torch.device("meta"):
-        names = {name: name for name in VisionTransformer(config).state_dict()}
-    for name in names:
+        own = list(VisionTransformer(config).state_dict())
+    names = {}
+    for name in own:
+        official = name
         for pattern, replacement in renames:
-            names[name] = re.sub(pattern, replacement, names[name])
+            official = re.sub(pattern, replacement, official)
+        names[name] = tuple(official.split(" + "))
     return names
+
+
+def _config_for(state_dict: dict[str, Tensor], name: str, dense: str, second: str, **overrides: object) -> ViTConfig:
+    """The configuration of a named model, with those of the optional heads that the weights have.
+
+    Args:
+        state_dict: weights in either layout.
+        name: our name of the model.
+        dense, second: what the dense head's weight and that of Evo-ViT's second head are called in that layout.
+        overrides: further options.
+    """
+    config = model_config(name, dense_head=dense in state_dict, **overrides)
+    if config.selection == "waiting" and second not in state_dict:
+        return replace(config, selection_options={**config.selection_options, "class_head": False})
+    return config
 
 
 def from_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -139,16 +167,21 @@ def from_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]
     Raises:
         ValueError: naming the parameters that are missing or unknown.
     """
-    names = official_names(model_config(name, dense_head="aux_head.weight" in state_dict))
+    names = official_names(_config_for(state_dict, name, "aux_head.weight", "head_cls.weight"))
     return _translate(state_dict, names, name)
 
 
-def _translate(state_dict: dict[str, Tensor], names: dict[str, str], what: str) -> dict[str, Tensor]:
-    missing, unknown = set(names.values()) - set(state_dict), set(state_dict) - set(names.values())
+def _translate(state_dict: dict[str, Tensor], names: dict[str, tuple[str, ...]], what: str) -> dict[str, Tensor]:
+    expected = {part for parts in names.values() for part in parts}
+    missing, unknown = expected - set(state_dict), set(state_dict) - expected
     if missing or unknown:
         problems = "; ".join(filter(None, (_some("missing", missing), _some("not known", unknown))))
         raise ValueError(f"these are not weights of {what}: {problems}")
-    return {name: _convert(official, state_dict[official]) for name, official in names.items()}
+    return {name: _joined([_convert(part, state_dict[part]) for part in parts]) for name, parts in names.items()}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def to_official(state_dict: dict[str, Tensor], name: str, **overrides: object) -> dict[str, Tensor]:
@@ -159,8 +192,14 @@ def to_official(state_dict: dict[str, Tensor], name: str, **overrides: object) -
         name: our name of the model.
         overrides: options with which the model was created that change its parameters (`depth`, say).
     """
-    names = official_names(model_config(name, dense_head="dense_head.weight" in state_dict, **overrides))
-    return {official: _convert(official, state_dict[name], back=True) for name, official in names.items()}
+    config = _config_for(state_dict, name, "dense_head.weight", "selection.head_cls.weight", **overrides)
+    official = {}
+    for own, parts in official_names(config).items():
+        # Where there are two they are Evo-ViT's: queries and keys have twice as many rows as values.
+        tensor = state_dict[own]
+        pieces = [tensor] if len(parts) == 1 else tensor.split([2 * config.embed_dim, config.embed_dim])
+        official |= {part: _convert(part, piece, back=True) for part, piece in zip(parts, pieces, strict=True)}
+    return official
 
 
 def _some(what: str, names: set[str]) -> str:
@@ -198,7 +237,7 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
     names = official_names(model.config)
     for name, parameter in model.state_dict().items():
         if name.endswith("scale2.gamma"):  # the first release had none
-            weights.setdefault(names[name], torch.ones_like(parameter))
+            weights.setdefault(*names[name], torch.ones_like(parameter))
     _check_heads(model, weights, path)
     loaded = _translate(weights, names, str(path))
     loaded["pos_embed"] = _fit_positions(loaded["pos_embed"], model)
@@ -212,7 +251,8 @@ def load_pretrained(model: VisionTransformer, path: str | Path) -> list[str]:
     """Takes trained weights over into a model that is to be trained further: on other classes, at another size.
 
     Every weight of the file is taken but those of heads that do not fit, which keep their new ones: so a file of 1000
-    classes starts a model of ten. Positions are resized as in `load_official`.
+    classes starts a model of ten. What selects tokens stays new where the file has none of it: so a plain model starts
+    one that drops tokens. Positions are resized as in `load_official`.
 
     Args:
         model: of the file's family, with any number of classes and any image size.
@@ -226,7 +266,7 @@ def load_pretrained(model: VisionTransformer, path: str | Path) -> list[str]:
         ValueError: when the file is damaged, holds code, or belongs to another model; the model is left as it was.
     """
     loaded, expected = _weights_of(model, path), model.state_dict()
-    heads = [name for name in {*expected, *loaded} if name.startswith(("head.", "dense_head."))]
+    heads = [name for name in {*expected, *loaded} if name.startswith(("head.", "dense_head.", "selection."))]
     new = [name for name in heads if name not in loaded or loaded[name].shape != expected.get(name, loaded[name]).shape]
     loaded = {name: value for name, value in loaded.items() if name in expected and name not in new}
     if missing := set(expected) - set(loaded) - set(new):
@@ -247,11 +287,13 @@ def _weights_of(model: VisionTransformer, path: str | Path) -> dict[str, Tensor]
         return weights
     config = replace(model.config, dense_head="aux_head.weight" in weights, num_classes=1)
     names = official_names(config)
+    if not any(part in weights for own, parts in names.items() if own.startswith("selection.") for part in parts):
+        names = official_names(replace(config, selection="none"))  # a plain model's file
     if "head.weight" not in weights:
-        names = {name: official for name, official in names.items() if not name.startswith("head.")}
-    for name, official in names.items():
-        if name.endswith("scale2.gamma"):  # the first release had none
-            weights.setdefault(official, torch.ones_like(model.state_dict()[name]))
+        names = {own: parts for own, parts in names.items() if not own.startswith("head.")}
+    for own, parts in names.items():
+        if own.endswith("scale2.gamma"):  # the first release had none
+            weights.setdefault(*parts, torch.ones_like(model.state_dict()[own]))
     return _translate(weights, names, str(path))
 
 

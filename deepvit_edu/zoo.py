@@ -1,35 +1,25 @@
 """Every named model as a configuration.
 
-`vit_*b` are the plain baselines of the DeepViT paper, `deepvit_*` its models; `t2t_vit_*`, `refiner_vit_*` and
-`lvvit_*` those of the other papers. `cifar_vit_{depth}x{channels}` are ours: 64 patches of 4 on images of 32 pixels.
+`vit_*b` are the plain baselines of the DeepViT paper, `deepvit_*` its models; `t2t_vit_*`, `refiner_vit_*`, `lvvit_*`,
+`dynamicvit_*` and `evo_*` those of the other papers. `cifar_vit_{depth}x{channels}` are ours: 64 patches of 4 on images
+of 32 pixels.
 """
 
-import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from fnmatch import fnmatch
-from functools import partial
 
-import timm.models as timm_models
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import generate_default_cfgs
 from torch import nn
 
 from .nn.model import VisionTransformer, ViTConfig
 from .words import align, nearest
 
-__all__ = [
-    "CONFIGS",
-    "config_diff",
-    "copy_shared_weights",
-    "create_model",
-    "list_models",
-    "model_config",
-]  # timm adds every model's name
-
 # Sizes as in the authors' code: DeepViT's `deep_vision_transformer.py`, T2T-ViT's `t2t_vit*.py`, Refiner's
-# `refined_transformer.py`, token labeling's `lvvit.py`.
+# `refined_transformer.py`, token labeling's `lvvit.py`, DynamicViT's `dyvit.py` and `dylvvit.py`, Evo-ViT's
+# `evo_deit.py`.
 _VIT = ViTConfig(depth=16, embed_dim=384, num_heads=12, mlp_ratio=3.0)
 _DEEPVIT = replace(_VIT, attention=("re",))
 # The authors halve the stream before a branch's norm and double what comes out. To the norm, a halved input and four
@@ -46,6 +36,10 @@ _T2T_19 = replace(_T2T, depth=19, embed_dim=448, num_heads=7)
 _T2T_24 = replace(_T2T, depth=24, embed_dim=512, num_heads=8)
 _LVVIT_STEM = replace(_UNBIASED, depth=16, tokens="stem", token_options={"widths": (64, 64, 64)})
 _LVVIT = replace(_LVVIT_STEM, branch_scale=1 / 2, dense_head=True)
+_DEIT = ViTConfig(depth=12, embed_dim=384, num_heads=6, mlp_ratio=4.0)
+_DYNAMIC = replace(_DEIT, selection="predicted", selection_before=(3, 6, 9), keep_ratio=0.7)
+_DYNAMIC_LVVIT = replace(_LVVIT, selection="predicted", selection_before=(4, 8, 12), keep_ratio=0.7)
+_EVO = replace(_DEIT, selection="waiting", selection_before=(4, 8), keep_ratio=0.5)
 _CIFAR = ViTConfig(img_size=32, patch_size=4, mlp_ratio=2.0)
 
 
@@ -90,6 +84,15 @@ CONFIGS: dict[str, ViTConfig] = {
     "lvvit_l": replace(
         _LVVIT, depth=24, embed_dim=768, num_heads=12, branch_scale=1 / 3, token_options={"widths": (128, 128, 128)}
     ),
+    "dynamicvit_deit_ti": replace(_DYNAMIC, embed_dim=192, num_heads=3),
+    "dynamicvit_deit_256": replace(_DYNAMIC, embed_dim=256, num_heads=4),
+    "dynamicvit_deit_s": _DYNAMIC,
+    "dynamicvit_deit_b": replace(_DYNAMIC, embed_dim=768, num_heads=12),
+    "dynamicvit_lvvit_s": _DYNAMIC_LVVIT,
+    "dynamicvit_lvvit_m": replace(_DYNAMIC_LVVIT, depth=20, embed_dim=512, num_heads=8, selection_before=(5, 10, 15)),
+    "evo_deit_ti": replace(_EVO, embed_dim=192, num_heads=3),
+    "evo_deit_s": _EVO,
+    "evo_deit_b": replace(_EVO, embed_dim=768, num_heads=12),
     "cifar_vit_4x64": _cifar(4, 64, 4),
     "cifar_vit_6x128": _cifar(6, 128, 4),
     "cifar_vit_9x192": _cifar(9, 192, 12),
@@ -167,7 +170,7 @@ def create_model(
         ValueError: for an unknown name or option, or a size that is not square or that patches do not tile.
     """
     if img_size is not None:
-        overrides["img_size"] = _side(img_size)
+        overrides["img_size"] = square_side(img_size)
     config = model_config(name, num_classes=num_classes, in_chans=in_chans, **overrides)
     with nullcontext() if device is None else torch.device(device):
         model = VisionTransformer(config).to(dtype=dtype)
@@ -190,14 +193,13 @@ def copy_shared_weights(source: nn.Module, target: nn.Module) -> nn.Module:
     return target
 
 
-def _side(img_size: int | tuple[int, int]) -> int:
+def square_side(img_size: int | tuple[int, int]) -> int:
+    """The side of a square in pixels; ValueError, naming the size, for other rectangles."""
     sides = {img_size} if isinstance(img_size, int) else set(img_size)
     if len(sides) > 1:
         raise ValueError(f"img_size {tuple(img_size)} is not square; these models take square images only")
     return sides.pop()
 
-
-# The registration with timm: `timm.create_model("deepvit_32b")` builds our model.
 
 FIRST_CONVOLUTION = {"patch": "patch_embed.proj", "stem": "patch_embed.stem.0"}
 """The name of a model's first convolution by its kind of tokens; tokens-to-token has none."""
@@ -212,50 +214,5 @@ def _timm_cfg(name: str) -> dict:
     return cfg
 
 
-def _timm_builder(name: str) -> Callable[..., nn.Module]:
-    def build(
-        pretrained: bool = False,
-        out_indices: int | tuple[int, ...] = 3,
-        pretrained_cfg: timm_models.PretrainedCfg | dict | None = None,
-        pretrained_cfg_overlay: dict | None = None,
-        **options: object,
-    ) -> nn.Module:
-        if pretrained and not _names_weights(pretrained_cfg, pretrained_cfg_overlay):
-            raise ValueError(
-                f"weights of {name} cannot be downloaded; create it with pretrained=False and read the authors' file "
-                "with deepvit_edu.checkpoints.load_official(model, path)"
-            )
-        side = _side(options.get("img_size", CONFIGS[name].img_size))
-        overlay = {"input_size": (options.get("in_chans", 3), side, side), **(pretrained_cfg_overlay or {})}
-        features = {"out_indices": out_indices, "feature_cls": "getter"}
-        new = partial(create_model, name)
-        cfg = {"pretrained_cfg": pretrained_cfg, "pretrained_cfg_overlay": overlay}
-        return timm_models.build_model_with_cfg(new, name, pretrained, feature_cfg=features, **cfg, **options)
-
-    build.__name__ = build.__qualname__ = name
-    return build
-
-
-def _names_weights(cfg: timm_models.PretrainedCfg | dict | None, overlay: dict | None) -> bool:
-    """Whether timm's options say where the weights are, as by `local-dir:FOLDER` or `{"file": PATH}`."""
-    known = {**(cfg.to_dict() if isinstance(cfg, timm_models.PretrainedCfg) else cfg or {}), **(overlay or {})}
-    return any(known.get(place) for place in ("file", "state_dict", "url", "hf_hub_id"))
-
-
-def register_with_timm() -> None:
-    """Gives timm every name of `CONFIGS`; those that timm has for other models stay timm's, with one warning."""
-    for name in CONFIGS:
-        if not timm_models.is_model(name):
-            globals()[name] = timm_models.register_model(_timm_builder(name))
-    taken = [name for name in CONFIGS if timm_models.model_entrypoint(name).__module__ != __name__]
-    if taken:
-        warnings.warn(
-            f"timm has models of its own named {', '.join(taken)}, so timm.create_model builds timm's; "
-            "deepvit_edu.create_model builds ours",
-            stacklevel=2,
-        )
-
-
-# timm looks for this name in this file.
-default_cfgs = timm_models.generate_default_cfgs({name: _timm_cfg(name) for name in CONFIGS})
-register_with_timm()
+default_cfgs = generate_default_cfgs({name: _timm_cfg(name) for name in CONFIGS})
+"""What timm knows of each model."""

@@ -8,7 +8,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 
-from deepvit_edu import zoo
+from deepvit_edu import timm_names, zoo
 from deepvit_edu.data.catalogue import SOURCES
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.zoo import create_model, list_models
@@ -34,7 +34,7 @@ def test_timm_lists_the_names():
 def test_a_name_that_timm_has_stays_with_timm(monkeypatch):
     monkeypatch.setitem(zoo.CONFIGS, "resnet18", zoo.CONFIGS["vit_12b"])
     with pytest.warns(UserWarning, match="models of its own named resnet18, so") as warned:
-        zoo.register_with_timm()
+        timm_names.register_with_timm()
     assert len(warned) == 1
     assert isinstance(timm.create_model("resnet18", num_classes=2), timm.models.ResNet)
 

@@ -103,7 +103,9 @@ def paired_model(plan: Plan, arm: str, seed: int, num_classes: int) -> VisionTra
     """An arm's model; all weights that a plain model also has start as in the plain model of the same seed."""
     config = arm_config(plan, arm, num_classes)
     torch.manual_seed(seed)
-    plain = VisionTransformer(replace(config, attention=("plain",), attention_options={}, attention_start=0))
+    no_remedy = {"attention": ("plain",), "attention_options": {}, "attention_start": 0}
+    no_selection = {"selection": "none", "selection_before": (), "selection_options": {}}
+    plain = VisionTransformer(replace(config, **no_remedy, **no_selection))
     torch.manual_seed(seed)
     return copy_shared_weights(plain, VisionTransformer(config))
 

@@ -16,6 +16,7 @@ from ..diagnostics import (
     map_matters,
 )
 from ..nn.model import VisionTransformer
+from ..nn.sparse import MlpBlock
 
 NUM_IMAGES = 128  # for the measures of every two heads, and for the blocks one by one
 MAP_IMAGES = 512  # for the measures that match heads
@@ -31,8 +32,11 @@ def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any
         "interventions" the rows of `intervene_all`. What `excess_report` gives of the softmax maps, and of the maps in
         use with "used_" before each name. "aliveness" (of the deep half, on "aliveness_images"), the "least_harmful"
         of its replacements, and "map_matters": true, false, or null where the images are too few to say. Numbers are
-        rounded to five digits; images are as many as a set has, up to the numbers above.
+        rounded to five digits; images are as many as a set has, up to the numbers above. Nothing of a model whose maps
+        have no common size, since it drops tokens or has blocks without attention.
     """
+    if model.selection is not None or any(isinstance(block, MlpBlock) for block in model.blocks):
+        return {}
     device = next(model.parameters()).device
     images, labels = (each.to(device) for each in measured_images(test_set, LIVE_IMAGES))
     few = images[:NUM_IMAGES]

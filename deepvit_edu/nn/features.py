@@ -33,6 +33,7 @@ class IntermediateFeatures:
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt is '{output_fmt}'; choose NCHW or NLC")
+        self._check_whole()
         wanted, last = feature_take_indices(len(self.blocks), indices)
         x, outputs = self.embed(images), []
         for i, block in enumerate(self.blocks):
@@ -49,6 +50,13 @@ class IntermediateFeatures:
         outputs = list(zip(outputs, prefixes, strict=True)) if return_prefix_tokens else list(outputs)
         return outputs if intermediates_only else (self._normed(x), outputs)
 
+    def _check_whole(self) -> None:
+        if self.selection is not None:
+            raise ValueError(
+                "this model drops tokens between blocks, so that their grids have holes; nn.sparse.select_tokens tells "
+                "which stay, and selection='none' gives the model that keeps all"
+            )
+
     def _normed(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.num_features:
             raise ValueError(
@@ -61,6 +69,7 @@ class IntermediateFeatures:
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Takes off the blocks after the last of `indices`, and norm and heads if asked; the indices from the start."""
+        self._check_whole()
         wanted, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if isinstance(self.blocks[-1], ChainedBlock):

@@ -19,6 +19,7 @@ from .mix_token import Box, swap_within
 from .paths import frozen_statistics, traced
 from .refiner import ChainedBlock, passes_map
 from .registry import ATTENTIONS, MLPS, TOKENS, new_attention, register_attention
+from .sparse import SELECTIONS, new_selection, selective_block
 
 LARGEST = dict.fromkeys(("img_size", "patch_size", "embed_dim", "num_heads", "growth"), 2**14)
 LARGEST |= {"in_chans": 2**10, "depth": 10**3}
@@ -53,6 +54,10 @@ class ViTConfig:
     positions: str = "learned"  # or "sinusoid": fixed
     class_token: bool = True  # False: the head reads the mean over the patch tokens
     dense_head: bool = False  # a second head, on every patch token
+    selection: str = "none"  # a key of SELECTIONS: which patch tokens go on
+    selection_before: tuple[int, ...] = ()  # the blocks before which tokens are selected
+    selection_options: dict = field(default_factory=dict)
+    keep_ratio: float = 1.0  # share of the tokens that a selection keeps
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0  # of the last block; block l of L has rate * l / (L - 1)
@@ -68,6 +73,9 @@ class ViTConfig:
             check_number(name, getattr(self, name), whole=True, at_least=1, at_most=most)
         check_number("num_classes", self.num_classes, whole=True, at_least=0, at_most=10**6)
         check_number("attention_start", self.attention_start, whole=True, at_least=0)
+        check_number("keep_ratio", self.keep_ratio, at_least=0, at_most=1)
+        for block in self.selection_before:
+            check_number("a block of selection_before", block, whole=True, at_least=0, below=self.depth)
         for blocks in self.dense_stages:
             check_number("a stage of dense_stages", blocks, whole=True, at_least=1, at_most=LARGEST["depth"])
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
@@ -78,7 +86,12 @@ class ViTConfig:
         for name in ("block_norm_eps", "attn_scale", "mlp_scale"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
-        for name, known in (("tokens", TOKENS), ("mlp", MLPS), ("positions", ("learned", "sinusoid"))):
+        for name, known in (
+            ("tokens", TOKENS),
+            ("mlp", MLPS),
+            ("positions", ("learned", "sinusoid")),
+            ("selection", SELECTIONS),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is '{getattr(self, name)}'; choose one of {', '.join(known)}")
         names = tuple(each if isinstance(each, str) else register_attention(each) for each in self.attention)
@@ -116,6 +129,7 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         self.pos_drop = nn.Dropout(config.drop_rate)
         blocks, widths = build_blocks(config)
         self.blocks = nn.ModuleList(blocks)
+        self.selection = new_selection(config, self.blocks, self.patch_embed.num_tokens)
         self.in_chans = config.in_chans
         self.num_features = self.head_hidden_size = widths[-1]
         self.num_prefix_tokens = int(config.class_token)
@@ -159,8 +173,13 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
 
     def run_blocks(self, x: Tensor) -> Tensor:
         """The tokens (B, N + 1, C) through one block after another."""
-        for block in self.blocks:
-            x = self.checkpointed(block, x) if self.grad_checkpointing else block(x)
+        blocks = (
+            [partial(self.checkpointed, block) for block in self.blocks] if self.grad_checkpointing else self.blocks
+        )
+        if self.selection is not None:
+            return self.selection(x, blocks).tokens
+        for block in blocks:
+            x = block(x)
         return x
 
     def checkpointed(self, block: nn.Module, x: Tensor) -> Tensor:
@@ -225,6 +244,8 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         self.config = replace(self.config, num_classes=num_classes)
         self.head = self._new_head(num_classes)
         self.dense_head = self._new_head(num_classes) if self.config.dense_head and num_classes else None
+        if self.selection is not None:
+            self.selection.reset_classifier(partial(self._new_head, num_classes))
 
     def _new_head(self, num_classes: int) -> nn.Module:
         if not num_classes:
@@ -268,6 +289,8 @@ def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Bl
     mlp = MLPS[config.mlp](dim, int(dim * config.mlp_ratio), config.drop_rate)
     eps = config.norm_eps if config.block_norm_eps is None else config.block_norm_eps
     parts = (dim, attn, mlp, drop_path, eps, config.branch_scale, config.attn_scale, config.mlp_scale)
+    if block := selective_block(attn, parts):
+        return block
     if not passes_map(attn):
         return Block(*parts)
     takes_map, gives_map = (_layer_passes_map(config, other) for other in (layer - 1, layer + 1))
@@ -276,7 +299,8 @@ def build_block(config: ViTConfig, layer: int, dim: int, drop_path: float) -> Bl
 
 def attention_name(config: ViTConfig, layer: int) -> str:
     """The key of ATTENTIONS for the block at depth `layer`."""
-    return config.attention[layer % len(config.attention)] if layer >= config.attention_start else "plain"
+    name = config.attention[layer % len(config.attention)] if layer >= config.attention_start else "plain"
+    return SELECTIONS[config.selection].attention if name == "plain" and config.selection != "none" else name
 
 
 def _layer_passes_map(config: ViTConfig, layer: int) -> bool:

@@ -11,6 +11,7 @@ from .blocks import Mlp
 from .controls import QueryMeanAttention, SharingAttention, SharpenedAttention, TiedAttention
 from .ideas import GhostAttention, GhostMlp, SqueezeExciteAttention
 from .refiner import AccumulatedAttention, ReusedAttention, SharedAttention
+from .sparse import Masked, NoAttention, Watched
 from .tokens import ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer
 
 
@@ -40,6 +41,9 @@ ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
     "handed": SharedAttention,
     "query-mean": QueryMeanAttention,
     "tied": TiedAttention,
+    "masked": Masked,
+    "watched": Watched,
+    "none": NoAttention,
 }
 ATTENTION_SOURCES: dict[str, str] = {}
 """The source code of the attentions that `register_attention` named."""

@@ -26,7 +26,7 @@ from ..checkpoints import save_model
 from ..data import DataError, ImageSet
 from ..devices import autocast, pick_device, pick_precision
 from ..environment import variable
-from ..nn.model import VisionTransformer
+from ..nn.model import VisionTransformer, ViTConfig
 from ..old_options import current_identity
 from ..options import check_options, option
 from ..signals import Interrupted, stop_requests
@@ -533,6 +533,7 @@ class Run:
         saved = {"model": expected["model"], **current_identity(saved)}
         known = {**Recipe().identity(), **saved["recipe"]}  # options may be younger than the checkpoint
         saved["recipe"] = {name: known[name] for name in expected["recipe"]}
+        saved["model"] = {**asdict(ViTConfig()), **saved["model"]}  # as those of the recipe
         for part in ("model", "recipe"):
             for name, value in expected[part].items():
                 if saved[part].get(name) != value:

@@ -34,6 +34,10 @@ def test_the_table_says_what_the_records_scatter(tmp_path, template):
     gains = {0: 0.01, 1: 0.02, 2: 0.03}
     fill(plan, tmp_path, template, lambda arm, seed: 0.5 + (gains[seed] if arm == "re" else 0))
     header, row = power_table(plan, tmp_path)
-    assert header[4] == "pairs for 1 points"
+    assert header[4] == "pairs for 1 point"
     expected = pairs_for(0.01, 0.01)
     assert row == ("Re-attention (primary)", "3", "1.00", f"{100 * half_width(0.01, 3):.2f}", str(expected), "3")
+    study = load_plan(write_plan(tmp_path, "study", seeds=[0, 1, 2, 3, 4]))
+    header, row = power_table(plan, tmp_path, study)
+    assert header[-1] == "half width, points, with 5 seeds"
+    assert row[-1] == f"{100 * half_width(0.01, 5, 1 - 0.05 / study.primary_contrasts):.1f}"

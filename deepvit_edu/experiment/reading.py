@@ -390,7 +390,7 @@ def _check_arm(plan: Plan, name: str) -> None:
     _check_images(plan, name)
     config = arm_config(plan, name, num_classes=2)
     with torch.device("meta"):  # a wrong option is found now, not after hours
-        VisionTransformer(replace(config, depth=2))
+        VisionTransformer(replace(config, depth=2) if config.selection == "none" else config)
     jobs = [job for job in all_jobs(plan) if job.arm == name] or [Job(name, plan.seeds[0])]
     for recipe in (arm_recipe(plan, job, job.learning_rate) for job in jobs):  # tuning has recipes of its own
         if recipe.drop_path not in (0, config.drop_path_rate):

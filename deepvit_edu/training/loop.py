@@ -39,7 +39,7 @@ from .objective import Objective, TrainingModel
 from .pace import SpeedMeter
 from .processes import Processes
 from .recipe import EXECUTION, Recipe
-from .schedule import make_schedule
+from .schedule import make_schedule, set_backbone_rate, slow_backbone
 
 RECALIBRATION_STEPS = 20
 """Steps from whose batches the averaged model's BatchNorm takes its statistics."""
@@ -177,6 +177,14 @@ def _check_fit(
         )
     if recipe.token_weight and model.dense_head is None:
         raise ValueError("token labels need a head on every token; create the model with dense_head=True")
+    masks = model.selection is not None and model.selection.attention == "masked"
+    if not masks and (recipe.ratio_weight or recipe.frozen_epochs or recipe.backbone_rate < 1):
+        raise ValueError(
+            "ratio_weight, frozen_epochs and backbone_rate are for models that learn which tokens stay; create the "
+            "model with selection='predicted', or set them to 0, 0 and 1"
+        )
+    if recipe.class_head_weight and getattr(model.selection, "head_cls", None) is None:
+        raise ValueError("class_head_weight is for a second head, which evo_deit models have; set it to 0")
     if label_maps is not None and not (recipe.token_weight or recipe.class_from_maps):
         raise ValueError(
             "the label maps would not be used; set the recipe's token_weight, to 0.5 for instance, or class_from_maps"
@@ -239,11 +247,12 @@ class Run:
         self.optimizer = create_optimizer_v2(
             model, opt="adamw", lr=recipe.highest_rate, weight_decay=recipe.weight_decay
         )
+        slow_backbone(self.optimizer, model, recipe)
         self.set_learning_rate = make_schedule(self.optimizer, recipe, self.sampler.steps_per_epoch)
         self.ema = None
         if recipe.ema_decay:
             self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
-        self.training_model = self.processes.wrap(TrainingModel(model, dense=bool(recipe.token_weight)))
+        self.training_model = self.processes.wrap(TrainingModel(model, recipe))
         forward = torch.compile(self.training_model) if recipe.compile else self.training_model
         self.objective = Objective(recipe, model, forward, self.device)
         self.progress, self.pace = Progress(), SpeedMeter(recipe.images_per_step)
@@ -271,7 +280,10 @@ class Run:
     def train_step(self) -> Tensor:
         """One step of the optimizer on the batches that belong to it; returns the loss, still on the device."""
         recipe, step = self.recipe, self.progress.step
+        epoch = step // self.sampler.steps_per_epoch
+        set_backbone_rate(self.optimizer, recipe, epoch)
         self.set_learning_rate(step)
+        self.objective.begin_step(epoch)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)

@@ -9,24 +9,36 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
 from ..augment import mixed
+from ..checkpoints import load_model
 from ..labels import smooth, soft_targets, token_labeling_loss
 from ..map_penalty import collected_maps, map_likeness
 from ..nn.mix_token import Box, mix_class_targets, random_box
 from ..nn.model import VisionTransformer
+from ..nn.sparse import class_logits
+from ..token_losses import Answer, answer, class_distillation, ratio_loss, token_distillation
 from .batches import Batch
 from .recipe import Recipe
 
 
 class TrainingModel(nn.Module):
-    """The model as training calls it: with the logits of every token where these are trained too."""
+    """The model as training calls it: with whatever else than the classes' logits the recipe's loss is made of."""
 
-    def __init__(self, model: VisionTransformer, dense: bool) -> None:
+    def __init__(self, model: VisionTransformer, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.dense = model, dense
+        self.model, self.dense, self.two_heads = model, bool(recipe.token_weight), bool(recipe.class_head_weight)
+        self.tokens_too = bool(recipe.ratio_weight or recipe.teacher)
 
-    def forward(self, images: Tensor, box: Box | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) to logits (B, K), and with them those of the tokens (B, N, K) where it is dense."""
-        return self.model.forward_dense(images, box) if self.dense else self.model(images)
+    def forward(self, images: Tensor, box: Box | None = None) -> Tensor | tuple:
+        """Images (B, 3, S, S) to logits (B, K).
+
+        With token labels, to those and the tokens' logits (B, N, K); where masks or a teacher count, to an `Answer`;
+        with Evo-ViT's second head, to the logits of both.
+        """
+        if self.dense:
+            return self.model.forward_dense(images, box)
+        if self.tokens_too:
+            return answer(self.model, images)
+        return class_logits(self.model, images) if self.two_heads else self.model(images)
 
 
 class Objective:
@@ -44,6 +56,26 @@ class Objective:
         self.num_classes, self.patches = model.config.num_classes, model.patch_embed
         self.erase = RandomErasing(recipe.erase, mode="pixel", device=device) if recipe.erase else nn.Identity()
         self.mixup = self._make_mixup()
+        self.teacher = self._read_teacher(device)
+
+    def _read_teacher(self, device: torch.device) -> VisionTransformer | None:
+        if not self.recipe.teacher:
+            return None
+        teacher, model = load_model(self.recipe.teacher)[0], self.model
+        sizes = [(each.config.img_size, each.num_classes, each.num_features) for each in (teacher, model)]
+        if sizes[0] != sizes[1] or (teacher.dense_head is None) != (model.dense_head is None) or teacher.selection:
+            raise ValueError(
+                f"{self.recipe.teacher} cannot teach this model: it must have the same image size, classes, width and "
+                "heads, and drop no tokens"
+            )
+        return teacher.to(device).requires_grad_(False)
+
+    def begin_step(self, epoch: int) -> None:
+        """Sets what changes from epoch to epoch: in its first epochs Evo-ViT may select before every block."""
+        config, selection = self.model.config, self.model.selection
+        if selection is not None and self.recipe.every_block_epochs:
+            every = tuple(range(min(config.selection_before), config.depth))
+            selection.before = every if epoch < self.recipe.every_block_epochs else config.selection_before
 
     def _make_mixup(self) -> Mixup | None:
         r = self.recipe
@@ -64,7 +96,7 @@ class Objective:
             class_targets = mix_class_targets(class_targets, box, self.patches.grid_size)
         with collected_maps(self.model if recipe.map_penalty else None) as maps:
             output = self.forward(images) if box is None else self.forward(images, box)
-            loss = self._loss(output, class_targets, token_targets)
+            loss = self._loss(output, class_targets, token_targets) + self._of_dropped_tokens(output, images)
             if maps:
                 pairs = recipe.map_penalty_pairs or len(maps)
                 loss = loss + recipe.map_penalty * map_likeness(maps[: pairs + 1])
@@ -110,4 +142,30 @@ class Objective:
             return token_labeling_loss(*output, class_targets, token_targets, token_weight=weight)
         # Distributions, from Mixup or from label maps, are smoothed already.
         smoothing = 0.0 if class_targets.is_floating_point() else self.recipe.label_smoothing
-        return F.cross_entropy(output.float(), class_targets, label_smoothing=smoothing)
+        share, logits = self.recipe.class_head_weight, output
+        if isinstance(output, Answer):
+            logits = output.logits
+        elif share:
+            logits, second = output
+            of_second = F.cross_entropy(second.float(), class_targets, label_smoothing=smoothing)
+        loss = F.cross_entropy(logits.float(), class_targets, label_smoothing=smoothing)
+        return (1 - share) * loss + share * of_second if share else loss
+
+    def _of_dropped_tokens(self, output: Tensor | tuple, images: Tensor) -> Tensor | float:
+        """What the masks and the teacher add to the loss."""
+        recipe, loss = self.recipe, 0.0
+        if not isinstance(output, Answer):
+            return loss
+        if recipe.ratio_weight:
+            loss = loss + recipe.ratio_weight * ratio_loss(output.kept, self.model.config.keep_ratio)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            taught = answer(self.teacher, images)
+        if recipe.class_distillation:
+            loss = loss + recipe.class_distillation * class_distillation(output.logits, taught.logits)
+        if recipe.token_distillation:
+            kept = output.kept[-1] if output.kept else torch.ones_like(output.tokens[..., 0])
+            dense = self.teacher.dense_head is not None
+            loss = loss + recipe.token_distillation * token_distillation(output.tokens, taught.tokens, kept, dense)
+        return loss

@@ -81,6 +81,21 @@ class Recipe:
     token_weight: float = option(0.0, "weight of the patch tokens in the loss (token labeling); 0 for none", at_least=0)
     class_from_maps: bool = option(False, "the class token, too, learns from the label maps, not the image's label")
     mix_token: bool = option(False, "MixToken: tokens mixed with those of another image, within a box")
+    # Fewer tokens
+    ratio_weight: float = option(0.0, "weight of the share of tokens that masks keep; 0 for none", at_least=0)
+    teacher: str = option("", "file of the trained model that class_distillation and token_distillation learn from")
+    class_distillation: float = option(0.0, "weight of the likeness to the teacher's classes; 0 for none", at_least=0)
+    token_distillation: float = option(0.0, "weight of the likeness to its tokens; 0 for none", at_least=0)
+    class_head_weight: float = option(
+        0.0, "part of the loss that Evo-ViT's second head, on the class token, has", at_least=0, at_most=1
+    )
+    every_block_epochs: int = option(
+        0, "first epochs in which Evo-ViT selects before every block from the first selection on", at_least=0
+    )
+    backbone_rate: float = option(
+        1.0, "factor on the learning rate of all but what selects tokens", at_least=0, at_most=1
+    )
+    frozen_epochs: int = option(0, "first epochs in which only what selects tokens learns", at_least=0)
     # Execution
     precision: str = option("auto", "float32, bfloat16, float16, or auto: what the device does natively")
     compile: bool = option(False, "compile the model (torch.compile)")
@@ -101,6 +116,12 @@ class Recipe:
             )
         if self.token_weight and not self.smallest_crop:
             raise ValueError("token labels are cropped with their images; set smallest_crop, too, to 0.5 for instance")
+        if bool(self.teacher) != bool(self.class_distillation or self.token_distillation):
+            raise ValueError(
+                "a teacher is for class_distillation and token_distillation, and they for a teacher; set both or none"
+            )
+        if (self.teacher or self.ratio_weight or self.class_head_weight) and self.token_weight:
+            raise ValueError("token labels do not go with the losses of dropped tokens; set token_weight to 0")
         if self.mix_token and not self.token_weight:
             raise ValueError("mix_token mixes tokens with their labels; set token_weight, too, to 0.5 for instance")
 

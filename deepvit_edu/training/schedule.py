@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
+from torch import nn
 
 from .recipe import Recipe
 
@@ -61,3 +62,27 @@ def _cosine_by_epoch(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Cosine
         warmup_t=recipe.warmup_epochs,
         warmup_lr_init=recipe.warmup_learning_rate,
     )
+
+
+def slow_backbone(optimizer: torch.optim.Optimizer, model: nn.Module, recipe: Recipe) -> None:
+    """Divides an optimizer's groups where the backbone learns more slowly than what selects tokens.
+
+    DynamicViT's optimizer has class token and positions in no group at all: they do not learn.
+    """
+    if recipe.backbone_rate == 1 and not recipe.frozen_epochs:
+        return
+    selecting = {id(parameter) for parameter in model.selection.parameters()}
+    fixed = {id(model.cls_token), id(model.pos_embed)}
+    for group in list(optimizer.param_groups):
+        parameters = group["params"]
+        group["params"] = [each for each in parameters if id(each) in selecting]
+        options = {key: value for key, value in group.items() if key != "params"}
+        backbone = [each for each in parameters if id(each) not in selecting | fixed]
+        optimizer.add_param_group({**options, "params": backbone, "backbone": True})
+
+
+def set_backbone_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
+    """Sets the factor on the backbone's learning rates in an epoch; the schedule multiplies by it (timm's lr_scale)."""
+    for group in optimizer.param_groups:
+        if group.get("backbone"):
+            group["lr_scale"] = 0.0 if epoch < recipe.frozen_epochs else recipe.backbone_rate

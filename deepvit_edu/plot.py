@@ -306,7 +306,8 @@ def plot_by_block(panels: dict[str, dict[str, Sequence[float]]], ylabel: str, xl
         if ax is not axes[0]:
             ax.sharey(axes[0])  # before drawing, so that the scale holds every panel's lines
         for (label, values), marker in zip(lines.items(), cycle("osv^D"), strict=False):
-            ax.plot(np.asarray(values), marker=marker, markersize=3, label=label)
+            every = max(1, len(values) // 8)  # enough to tell the lines apart; a mark a block would hide and weigh more
+            ax.plot(np.asarray(values), marker=marker, markersize=3, markevery=every, label=label)
         ax.set(title=title, xlabel=xlabel)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes[0].get_ylim()[0] < 0:

@@ -8,7 +8,6 @@ import pytest
 
 SERIOUS = ("serious", "critical")
 FIRST_VIEW_BYTES = 600_000  # what a page may ask for before a reader scrolls, compressed as servers do
-HEAVIER = {"book/03_attention_collapse": 700_000}  # its many figures have a line for each network and kind of map
 COMPRESSED = (".woff", ".woff2", ".png", ".jpg", ".webp")
 
 
@@ -31,7 +30,7 @@ def test_first_view_is_light(visit: Callable, page: str) -> None:
     weights = {file.name: sent(file) for file in visit(page).files}
     assert f"{page.rpartition('/')[2]}.html" in weights
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:8]
-    assert sum(weights.values()) <= HEAVIER.get(page, FIRST_VIEW_BYTES), heaviest
+    assert sum(weights.values()) <= FIRST_VIEW_BYTES, heaviest
 
 
 def test_scripts_come_only_where_they_are_used(visit: Callable, page: str) -> None:

@@ -211,7 +211,7 @@ def _claimed(plans: list[Plan], folder: Path) -> Iterator[tuple[Plan, Job, FileL
         for job in missing_jobs(plan, folder):
             if known_rate(plan, job, folder) is None:
                 continue
-            lock = FileLock(workspace_of(plan, job, folder).with_suffix(".lock"), timeout=0)
+            lock = FileLock(f"{workspace_of(plan, job, folder)}.lock", timeout=0)  # a rate in its name has a point
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             with suppress(Timeout):
                 lock.acquire()

@@ -14,7 +14,7 @@ from deepvit_edu.experiment import campaign, load_plan, missing_jobs
 from deepvit_edu.records import load_record
 from tools.contents import ROOT
 
-from .plans import write_plan
+from .plans import TUNING, write_plan
 
 
 def git(folder, *arguments):
@@ -45,6 +45,12 @@ def repository(tmp_path, monkeypatch):
 
 def plans(repository):
     return [load_plan(repository / f"book/experiments/{name}.yml") for name in ("first", "second")]
+
+
+def test_each_rate_that_is_tried_may_be_claimed_by_itself(tmp_path):
+    plan = load_plan(write_plan(tmp_path, tuning=TUNING))
+    under_way = {lock.lock_file for _, _, lock in campaign._claimed([plan], tmp_path / "records")}
+    assert len(under_way) == len(plan.arms) * len(TUNING["learning_rates"])
 
 
 @pytest.mark.slow

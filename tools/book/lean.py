@@ -27,6 +27,9 @@ ONLY_WHERE = {
     "sphinx-design": "sd-",
     "exercise.css": "exercise",
     "mathjax": 'class="math',
+    "live.css": "live-figure",
+    "live/base.js": "live-figure",
+    "live/specimen.js": "live-networks",
 }
 EXPLORER = re.compile(
     r'<script type="application/json">(?P<data>.*?)</script>\s*<script>(?P<code>.*?)</script>', re.DOTALL

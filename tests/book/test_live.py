@@ -1,0 +1,331 @@
+"""The live figures in a browser, on pages of their own that need no built book: from a folder and over HTTP."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepvit_edu.checkpoints import load_model
+from deepvit_edu.data.pictures import read_image
+from deepvit_edu.diagnostics import record_attention
+from deepvit_edu.diagnostics.interventions import changes_by_image, replaced_logits
+from tools.book.live import FOLDER, PHOTO_FILE, QUERY, photo_path, write_live
+from tools.contents import ROOT
+
+PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Live</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="_static/book.css"><link rel="stylesheet" href="_static/live.css">
+<style>body {{ margin: 0; background: var(--pst-color-background); color: var(--pst-color-text-base); }}</style>
+{scripts}</head><body><main><h1>A</h1><h2>B</h2><h3>C</h3>
+<div class="live-figure {kind}"><p>In the built book something moves.</p></div></main></body></html>"""
+KINDS = {"front": "live-networks", "whole": "live-networks live-whole"}
+AT_REST = ("live.css", "live/base.js", "live/specimen.js", "live/start.js", f"live/{PHOTO_FILE}")
+MILLISECONDS = 60_000
+CIFAR, SHAPES = "cifar10", "shapes"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with a page for each kind of figure, and all that they load."""
+    folder = tmp_path_factory.mktemp("site")
+    static = folder / "_static"
+    shutil.copytree(ROOT / "web", static, ignore=shutil.ignore_patterns("vendor"))
+    write_live(folder / FOLDER)
+    scripts = "".join(
+        f'<script defer src="_static/live/{path.name}"></script>'
+        for path in sorted((ROOT / "web/live").glob("*.js"))  # base.js is the first
+        if path.name != "worker.js"
+    )
+    for name, kind in KINDS.items():
+        (folder / f"{name}.html").write_text(PAGE.format(scripts=scripts, kind=kind), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    """The address of the same folder over HTTP."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+
+
+class Figure:
+    """A live figure on an opened page, and what the page asked for and complained of."""
+
+    def __init__(self, page, address):
+        self.page, self.requests, self.errors = page, [], []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(address)
+        self.root = page.locator(".live-on")
+        self.page.wait_for_function("document.querySelector('.live-answer')?.textContent.includes('It says')")
+
+    def settled(self):
+        """Wait until nothing is computed any more; the words for screen readers."""
+        self.page.wait_for_function("!document.querySelector('[aria-busy]')")
+        return self.root.locator(".live-heard").inner_text()
+
+    def patch(self, row, column):
+        return self.root.get_by_label(f"patch in row {row}, column {column}", exact=True)
+
+
+@pytest.fixture
+def open_figure(browser, site):
+    """A function that opens a page's figure afresh."""
+    contexts = []
+
+    def opened(name="whole", root=None, width=1280, **options):
+        context = browser.new_context(viewport={"width": width, "height": 844}, **options)
+        context.set_default_timeout(MILLISECONDS)
+        contexts.append(context)
+        return Figure(context.new_page(), f"{root or site.as_uri()}/{name}.html")
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def in_pytorch(name, *pictures):
+    """A specimen, its classes, and pictures of uint8 (3, 32, 32) as it takes them, in 64 bits."""
+    model, about = load_model(ROOT / f"book/weights/{name}.safetensors")
+    mean, std = (torch.tensor(about[key], dtype=torch.float64)[:, None, None] for key in ("mean", "std"))
+    images = torch.stack([torch.from_numpy(pixels.copy()) for pixels in pictures])
+    return model.double(), about["classes"], (images / 255 - mean) / std
+
+
+def answer(name, pixels):
+    """What a specimen says of a picture, in the words of the figure."""
+    model, classes, images = in_pytorch(name, pixels)
+    with torch.no_grad():
+        shares = model(images)[0].softmax(dim=-1)
+    share = 100 * shares.max().item()
+    return f"{classes[shares.argmax()]}, {share:.{0 if share >= 9.95 else 1}f} %"
+
+
+def hopper():
+    return read_image(photo_path(), 32)
+
+
+def sent(file: Path) -> int:
+    return len(file.read_bytes() if file.suffix == ".webp" else gzip.compress(file.read_bytes()))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book/weights").glob("*[!y].safetensors")), ids=lambda path: path.stem)
+def test_weights_are_the_committed_bytes_and_not_too_many(site, path):
+    script = site / FOLDER / f"{path.stem}.js"
+    given = json.loads(re.fullmatch(r"deepvitLive\.takeSpecimen\((.*)\);\n", script.read_text(encoding="utf-8"))[1])
+    assert base64.b64decode(given["weights"]) == path.read_bytes()
+    assert given["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sent(script) <= (1_750_000 if path.stem.endswith(CIFAR) else 1_000_000)
+
+
+def test_a_page_at_rest_is_light_and_loads_no_network(site, open_figure):
+    assert sum(sent(site / "_static" / name) for name in AT_REST) <= 20_000
+    figure = open_figure("front")
+    loaded = {address.rpartition("_static/")[2] for address in figure.requests if "_static/live" in address}
+    assert {name for name in loaded if not name.startswith("live/") or "_" in name} == {"live.css"}
+    assert figure.errors == []
+
+
+def test_the_first_view_is_what_the_networks_compute(open_figure):
+    figure = open_figure("front")
+    before = figure.root.locator(".live-panel").all_inner_texts()
+    figure.root.get_by_role("button", name="Ask the class token").click()
+    assert "From the class token" in figure.settled()
+    figure.patch(2, 3).click()
+    assert figure.root.locator(".live-panel").all_inner_texts() == before
+    assert QUERY == 1 + 4 + 2
+
+
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_a_clicked_patch_shows_where_both_networks_look(open_figure, site, server, scheme):
+    figure = open_figure("front", site.as_uri() if scheme == "file" else server)
+    figure.patch(1, 4).click()
+    words = figure.settled()
+    for name in ("plain_cifar10", "re_cifar10"):
+        model, _, images = in_pytorch(name, hopper())
+        row = record_attention(model, images)[12][0, :, 4].mean(dim=0)
+        best = row[1:].abs().argmax().item()
+        told = f"most to row {best // 4 + 1}, column {best % 4 + 1} ({row[1 + best]:.2f}); class token {row[0]:.2f}"
+        assert told.replace("-", "−") in words
+        assert answer(name, hopper()) in words
+    assert figure.errors == []
+
+
+def test_whole_figure_by_keyboard(open_figure):
+    figure = open_figure("whole")
+    keyboard = figure.page.keyboard
+    figure.patch(2, 3).focus()
+    keyboard.press("ArrowRight")
+    assert "From row 2, column 4" in figure.settled()
+    assert figure.page.evaluate("document.activeElement.ariaLabel") == "patch in row 2, column 4"
+    figure.root.get_by_role("slider", name="Block").focus()
+    keyboard.press("ArrowRight")
+    assert "Block 13:" in figure.settled()
+    figure.root.get_by_role("combobox", name="Head").focus()
+    keyboard.press("ArrowDown")
+    assert "head 0." in figure.settled()
+    figure.root.get_by_role("combobox", name="Replace its map by").focus()
+    for way, told in enumerate(("previous", "query-mean", "uniform")):
+        keyboard.press("ArrowDown")
+        words = figure.settled()
+        for name in ("plain_cifar10", "re_cifar10"):
+            model, _, images = in_pytorch(name, hopper())
+            logits = replaced_logits(model, images, (13,), (told,))
+            divergence = changes_by_image(logits[None], logits[told], None)["kl"].item()
+            assert f"divergence {divergence:.3f}" in words, way
+        assert re.search(r"Recorded on 128 test images: loss [+−]\d\.\d{3} ± \d\.\d{3}", words)
+    figure.root.get_by_role("combobox", name="in", exact=True).focus()
+    keyboard.press("ArrowDown")
+    words = figure.settled()
+    model, _, images = in_pytorch("plain_cifar10", hopper())
+    logits = replaced_logits(model, images, tuple(range(12, 24)), ("uniform",))
+    assert f"divergence {changes_by_image(logits[None], logits['uniform'], None)['kl'].item():.3f}" in words
+    assert "No record of this" in words
+
+
+def test_maps_are_chosen_by_mouse(open_figure):
+    figure = open_figure("whole")
+    maps = figure.root.locator(".live-panel canvas").first
+    box = maps.bounding_box()
+    maps.click(position={"x": box["width"] - 3, "y": box["height"] - 3})
+    assert "Block 23:" in figure.settled()
+    heads = figure.root.locator(".live-panel canvas").nth(1)
+    heads.click(position={"x": heads.bounding_box()["width"] - 3, "y": 3})
+    assert "head 3." in figure.settled()
+
+
+def test_other_networks_by_touch_on_a_phone(open_figure):
+    figure = open_figure("whole", width=390, has_touch=True)
+    figure.root.get_by_role("combobox", name="Networks trained on").select_option(index=1)
+    figure.settled()
+    figure.patch(8, 8).tap()
+    figure.root.get_by_role("combobox", name="Beside the plain network").select_option(label="Refiner")
+    words = figure.settled()
+    assert "From row 8, column 8 of drawn shape" in words
+    assert "Refiner: Block 12" in words
+    assert figure.page.evaluate("document.documentElement.scrollWidth") <= 390
+    picture, panels = (
+        figure.root.locator(part).bounding_box() for part in (".live-image", ".live-panel canvas >> nth=0")
+    )
+    assert panels["y"] + panels["height"] - picture["y"] < 844, "picture and maps fit on one screen"
+    assert figure.errors == []
+
+
+def test_own_photograph_stays_here_and_is_read_as_the_package_reads_it(open_figure, server, tmp_path):
+    figure = open_figure("whole", server)
+    figure.patch(1, 1).click()
+    figure.settled()
+    before = len(figure.requests)
+    y, x = np.mgrid[:300, :420] / 300
+    Image.fromarray(np.uint8(127 + 120 * np.sin(np.stack([9 * x, 7 * y * x, 5 * y], -1)))).save(tmp_path / "x.png")
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "x.png")
+    words = figure.settled()
+    assert "of your picture" in words
+    assert answer("plain_cifar10", read_image(tmp_path / "x.png", 32)) in words
+    assert [address for address in figure.requests[before:] if not address.startswith("blob:")] == []
+
+
+def test_a_file_that_is_no_picture_is_refused_in_one_sentence(open_figure, tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    figure = open_figure("front")
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "notes.txt")
+    told = figure.root.locator(".live-waiting", has_text="notes.txt cannot be read as a picture. Choose a JPEG")
+    told.wait_for()
+    figure.patch(1, 1).click()
+    assert "of photograph of Grace Hopper" in figure.settled()
+
+
+def test_a_drawing_is_seen(open_figure):
+    figure = open_figure("whole")
+    figure.root.locator("summary", has_text="Draw a picture").click()
+    box = figure.root.locator(".live-easel").bounding_box()
+    mouse = figure.page.mouse
+    mouse.move(box["x"] + 40, box["y"] + 40)
+    mouse.down()
+    mouse.move(box["x"] + 150, box["y"] + 120, steps=5)
+    mouse.up()
+    figure.page.wait_for_function("document.querySelector('.live-heard').textContent.includes('your drawing')")
+    assert figure.errors == []
+
+
+def test_the_page_never_waits(open_figure):
+    """No long task while two networks of 65 tokens load and compute; the bound leaves room for a busy machine."""
+    figure = open_figure("whole")
+    figure.page.evaluate(
+        "new PerformanceObserver((list) => list.getEntries().forEach(({duration}) => { window.longest = "
+        "Math.max(window.longest ?? 0, duration); })).observe({entryTypes: ['longtask']})"
+    )
+    figure.root.get_by_role("combobox", name="Networks trained on").select_option(index=1)
+    figure.settled()
+    figure.patch(4, 4).click()
+    figure.settled()
+    assert figure.page.evaluate("window.longest ?? 0") < 150
+
+
+@pytest.mark.parametrize(("name", "milliseconds"), [("refiner_cifar10", 40), ("refiner_shapes", 150)])
+def test_one_image_takes_little_processor(browser, name, milliseconds):
+    page = browser.new_page()
+    page.add_script_tag(path=ROOT / "web/network.js")
+    client = page.context.new_cdp_session(page)
+    client.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def used():
+        metrics = {metric["name"]: metric["value"] for metric in client.send("Performance.getMetrics")["metrics"]}
+        return 1000 * metrics["ThreadTime"]
+
+    page.evaluate(
+        """(weights) => {
+          const network = visionNetwork();
+          const model = network.build(Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)).buffer);
+          window.once = () => { network.run(model, new Uint8Array(3072).fill(99)); };
+          once();
+        }""",
+        base64.b64encode((ROOT / f"book/weights/{name}.safetensors").read_bytes()).decode(),
+    )
+    taken = []
+    for _ in range(9):
+        before = used()
+        page.evaluate("once()")
+        taken.append(used() - before)
+    page.close()
+    assert 0 < float(np.median(taken)) <= milliseconds
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figures_are_accessible(open_figure, name, theme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    figure = open_figure(name)
+    figure.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    violations = Axe().run(figure.page).response["violations"]
+    assert [
+        (each["id"], each["nodes"][0]["html"]) for each in violations if each["impact"] in ("serious", "critical")
+    ] == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_without_scripts_a_sentence_stands_there(browser, site, name):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / f"{name}.html").as_uri())
+    assert page.locator(".live-figure").inner_text() == "In the built book something moves."
+    context.close()

@@ -1,0 +1,137 @@
+"""A Sphinx extension: what the live figures load, written beside the built pages as scripts in _static/live.
+
+plain_cifar10.js, …   a trained network each: the bytes of its .safetensors in base64, and what replacing its maps cost
+start.js              where two networks look in the first picture: what a figure shows before it loads a network
+samples.js            pictures, as the networks see them
+
+A page opened from a folder may load scripts and pictures, but not fetch files: so all of them are scripts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.cbook import get_sample_data
+from PIL import Image
+
+from deepvit_edu import data
+from deepvit_edu.assets import asset_path
+from deepvit_edu.checkpoints import load_model
+from deepvit_edu.data.pictures import read_image
+from deepvit_edu.diagnostics import effects_by_block, record_attention
+from deepvit_edu.experiment.measure import NUM_IMAGES
+from deepvit_edu.specimens import DATA, REMEDIES, specimen_interventions
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+FOLDER = "_static/live"
+PHOTO, PHOTO_FILE, PHOTO_TITLE = "grace_hopper.jpg", "photo.webp", "photograph of Grace Hopper"
+SEEN, SHOWN = 32, 192  # pixels along a side: for the networks, and for the reader
+START = ("plain_cifar10", "re_cifar10")
+QUERY = 7  # the token that the figure starts with: Grace Hopper's left eye
+SHAPES = 3
+
+
+def specimen(name: str) -> dict:
+    """What the page has to know of a trained network, by the name of its file."""
+    content = asset_path(f"weights/{name}.safetensors").read_bytes()
+    rows = specimen_interventions(*name.split("_"))
+    losses, errors = effects_by_block(rows, "loss"), effects_by_block(rows, "loss_error")
+    return {
+        "name": name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "effects": {how: list(zip(rounded(losses[how]), rounded(errors[how]), strict=True)) for how in losses},
+        "weights": base64.b64encode(content).decode(),
+    }
+
+
+def rounded(values: list[float], digits: int = 4) -> list[float | None]:
+    """Numbers as JSON has them: NaN, where there is none, as null."""
+    return [round(value, digits) if np.isfinite(value) else None for value in values]
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """A picture as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def sample(title: str, pixels: np.ndarray) -> dict:
+    """A picture of uint8 (3, S, S) for the page."""
+    png = encoded(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))), "PNG", optimize=True)
+    return {"title": title, "png": base64.b64encode(png).decode()}
+
+
+def photo_path() -> str:
+    """Matplotlib's photograph, which is in the public domain."""
+    return get_sample_data(PHOTO, asfileobj=False)
+
+
+def start() -> dict:
+    """The rows of one patch of the photograph in each block, the mean over heads: (blocks, tokens)."""
+    pixels = read_image(photo_path(), SEEN)
+    networks = {}
+    for name in START:
+        model, about = load_model(asset_path(f"weights/{name}.safetensors"))
+        mean, std = (torch.tensor(about[key])[:, None, None] for key in ("mean", "std"))
+        images = ((torch.from_numpy(pixels.copy()) / 255 - mean) / std)[None]
+        rows = torch.stack(record_attention(model, images))[:, 0, :, QUERY].mean(dim=1)
+        with torch.no_grad():
+            shares = model(images)[0].softmax(dim=-1)
+        networks[name] = {"rows": [rounded(row, 3) for row in rows.tolist()], "shares": rounded(shares.tolist())}
+    return {"title": PHOTO_TITLE, "shown": PHOTO_FILE, "query": QUERY, "networks": networks}
+
+
+def samples() -> list[dict]:
+    """The photograph, and drawn shapes, each of another class."""
+    images = data.load("shapes", "test", limit=64)
+    firsts = {label: index for index, label in reversed(list(enumerate(images.labels.tolist())))}
+    chosen = list(firsts.items())[:SHAPES]
+    shapes = [sample(f"drawn shape: {images.classes[label]}", images.images[index].numpy()) for label, index in chosen]
+    return [sample(PHOTO_TITLE, read_image(photo_path(), SEEN)), *shapes]
+
+
+def classes_of(name: str) -> list[str]:
+    """The classes that a network tells apart, as its file names them."""
+    return load_model(asset_path(f"weights/{name}.safetensors"))[1]["classes"]
+
+
+def write_live(folder: Path) -> None:
+    """Writes all of it into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def script(name: str, what: str, value: object) -> None:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        (folder / f"{name}.js").write_text(f"deepvitLive.{what}({text});\n", encoding="utf-8")
+
+    for name in (f"{remedy}_{kind}" for kind in DATA for remedy in REMEDIES):
+        script(name, "takeSpecimen", specimen(name))
+    classes = {kind: classes_of(f"plain_{kind}") for kind in DATA}
+    script("start", "takeStart", start() | {"classes": classes, "recorded": NUM_IMAGES})
+    script("samples", "takeSamples", samples())
+    with Image.open(photo_path()) as photo:
+        size = round(photo.height * SHOWN / photo.width)
+        top = (size - SHOWN) // 2
+        shown = photo.resize((SHOWN, size), Image.Resampling.BICUBIC).crop((0, top, SHOWN, top + SHOWN))
+        (folder / PHOTO_FILE).write_bytes(encoded(shown, "WEBP", quality=60))
+
+
+def write_beside_pages(app: Sphinx, error: Exception | None) -> None:
+    """Write them when the pages are written."""
+    if error is None and app.builder.format == "html":
+        write_live(Path(app.outdir, FOLDER))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("build-finished", write_beside_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,61 @@
+// Runs beside the page, so that the page never waits: the trained networks, pictures, and what was computed of them.
+// One function, and nothing from outside it but `visionNetwork` and `readPhoto`: a page hands over their text.
+const liveWorker = () => {
+  const KEPT = 8; // unchanged runs: of two pictures in four networks
+  const network = visionNetwork(), models = new Map(), pictures = new Map(), bases = new Map();
+
+  const bytesOf = (text) => {
+    const letters = atob(text), bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
+    return bytes;
+  };
+  const remember = (map, key, value) => {
+    map.set(key, value);
+    if (map.size > KEPT) map.delete(map.keys().next().value);
+    return value;
+  };
+
+  // The pixels of a picture { key, source }: a file, or the text of one in base64.
+  async function pixelsOf({ key, source }, size) {
+    const file = typeof source === "string" ? new Blob([bytesOf(source)]) : source;
+    return pictures.get(key) ?? remember(pictures, key, await readPhoto(file, size));
+  }
+  async function baseOf(name, picture) {
+    const model = models.get(name), key = `${name} ${picture.key}`;
+    return bases.get(key) ?? remember(bases, key, network.run(model, await pixelsOf(picture, model.size)));
+  }
+
+  const steps = {
+    load({ name, weights }) {
+      const { blocks, heads, tokens, side } = models.set(name, network.build(bytesOf(weights).buffer)).get(name);
+      return { depth: blocks.length, heads, tokens, side };
+    },
+    forget() {
+      models.clear();
+      bases.clear();
+    },
+    // For each network: the classes' shares before and after a change { blocks, how } or none, and the maps after it.
+    async compute({ names, picture, other, change }) {
+      const results = {};
+      for (const name of names) {
+        const model = models.get(name), base = await baseOf(name, picture);
+        const changed = !change ? base
+          : network.replace(model, base, change.blocks, change.how, change.how === "other" ? await baseOf(name, other) : base);
+        const each = changed.maps[0].length, maps = new Float32Array(each * changed.maps.length);
+        changed.maps.forEach((map, i) => maps.set(map, i * each));
+        results[name] = { maps, before: network.probabilities(base.logits), shares: network.probabilities(changed.logits) };
+      }
+      const pixels = await pixelsOf(picture, models.get(names[0]).size);
+      return { pixels, results, key: picture.key };
+    },
+  };
+
+  onmessage = async ({ data }) => {
+    try {
+      const answer = await steps[data.step](data);
+      postMessage({ answer }, Object.values(answer?.results ?? {}).map(({ maps }) => maps.buffer));
+    } catch (error) {
+      postMessage({ error: error.name === "InvalidStateError" || error.name === "EncodingError" ? "no picture" : error.message });
+    }
+  };
+};

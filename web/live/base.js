@@ -49,8 +49,9 @@ window.deepvitLive = (() => {
   const controls = (...children) => make("div", { class: "live-controls" }, ...children);
   const listener = () => make("p", { class: "live-heard", role: "status", "aria-live": "polite" });
 
-  // Squares to choose from, over a picture: one can be reached with Tab, the others from it with arrows.
-  const squares = (name, side, title, choose) => {
+  // Squares to choose from, over a picture: one can be reached with Tab, the others from it with arrows. With `drag` the
+  // choice follows a pointer that is held down.
+  const squares = (name, side, title, choose, drag = false) => {
     const all = range(side * side, (i) => make("button", { type: "button", "aria-label": title(i) }));
     all.forEach((square, i) => {
       square.addEventListener("click", () => choose(i));
@@ -67,6 +68,13 @@ window.deepvitLive = (() => {
     const box = make("div", {
       class: "live-squares", role: "group", "aria-label": name, style: `grid-template: repeat(${side}, 1fr) / repeat(${side}, 1fr)`,
     }, ...all);
+    if (drag) {
+      box.classList.add("live-drag");
+      box.addEventListener("pointermove", (event) => {
+        const over = event.buttons ? all.indexOf(document.elementFromPoint(event.clientX, event.clientY)) : -1;
+        if (over >= 0) choose(over);
+      });
+    }
     const mark = (chosen) => all.forEach((square, i) => { // none where it is negative
       square.setAttribute("aria-pressed", i === chosen);
       square.tabIndex = i === Math.max(chosen, 0) ? 0 : -1;

@@ -56,6 +56,10 @@ def test_picture_becomes_a_file_that_can_wait(files: Files) -> None:
         ("vendor/mathjax/startup.js", "<p>no maths</p>", False),
         ("vendor/mathjax/startup.js", '<span class="math notranslate">', True),
         ("sphinx-thebe.js", '<div class="cell">', False),
+        ("live/base.js", '<div class="live-figure live-query docutils container">', True),
+        ("live/query.js", '<div class="live-figure live-query docutils container">', True),
+        ("live/specimen.js", '<div class="live-figure live-query docutils container">', False),
+        ("live.css", "<p>nothing live</p>", False),
         ("book.js", "", True),
     ],
 )

@@ -30,6 +30,7 @@ PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset=
 {scripts}</head><body><main><h1>A</h1><h2>B</h2><h3>C</h3>
 <div class="live-figure {kind}"><p>In the built book something moves.</p></div></main></body></html>"""
 KINDS = {"front": "live-networks", "whole": "live-networks live-whole"}
+KINDS |= {name: f"live-{name}" for name in ("query", "split", "kernel")}
 AT_REST = ("live.css", "live/base.js", "live/specimen.js", "live/start.js", f"live/{PHOTO_FILE}")
 MILLISECONDS = 60_000
 CIFAR, SHAPES = "cifar10", "shapes"
@@ -75,11 +76,14 @@ class Figure:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(address)
         self.root = page.locator(".live-on")
-        self.page.wait_for_function("document.querySelector('.live-answer')?.textContent.includes('It says')")
+        self.page.wait_for_function("document.querySelector('.live-on .live-question') !== null")
 
     def settled(self):
         """Wait until nothing is computed any more; the words for screen readers."""
         self.page.wait_for_function("!document.querySelector('[aria-busy]')")
+        return self.words()
+
+    def words(self):
         return self.root.locator(".live-heard").inner_text()
 
     def patch(self, row, column):
@@ -146,6 +150,7 @@ def test_a_page_at_rest_is_light_and_loads_no_network(site, open_figure):
 
 def test_the_first_view_is_what_the_networks_compute(open_figure):
     figure = open_figure("front")
+    figure.page.wait_for_function("document.querySelector('.live-answer').textContent.includes('It says')")
     before = figure.root.locator(".live-panel").all_inner_texts()
     figure.root.get_by_role("button", name="Ask the class token").click()
     assert "From the class token" in figure.settled()
@@ -307,6 +312,67 @@ def test_one_image_takes_little_processor(browser, name, milliseconds):
         taken.append(used() - before)
     page.close()
     assert 0 < float(np.median(taken)) <= milliseconds
+
+
+def test_query_is_dragged_and_moved_by_keys(open_figure):
+    figure = open_figure("query", width=390, has_touch=True)
+    box = figure.root.locator(".live-plane").bounding_box()
+    figure.page.touchscreen.tap(box["x"] + 0.1 * box["width"], box["y"] + box["height"] / 2)  # towards key 3
+    keys = np.array([[1.6, 0.3], [1.1, 1.2], [-0.2, 1.5], [-1.5, 0.4], [0.4, -1.4]])
+    length = figure.root.get_by_role("slider", name="Its length")
+    angle = figure.root.get_by_role("slider", name="Angle of the query")
+    assert abs(float(angle.input_value())) == 180
+    angle.fill("170")
+    for _ in range(3):
+        angle.press("ArrowLeft")
+        turn, reach = np.deg2rad(float(angle.input_value())), float(length.input_value())
+        scores = torch.tensor(reach * keys @ [np.cos(turn), np.sin(turn)]) / 2**0.5
+        told = ", ".join(f"{share:.2f}" for share in scores.softmax(dim=0).tolist())
+        assert f"Probabilities of keys 0 to 4: {told}." == figure.words()
+    assert figure.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_tokens_that_share_a_pixel(open_figure):
+    figure = open_figure("split", width=390, has_touch=True)
+    for kernel, stride, padding in ((4, 2, 1), (3, 2, 1), (7, 4, 2), (2, 3, 0)):
+        for name, value in (("Window k", kernel), ("Stride s", stride), ("Padding p", padding)):
+            figure.root.get_by_role("slider", name=name).fill(str(value))
+        for row, column in ((1, 1), (6, 7), (12, 12)):
+            image = torch.zeros(1, 1, 12, 12)
+            image[..., row - 1, column - 1] = 1
+            windows = torch.nn.functional.unfold(image, kernel, stride=stride, padding=padding)[0].sum(dim=0)
+            figure.root.get_by_label(f"pixel in row {row}, column {column}", exact=True).tap()
+            words = figure.words()
+            assert f", so {len(windows)} tokens." in words
+            tokens = windows.nonzero().flatten().tolist()
+            told = f"in {len(tokens)} of them" if tokens else "in none"
+            assert told in words
+            assert not tokens or re.search(rf"tokens? {', '.join(map(str, tokens[:9]))}\b", words)
+    assert figure.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_kernel_is_dragged_over_a_map(open_figure):
+    figure = open_figure("kernel")
+    map_ = torch.full((9, 9), 0.0, dtype=torch.float64)
+    for query in range(9):
+        map_[query, (query + 1) % 9] += 3
+        map_[query, 4] += 1.5
+    map_ = map_.softmax(dim=-1)
+    figure.root.get_by_role("combobox", name="Kernel").select_option(index=1)
+    after = torch.nn.functional.avg_pool2d(map_[None], 3, stride=1, padding=1)[0]
+    start, end = (
+        figure.root.get_by_label(name, exact=True).bounding_box() for name in ("query 1, key 1", "query 8, key 3")
+    )
+    mouse = figure.page.mouse
+    mouse.move(start["x"] + 5, start["y"] + 5)
+    mouse.down()
+    mouse.move(end["x"] + 5, end["y"] + 5, steps=6)
+    mouse.up()
+    assert f"Query 8, key 3: {map_[8, 3]:.2f} becomes {after[8, 3]:.2f}" in figure.words()
+    figure.root.get_by_label("query 8, key 3", exact=True).focus()
+    figure.page.keyboard.press("ArrowUp")
+    assert f"Query 7, key 3: {map_[7, 3]:.2f} becomes {after[7, 3]:.2f}" in figure.words()
+    assert "two rows" in figure.words()
 
 
 @pytest.mark.parametrize("name", KINDS)

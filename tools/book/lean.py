@@ -30,6 +30,9 @@ ONLY_WHERE = {
     "live.css": "live-figure",
     "live/base.js": "live-figure",
     "live/specimen.js": "live-networks",
+    "live/query.js": "live-query",
+    "live/split.js": "live-split",
+    "live/kernel.js": "live-kernel",
 }
 EXPLORER = re.compile(
     r'<script type="application/json">(?P<data>.*?)</script>\s*<script>(?P<code>.*?)</script>', re.DOTALL

@@ -8,6 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from deepvit_edu import plot
+from tools.book.notebooks import read_book
 from tools.book.numbers import numbered
 from tools.contents import notebook_pages
 
@@ -90,3 +91,11 @@ def test_figures_of_a_page_of_the_book_are_numbered_in_order(read_page: Reader, 
     numbers = [number.get_text().split()[-1] for number in article.select("figcaption .caption-number")]
     last = [int(number.rpartition(".")[2]) for number in numbers]
     assert last == list(range(last[0], last[0] + len(last))) if last else not figures
+
+
+@pytest.mark.parametrize("chapter", [page for page in notebook_pages() if re.match(r"book/\d", page)])
+def test_notebook_gives_a_figure_the_number_of_the_book(read_page: Reader, chapter: str) -> None:
+    labels = {name: found for name, found in read_book().labels.items() if found.page == chapter}
+    named = {name.replace(":", "-"): found.text for name, found in labels.items() if name.startswith("fig:")}
+    shown = {anchor: read_page(chapter).find(id=anchor).select_one(".caption-number") for anchor in named}
+    assert {anchor: number.get_text().strip() for anchor, number in shown.items()} == named

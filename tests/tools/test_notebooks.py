@@ -124,6 +124,14 @@ def test_figure_needs_alternative_text_and_gets_a_number() -> None:
         markdown(figure.replace(":alt: A tree\n", ""))
 
 
+def test_figures_of_cells_count_as_the_book_counts_them() -> None:
+    cell = '```{code-cell} ipython3\nplot.show(fig, alt="a")\nplot.show(\n    fig,\n    name="fig:b",\n)\n```\n\n'
+    drawing = "```{figure} ../README.md\n:name: fig:c\n:alt: A tree\n\nText.\n```\n\n"
+    text = markdown(cell + drawing + "see {numref}`fig:b`, {numref}`fig:c`")
+    assert "**Figure 3.** Text." in text
+    assert text.endswith("see Figure 2, Figure 3")
+
+
 def test_drawing_travels_in_the_notebook() -> None:
     figure = "```{figure} drawings/vit.svg\n:name: fig:vit\n:alt: A model\n\nThe caption.\n```"
     book = Book("https://github.com/OWNER/repository")

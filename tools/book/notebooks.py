@@ -33,6 +33,8 @@ FENCE = re.compile(r"^(?P<indent>\s*)(?P<mark>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\
 TARGET = re.compile(r"^\s*\((?P<label>[^()\s]+)\)=\s*$")
 HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*$")
 OPTION = re.compile(r"^\s*:(?P<key>[\w-]+):\s*(?P<value>.*)$")
+SHOWN = re.compile(r"\bplot\.show\((?P<arguments>(?:(?!\bplot\.show\().)*)", re.DOTALL)
+FIGURE_NAME = re.compile(r'\bname="(?P<name>fig:[\w-]+)"')
 LABELLED_MATH = re.compile(r"^\s*\$\$\s*\((?P<label>[^()\s]+)\)\s*$")
 TITLED_ROLE = re.compile(r"^(?P<text>.+?)\s*<(?P<target>[^<>]+)>$", re.DOTALL)
 INLINE = re.compile(
@@ -211,6 +213,8 @@ def add_labels(book: Book, page: str, text: str) -> None:
                     if label:
                         book.labels[label] = Reference("solution", "the solution in the book", page)
                     continue
+                for name in cell_figures(block):
+                    numbered("Figure", name)
                 if kind := numbered_kind(block):
                     numbered(kind, label)
                     book.labels.update({target: book.labels[label] for target in waiting if label})
@@ -223,6 +227,15 @@ def chapter_prefix(page: str) -> str:
     """`"4."` for a page of chapter 4: exercises and figures carry their chapter's number, as in the book."""
     number = re.match(r"\d+", Path(page).name)
     return f"{int(number[0])}." if number else ""
+
+
+def cell_figures(block: Directive) -> list[str | None]:
+    """The figures that a cell shows, each by its name if it has one: the book numbers them with the drawings."""
+    if block.name != "code-cell":
+        return []
+    source = "\n".join(line.text for line in block.body)
+    names = [FIGURE_NAME.search(shown["arguments"]) for shown in SHOWN.finditer(source)]
+    return [name["name"] if name else None for name in names]
 
 
 def numbered_kind(block: Directive) -> str | None:
@@ -547,6 +560,7 @@ def cells_of(text: str, converter: Converter) -> Iterator[nbformat.NotebookNode]
             continue
         elif name == "code-cell":
             yield from flush()
+            converter.counts["Figure"] += len(cell_figures(block))
             tags = set(yaml.safe_load(block.options.get("tags", "[]")))
             if not tags & LEFT_OUT_TAGS:
                 yield code_cell("\n".join(line.text for line in block.body), tags)

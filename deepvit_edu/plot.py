@@ -305,9 +305,11 @@ def plot_by_block(panels: dict[str, dict[str, Sequence[float]]], ylabel: str, xl
     for ax, (title, lines) in zip(axes, panels.items(), strict=False):
         if ax is not axes[0]:
             ax.sharey(axes[0])  # before drawing, so that the scale holds every panel's lines
-        for (label, values), marker in zip(lines.items(), cycle("osv^D"), strict=False):
-            every = max(1, len(values) // 8)  # enough to tell the lines apart; a mark a block would hide and weigh more
-            ax.plot(np.asarray(values), marker=marker, markersize=3, markevery=every, label=label)
+        for number, ((label, values), marker) in enumerate(zip(lines.items(), cycle("osv^D"), strict=False)):
+            # Marks at some places, other ones for each line: lines that lie on one another can be told apart.
+            every = max(1, len(values) // 8)
+            marks = slice(number % every, None, every)
+            ax.plot(np.asarray(values), marker=marker, markersize=3, markevery=marks, label=label)
         ax.set(title=title, xlabel=xlabel)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes[0].get_ylim()[0] < 0:

@@ -2,6 +2,9 @@ document.addEventListener("DOMContentLoaded", () => {
   // The bibliography is marked as a list whose items are none; screen readers do better without the mark.
   document.querySelectorAll('.citation-list[role="list"]').forEach((list) => list.removeAttribute("role"));
 
+  // The theme's fold in the contents has an arrow and no name.
+  document.querySelectorAll(".bd-sidebar-primary summary").forEach((fold) => fold.setAttribute("aria-label", "Pages below this one"));
+
   // An explorer's numbers and code are loaded when it comes near the window; tools/book/lean.py wrote where they are.
   const near = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => load(target)),

@@ -1,7 +1,6 @@
 """Fixtures for the tests of the built book: its pages, and one browser for all of them."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,11 +10,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
+from tools.book.browser import find_chromium
 from tools.book.build import HTML
 from tools.contents import pages
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MACOS_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 MILLISECONDS = 120_000  # a page may wait for a machine that does other work
 
 
@@ -44,13 +42,6 @@ def read_page(html: Path) -> Callable[[str], BeautifulSoup]:
         return cache[page]
 
     return read
-
-
-def find_chromium() -> str | None:
-    """The path of an installed Chromium or Chrome; the variable CHROMIUM names another."""
-    named = os.environ.get("CHROMIUM")
-    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
-    return named or found or (str(MACOS_CHROME) if MACOS_CHROME.exists() else None)
 
 
 @pytest.fixture(scope="session")

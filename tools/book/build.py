@@ -28,7 +28,16 @@ HTML = BUILD / "html"
 REPORT = BUILD / "report.json"
 # A change of these is not seen by Sphinx, which compares the pages only: build anew then.
 BOOK_FILES = ("book/drawings", "book/experiments", "book/images", "book/records", "book/weights", "book/references.bib")
-BEYOND_PAGES = ("deepvit_edu", *BOOK_FILES, "_config.yml", "_toc.yml", "requirements.txt", "tools/book", "web")
+BEYOND_PAGES = (
+    "deepvit_edu",
+    *BOOK_FILES,
+    "CHANGELOG.md",
+    "_config.yml",
+    "_toc.yml",
+    "requirements.txt",
+    "tools/book",
+    "web",
+)
 
 
 def fingerprint() -> str:

@@ -1,0 +1,70 @@
+"""The reference: made from docstrings and from the parser, with nothing left out."""
+
+import argparse
+import re
+
+import pytest
+
+from deepvit_edu.cli import build_parser
+from tools.book.reference import commands, describe_command, describe_file, escape, groups, mend_docstring
+from tools.contents import ROOT, pages, source_of
+
+REFERENCE = [page for page in pages() if page.startswith("book/reference/")]
+
+
+def test_every_file_of_the_package_is_on_a_page() -> None:
+    shown = [
+        heading for page in REFERENCE for heading in re.findall(r"\{package-files\} (.+)", source_of(page).read_text())
+    ]
+    assert sorted([*shown, "The command line"]) == sorted(groups())
+    listed = [file for files in groups().values() for file, _ in files]
+    present = [file.relative_to(ROOT / "deepvit_edu").as_posix() for file in (ROOT / "deepvit_edu").rglob("*.py")]
+    assert sorted(listed) == sorted(present)
+
+
+def test_a_folder_lists_the_names_that_it_offers() -> None:
+    text = "\n".join(describe_file("diagnostics/__init__.py", "all of these under one name"))
+    assert "`import deepvit_edu.diagnostics`: all of these" in text
+    assert "`record_attention` ·" in text
+
+
+def test_every_option_of_every_command_is_described() -> None:
+    for command in commands(build_parser()):
+        text = "\n".join(describe_command(command))
+        for action in command._actions:
+            if action.option_strings and action.option_strings[0] != "-h":
+                assert re.search(rf"^\.\. option:: .*{action.option_strings[-1]}\b", text, re.MULTILINE)
+
+
+def test_an_option_says_its_default_once() -> None:
+    parser = argparse.ArgumentParser(prog="tool", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("files", nargs="+", help="what to read")
+    parser.add_argument("--epochs", type=int, default=3, metavar="N", help="how long")
+    parser.add_argument("--told", default=1, help="a number, %(default)s unless given")
+    parser.add_argument("--loud", action="store_true", help="print more")
+    text = "\n".join(describe_command(parser))
+    assert "tool [OPTIONS] files [files ...]" in text
+    assert ".. option:: --epochs N\n\n   how long (default: 3)." in text
+    assert "a number, 1 unless given." in text
+    assert ".. option:: --loud\n\n   print more." in text
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("N * M", r"N \* M"),
+        ("`a * b` and *", r"`a * b` and \*"),
+        ("used_… of x_i", r"used\_… of x_i"),
+        ("plain", "plain"),
+    ],
+)
+def test_docstrings_are_taken_as_they_are_written(line: str, meant: str) -> None:
+    assert escape(line) == meant
+
+
+def test_options_of_a_dataclass_are_explained() -> None:
+    from deepvit_edu.training.recipe import Recipe
+
+    lines = ["How to train."]
+    mend_docstring(None, "class", "Recipe", Recipe, None, lines)
+    assert "    epochs: passes over the training images" in lines

@@ -20,6 +20,14 @@ book: $(INSTALLED) ## build the book with every cell executed, test its pages, p
 	@$(BIN)/python -m pytest tests/book -m "not colab"
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
+.PHONY: pdf
+pdf: $(INSTALLED) ## print the built book as one PDF (after make book; needs a Chromium)
+	@$(BIN)/python -m tools.book.pdf
+
+.PHONY: release
+release: pdf ## put wheel, PDF, zips and citation into dist/ (after make book): make release TAG=v0.1.0
+	@$(BIN)/python -m tools.book.release $(TAG)
+
 .PHONY: test
 test: $(INSTALLED) ## test the package and the repository (a few minutes; the book's pages are tested by make book)
 	@$(BIN)/python -m pytest --ignore=tests/book -m "not slow"
@@ -31,6 +39,27 @@ slow-tests: $(INSTALLED) ## the tests that take processes, kills or compilers (m
 .PHONY: colab
 colab: $(INSTALLED) ## run each learner's notebook in a fresh environment, as Colab would
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/book/test_colab.py -m colab
+
+# The packages of the Python at hand stay as they are; what runs the notebooks lives beside them.
+.PHONY: colab-image
+colab-image: ## run each learner's notebook with the packages that Python has, as within Colab's runtime image
+	@$(PYTHON) -m venv --system-site-packages .venv-colab
+	@.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout nbclient nbformat beautifulsoup4 pyyaml
+	@DEEPVIT_EDU_COLAB_PYTHON=$(PYTHON) .venv-colab/bin/python -m pytest tests/book/test_colab.py -m colab
+
+.PHONY: bounds
+bounds: ## test the package with the oldest or newest packages it allows: make bounds RESOLUTION=lowest-direct (needs uv)
+	@command -v uv > /dev/null || { echo "make bounds needs uv: pip install uv, then run it again."; exit 1; }
+	@uv venv --quiet --clear --seed --python "$$(command -v $(PYTHON))" .venv-bounds
+	@uv pip install --quiet --no-config --python .venv-bounds/bin/python --resolution $(or $(RESOLUTION),highest) -e '.[test]'
+	@.venv-bounds/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|torchvision|timm|numpy) '
+	@.venv-bounds/bin/python -m pytest -m "not slow" $(or $(TESTS),tests/nn tests/diagnostics tests/data tests/training tests/test_zoo.py tests/test_checkpoints.py tests/test_timm.py tests/test_numerics.py tests/test_cli.py)
+
+.PHONY: binder
+binder: ## install as Binder does, into .venv-binder, and make a model there
+	@$(PYTHON) -m venv .venv-binder
+	@PATH="$(CURDIR)/.venv-binder/bin:$$PATH" bash .binder/postBuild
+	@.venv-binder/bin/deepvit-edu models "deepvit_*"
 
 .PHONY: notebooks
 notebooks: $(INSTALLED) ## write the learner's notebooks beside the chapters, and the instructor's list of exercises

@@ -47,9 +47,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment that holds PyTorch and what a kernel needs, not the book's package."""
+    """The Python of a new environment that holds PyTorch and what a kernel needs, not the book's package.
+
+    Where DEEPVIT_EDU_COLAB_PYTHON names a Python, its packages are there as they are: `make colab-image`.
+    """
     folder = tmp_path_factory.mktemp("colab") / "environment"
     python = folder / "bin" / "python"
+    if image := os.environ.get("DEEPVIT_EDU_COLAB_PYTHON"):
+        run(image, "-m", "venv", "--system-site-packages", folder)
+        run(python, "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3")
+        return python
     lock = folder.with_name("lock.txt")
     lock.write_text((ROOT / "requirements.txt").read_text(encoding="utf-8").replace("-e .", ""), encoding="utf-8")
     if shutil.which("uv"):

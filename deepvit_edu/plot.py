@@ -59,7 +59,7 @@ def show(fig: Figure, alt: str, caption: str = "", name: str = "") -> None:
         alt: the text that replaces the picture for those who do not see it.
         caption: what the figure says, best with the numbers of this run; below the picture. The built book writes the
             figure's number before it.
-        name: what the text of a page calls the figure by, such as "fig:replaced" in {numref}`fig:replaced`.
+        name: what the text of a page refers to the figure by, such as "fig:replaced".
 
     Raises:
         ValueError: when the text is missing.

@@ -1,12 +1,18 @@
 """The reference: made from docstrings and from the parser, with nothing left out."""
 
 import argparse
+import importlib
+import inspect
 import re
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
+from docutils.core import publish_doctree
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 from deepvit_edu.cli import build_parser
-from tools.book.reference import commands, describe_command, describe_file, escape, groups, mend_docstring
+from tools.book.reference import commands, describe_command, describe_file, escape, groups, mend_docstring, module_of
 from tools.contents import ROOT, pages, source_of
 
 REFERENCE = [page for page in pages() if page.startswith("book/reference/")]
@@ -68,3 +74,23 @@ def test_options_of_a_dataclass_are_explained() -> None:
     lines = ["How to train."]
     mend_docstring(None, "class", "Recipe", Recipe, None, lines)
     assert "    epochs: passes over the training images" in lines
+
+
+def described_in(module: ModuleType) -> Iterator[object]:
+    """The classes and functions of a module, and the methods of its classes."""
+    for described in vars(module).values():
+        if getattr(described, "__module__", "") == module.__name__ and isinstance(described.__doc__, str):
+            yield described
+            yield from filter(inspect.isfunction, vars(described).values() if inspect.isclass(described) else ())
+
+
+@pytest.mark.parametrize("group", [name for name in groups() if name != "The command line"])
+def test_docstrings_are_read_without_a_warning(group: str) -> None:
+    """The build treats warnings as errors; here they are found before it."""
+    settings = {"default_role": "literal", "halt_level": 2}
+    for file, _ in groups()[group]:
+        for described in described_in(importlib.import_module(module_of(file))):
+            lines = (inspect.getdoc(described) or "").splitlines()
+            mend_docstring(None, "function", "", described, None, lines)
+            text = str(GoogleDocstring(lines, Config(napoleon_use_ivar=True)))
+            publish_doctree(text, settings_overrides=settings)

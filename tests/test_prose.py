@@ -51,3 +51,22 @@ def test_no_percentage_is_typed_by_hand_without_a_source(page):
 )
 def test_the_rule_itself(text, count):
     assert len(typed_percentages(text)) == count
+
+
+def predictions_without_an_answer(text: str) -> list[str]:
+    """The questions that readers are asked to predict, and that no folded text takes up before the next one."""
+    _, *asked = text.partition("\n## Pitfalls")[0].split("{admonition} Predict, then run")
+    folded = re.compile(r"^`+\{admonition\}[^\n]+\n:class: dropdown$", re.MULTILINE)
+    return [part.split("```")[0] for part in asked if not folded.search(part)]
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if re.match(r"book/\d", page)], ids=str)
+def test_every_prediction_has_an_answer_to_unfold(page):
+    assert predictions_without_an_answer((ROOT / f"{page}.md").read_text(encoding="utf-8")) == []
+
+
+def test_a_missing_answer_is_noticed():
+    asked = "```{admonition} Predict, then run\n:class: tip\nHow many?\n```\n\n"
+    answered = asked + "````{admonition} Answer\n:class: dropdown\nFour.\n````\n\n"
+    assert predictions_without_an_answer(answered + answered) == []
+    assert len(predictions_without_an_answer(asked + answered + asked)) == 2

@@ -25,7 +25,9 @@ PDF = BUILD / "deeper-vision-transformers.pdf"
 JOINED = HTML / "whole_book.html"  # beside the pages, so that it reaches their styles and pictures; removed again
 MINUTES = 10
 # What has no use on paper: buttons, marks to copy links, what runs.
-NOT_ON_PAPER = "script, button, .headerlink, .toggle-button, .copybtn, .places, nav.contents, .buttons, .explorer-live"
+NOT_ON_PAPER = (
+    "script, button, .headerlink, .toggle-button, .copybtn, nav.contents, .buttons, .explorer-live, .reading-time"
+)
 IDS = ("id", "for", "aria-labelledby", "aria-describedby", "aria-controls", "name")
 
 
@@ -141,7 +143,9 @@ body { margin: 0; padding: 0; background: #fff; }
 .book-contents span { min-width: 2.5rem; text-align: right; font-variant-numeric: tabular-nums; }
 .whole-book { break-before: page; padding: 0 !important; font-size: 10.5pt; }
 .whole-book div.highlight pre { font-size: 8.2pt; }
-.whole-book :is(svg, img) { max-width: 100%; }
+.whole-book { --text: 100%; }
+.whole-book :is(svg, img) { max-width: 100%; max-height: 200mm; }
+.whole-book svg.drawing { max-width: 115mm; max-height: 190mm; margin: 0 auto; }
 .whole-book .chapter-cards > ul { grid-template-columns: repeat(3, 1fr); }
 .whole-book .figure-data { break-inside: auto; }
 """

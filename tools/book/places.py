@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
-GLOSSARY, BIBLIOGRAPHY, REFERENCE, INDEX = "book/glossary", "book/bibliography", "book/reference/", "book/word_index"
+FRONT, GLOSSARY, BIBLIOGRAPHY, INDEX = "book/index", "book/glossary", "book/bibliography", "book/word_index"
+REFERENCE = "book/reference/"
 # Words of the glossary that mean something else as often: they lead there only where the source says `{term}`.
 COMMON = frozenset(
     (
@@ -64,8 +65,8 @@ Places = dict[tuple[str, str], list[Place]]
 
 
 def is_prose(page: str) -> bool:
-    """Whether a page is there to be read, not to look something up."""
-    return page not in (GLOSSARY, BIBLIOGRAPHY, INDEX) and not page.startswith(REFERENCE)
+    """Whether a page is there to be read, not to invite or to look something up."""
+    return page not in (FRONT, GLOSSARY, BIBLIOGRAPHY, INDEX) and not page.startswith(REFERENCE)
 
 
 def section_of(node: nodes.Node) -> nodes.section:
@@ -166,7 +167,7 @@ def names_in(doctree: nodes.document) -> Iterator[tuple[str, str, nodes.Node]]:
 def find_places(env: BuildEnvironment) -> Places:
     """Reads all pages of prose for what stands where; a section counts once."""
     places: Places = {}
-    for page in filter(is_prose, sorted(env.found_docs - {env.config.root_doc})):
+    for page in filter(is_prose, sorted(env.found_docs)):
         doctree = env.get_doctree(page)
         found = [*names_in(doctree), *(("term", word, text) for text, _, word in first_words(env, doctree))]
         for kind, name, node in found:

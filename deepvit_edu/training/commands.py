@@ -267,8 +267,9 @@ def _print(name: str, dataset: ImageSet | Files, measured: dict, expected: dict)
     real = f", ReaL {measured['real']:.2%}" if measured["real"] is not None else ""
     say(
         f"{name}: accuracy {measured['accuracy']:.2%}, among five guesses {measured['top5']:.2%}{real}, "
-        f"loss {measured['loss']:.4f}, {measured['images_per_second']:.0f} images/s"
+        f"loss {measured['loss']:.4f}"
     )
+    say(f"{measured['images_per_second']:.0f} images/s")
     for file in measured["unreadable"]:
         say(f"could not be read and was left out: {file}")
     for key, text in (("file_top1", "the file itself says"), ("published_top1", "its authors publish")):

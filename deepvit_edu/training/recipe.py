@@ -198,7 +198,8 @@ class Recipe:
     def describe(self, processes: int) -> str:
         """What a run will do, in lines to print before it."""
         how = f"scaled from {self.learning_rate:g} at {self.rate_for_batch}" if self.scale_rate else "as given"
-        parts = f"{processes} processes x {self.batch_size} images x {self.accumulation(processes)} accumulated"
+        plural = "es" if processes > 1 else ""
+        parts = f"{processes} process{plural} x {self.batch_size} images x {self.accumulation(processes)} accumulated"
         return (
             f"{self.epochs} epochs{f' and {self.cooldown_epochs} of cool-down' if self.cooldown_epochs else ''}\n"
             f"{self.images_per_step} images a step = {parts}\n"

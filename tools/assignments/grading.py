@@ -255,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(describe(rows)))
     where = "without a sandbox" if sandbox is None else f"in a sandbox of {sandbox.name}"
     count = sum(bool(row["assignment"]) for row in rows)
-    print(f"{count} notebooks were run {where}. Marks: {options.course / 'marks.csv'}.")
+    ran = "1 notebook was" if count == 1 else f"{count} notebooks were"
+    print(f"{ran} run {where}. Marks: {options.course / 'marks.csv'}.")
     print(f"To hand back: {course / HAND_BACK}. For you alone, with the hidden tests: {course / 'feedback'}.")
     if any(row["in words"] for row in rows):
         lab = NBGRADER.with_name("jupyter")

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 KEEPS_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -28,10 +29,12 @@ def training_environment(threads: int | None = None) -> dict[str, str]:
 def restart_with_memory_kept(arguments: Sequence[str]) -> None:
     """Replaces this process by `python -m deepvit_edu ARGUMENTS` with glibc's settings, where it has none of them.
 
-    Does nothing on other systems, where any of the settings is made already, or with DEEPVIT_EDU_ALLOCATOR=default.
+    Does nothing on other systems, where any of the settings is made already, where Python cannot be started again, or
+    with DEEPVIT_EDU_ALLOCATOR=default.
     """
     settled = any(name in os.environ for name in KEEPS_MEMORY) or os.environ.get(SWITCH) == "default"
     if settled or platform.libc_ver()[0] != "glibc":
         return
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "deepvit_edu", *arguments], training_environment())
+    with suppress(OSError):  # an interpreter that this user may not start again: slower, and otherwise the same
+        os.execve(sys.executable, [sys.executable, "-m", "deepvit_edu", *arguments], training_environment())

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from deepvit_edu import allocator
 from tools.contents import ROOT
 
 
@@ -31,3 +32,18 @@ def setting_seen_by(tmp_path, **environment) -> str:
 )
 def test_a_command_that_trains_keeps_its_memory_unless_told_otherwise(tmp_path, environment, expected):
     assert setting_seen_by(tmp_path, **environment) == expected
+
+
+def test_where_python_may_not_be_started_again_the_command_goes_on(monkeypatch):
+    for name in (*allocator.KEEPS_MEMORY, allocator.SWITCH):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+
+    def refused(*arguments: object) -> None:
+        asked.append(arguments)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "execve", refused)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    allocator.restart_with_memory_kept(["train"])
+    assert asked

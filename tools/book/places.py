@@ -44,6 +44,13 @@ COMMON = frozenset(
         "value",
     )
 )
+# Where a word is not explained: in what cells print, tables, and what a reader is to work out first.
+APART = frozenset(
+    (
+        *("CellNode", "cell", "dropdown", "entry", "exercise", "solution"),
+        *("exercise_node", "exercise_enumerable_node", "solution_node", "solution_start_node"),
+    )
+)
 DEFINED = re.compile(r"^(?:class|def) (\w+)", re.MULTILINE)
 IMPORTED = re.compile(r"^from deepvit_edu[\w.]* import (\([^)]*\)|.+)$", re.MULTILINE)
 NAMED = re.compile(r"^((?:\w+\.)*\w+)(?:\(.*\))?$", re.DOTALL)
@@ -91,15 +98,7 @@ def paragraphs(doctree: nodes.document) -> Iterator[nodes.paragraph]:
         while node.parent is not None:
             above |= {type(node).__name__, *node.get("classes", ())}
             node = node.parent
-        if not above & {
-            "CellNode",
-            "cell",
-            "dropdown",
-            "entry",
-            "exercise_node",
-            "solution_node",
-            "solution_start_node",
-        }:
+        if not above & APART:
             yield paragraph
 
 

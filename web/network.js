@@ -13,11 +13,7 @@ const visionNetwork = () => {
 
   const READERS = {
     F32: (bytes) => Float64Array.from(new Float32Array(bytes)),
-    F16(bytes) {
-      const halves = new Uint16Array(bytes), values = new Float64Array(halves.length);
-      for (let i = 0; i < values.length; i++) values[i] = fromHalf(halves[i]);
-      return values;
-    },
+    F16: (bytes) => new Float64Array(new Uint16Array(bytes)).map(fromHalf),
   };
 
   // The weights by name, with what the file says of the model: { weights, config, about }.
@@ -27,7 +23,7 @@ const visionNetwork = () => {
     const { __metadata__: metadata, ...tensors } = header;
     const weights = {};
     for (const [name, { dtype, data_offsets: [from, to] }] of Object.entries(tensors)) {
-      if (READERS[dtype]) weights[name] = READERS[dtype](buffer.slice(start + from, start + to)); // offsets are not aligned
+      if (READERS[dtype]) weights[name] = READERS[dtype](buffer.slice(start + from, start + to)); // a copy is aligned
     }
     return { weights, config: JSON.parse(metadata.config), about: JSON.parse(metadata.about) };
   }
@@ -37,8 +33,8 @@ const visionNetwork = () => {
     const { weights, config, about } = read(buffer);
     const size = config.img_size, patch = config.patch_size, side = size / patch;
     const unknown = config.tokens !== "patch" || !config.class_token || config.mlp !== "plain" || config.dense_head;
-    const kinds = { plain: () => null, re: mixing, refined: refinement };
-    if (unknown || config.attention.length > 1 || !kinds[config.attention[0]]) {
+    const changeOf = { plain: () => null, re: mixing, refined: refinement }[config.attention[0]];
+    if (unknown || config.attention.length > 1 || !changeOf) {
       throw new Error("this page computes models of patches with plain, Re- or refined attention only");
     }
     const layer = (name) => ({ weight: weights[`${name}.weight`], bias: weights[`${name}.bias`] });
@@ -48,7 +44,7 @@ const visionNetwork = () => {
         norm1: layer(name("norm1")), qkv: layer(name("attn.qkv")), proj: layer(name("attn.proj")),
         scale1: weights[name("scale1.gamma")], norm2: layer(name("norm2")),
         fc1: layer(name("mlp.fc1")), fc2: layer(name("mlp.fc2")), scale2: weights[name("scale2.gamma")],
-        change: kinds[config.attention[0]](weights, name("attn"), config),
+        change: changeOf((part) => weights[name(`attn.${part}`)], config.num_heads, config.attention_options ?? {}),
       };
     });
     return {
@@ -60,55 +56,48 @@ const visionNetwork = () => {
   }
 
   // Re-attention: mixing, then BatchNorm over heads, which in evaluation is one matrix and one shift for each head.
-  function mixing(weights, name, config) {
-    const heads = config.num_heads, options = config.attention_options ?? {};
-    const of = (part) => weights[`${name}.${part}`];
-    if (!of("norm.batch.weight")) throw new Error("this page computes Re-attention with BatchNorm only");
-    const matrix = new Float64Array(heads * heads), shift = new Float64Array(heads), factor = options.map_scale ?? 1;
-    for (let to = 0; to < heads; to++) {
-      const slope = of("norm.batch.weight")[to] / Math.sqrt(of("norm.batch.running_var")[to] + (options.eps ?? 1e-5));
-      const constant = (of("mix.bias")[to] - of("norm.batch.running_mean")[to]) * slope + of("norm.batch.bias")[to];
-      shift[to] = factor * constant;
-      for (let from = 0; from < heads; from++) {
-        matrix[to * heads + from] = factor * slope * of("mix.weight")[to * heads + from];
-      }
-    }
-    return (maps, tokens) => combine(maps, heads, tokens, (to, from) => [matrix[to * heads + from]], shift, 1);
+  function mixing(part, heads, options) {
+    const norm = (name) => part(`norm.batch.${name}`), mean = norm("running_mean"), variance = norm("running_var");
+    const gain = norm("weight"), offset = norm("bias");
+    if (!gain) throw new Error("this page computes Re-attention with BatchNorm only");
+    const factor = options.map_scale ?? 1;
+    const slope = gain.map((value, to) => factor * value / Math.sqrt(variance[to] + (options.eps ?? 1e-5)));
+    return {
+      kernels: Array.from(part("mix.weight"), (weight, pair) => [weight * slope[Math.floor(pair / heads)]]),
+      shift: slope.map((value, to) => (part("mix.bias")[to] - mean[to]) * value + factor * offset[to]),
+    };
   }
 
   // Refiner: three convolutions without bias in a row are one convolution, from every head to every head.
-  function refinement(weights, name, config) {
-    const heads = config.num_heads, expand = weights[`${name}.expand.weight`];
-    const local = weights[`${name}.local.weight`], reduce = weights[`${name}.reduce.weight`];
-    const wide = expand.length / heads, area = local.length / wide, kernels = [];
-    if (area !== 9) throw new Error("this page computes refined attention with kernels of 3 x 3 only");
-    for (let pair = 0; pair < heads * heads; pair++) {
-      const to = Math.floor(pair / heads), from = pair % heads, kernel = new Float64Array(area);
+  function refinement(part, heads) {
+    const [expand, local, reduce] = ["expand", "local", "reduce"].map((name) => part(`${name}.weight`));
+    const wide = expand.length / heads;
+    if (local.length !== 9 * wide) throw new Error("this page computes refined attention with kernels of 3 x 3 only");
+    const kernels = Array.from({ length: heads * heads }, (_, pair) => {
+      const to = Math.floor(pair / heads), from = pair % heads, kernel = new Float64Array(9);
       for (let map = 0; map < wide; map++) {
         const both = reduce[to * wide + map] * expand[map * heads + from];
-        for (let i = 0; i < area; i++) kernel[i] += both * local[map * area + i];
+        for (let i = 0; i < 9; i++) kernel[i] += both * local[map * 9 + i];
       }
-      kernels.push(kernel);
-    }
-    const none = new Float64Array(heads);
-    return (maps, tokens) => combine(maps, heads, tokens, (to, from) => kernels[to * heads + from], none, 3);
+      return kernel;
+    });
+    return { kernels, shift: new Float64Array(heads) };
   }
 
   // Every head's map from all heads' maps, each pair with a kernel of 3 x 3 entries or of one; zeros lie around them.
-  function combine(maps, heads, tokens, kernelOf, shift, side) {
-    const pad = (side - 1) / 2, width = tokens + 2 * pad, area = tokens * tokens;
-    const p = new Float64Array(width * width), out = new Float64Array(maps.length);
-    for (let to = 0; to < heads; to++) out.fill(shift[to], to * area, (to + 1) * area);
+  function combine(maps, heads, tokens, { kernels, shift }) {
+    const large = kernels[0].length > 1, pad = large ? 1 : 0, width = tokens + 2 * pad, area = tokens * tokens;
+    const p = new Float64Array(width * width), out = maps.map((_, i) => shift[Math.floor(i / area)]);
     for (let from = 0; from < heads; from++) {
       for (let row = 0; row < tokens; row++) {
         const start = from * area + row * tokens;
         p.set(maps.subarray(start, start + tokens), (row + pad) * width + pad);
       }
       for (let to = 0; to < heads; to++) {
-        const k = kernelOf(to, from);
+        const k = kernels[to * heads + from];
         for (let row = 0; row < tokens; row++) {
           const at = to * area + row * tokens, above = row * width, middle = above + width, below = middle + width;
-          if (side === 1) for (let i = 0; i < tokens; i++) out[at + i] += k[0] * p[above + i];
+          if (!large) for (let i = 0; i < tokens; i++) out[at + i] += k[0] * p[above + i];
           else for (let i = 0; i < tokens; i++) {
             out[at + i] += k[0] * p[above + i] + k[1] * p[above + i + 1] + k[2] * p[above + i + 2]
               + k[3] * p[middle + i] + k[4] * p[middle + i + 1] + k[5] * p[middle + i + 2]
@@ -122,14 +111,16 @@ const visionNetwork = () => {
 
   // --- arithmetic ----------------------------------------------------------------------------------------------
   // x (rows, inputs) times the transpose of weight (outputs, inputs), plus bias: two rows and four outputs at a time.
+  // Past the edge, the last one is computed again.
   function linear(x, rows, weight, bias, outputs) {
     const inputs = weight.length / outputs, out = new Float64Array(rows * outputs);
+    const upTo = (place, end) => Math.min(place, end - 1);
     for (let row = 0; row < rows; row += 2) {
-      const first = row * inputs, second = row + 1 < rows ? first + inputs : first;
-      for (let output = 0; output < outputs; output += 4) {
-        const count = Math.min(4, outputs - output);
-        const w0 = output * inputs, w1 = count > 1 ? w0 + inputs : w0, w2 = count > 2 ? w1 + inputs : w0;
-        const w3 = count > 3 ? w2 + inputs : w0;
+      const next = upTo(row + 1, rows), first = row * inputs, second = next * inputs;
+      const at = row * outputs, below = next * outputs;
+      for (let o0 = 0; o0 < outputs; o0 += 4) {
+        const o1 = upTo(o0 + 1, outputs), o2 = upTo(o0 + 2, outputs), o3 = upTo(o0 + 3, outputs);
+        const w0 = o0 * inputs, w1 = o1 * inputs, w2 = o2 * inputs, w3 = o3 * inputs;
         let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
         for (let i = 0; i < inputs; i++) {
           const a = x[first + i], b = x[second + i];
@@ -137,11 +128,8 @@ const visionNetwork = () => {
           a0 += a * v0; a1 += a * v1; a2 += a * v2; a3 += a * v3;
           b0 += b * v0; b1 += b * v1; b2 += b * v2; b3 += b * v3;
         }
-        const at = row * outputs + output, sums = [a0, a1, a2, a3], others = [b0, b1, b2, b3];
-        for (let k = 0; k < count; k++) {
-          out[at + k] = sums[k];
-          if (second !== first) out[at + outputs + k] = others[k];
-        }
+        out[at + o0] = a0; out[at + o1] = a1; out[at + o2] = a2; out[at + o3] = a3;
+        out[below + o0] = b0; out[below + o1] = b1; out[below + o2] = b2; out[below + o3] = b3;
       }
     }
     if (bias) for (let i = 0; i < out.length; i++) out[i] += bias[i % outputs];
@@ -210,7 +198,7 @@ const visionNetwork = () => {
       }
       return out;
     };
-    return { query: (head) => part(0, head), key: (head) => part(1, head), valueColumns: (head) => part(2, head, true) };
+    return { query: (head) => part(0, head), key: (head) => part(1, head), columns: (head) => part(2, head, true) };
   }
 
   // The map of one block, after the softmax and whatever the attention makes of it: (heads, tokens, tokens).
@@ -221,34 +209,24 @@ const visionNetwork = () => {
       for (let i = 0; i < query.length; i++) query[i] *= factor;
       maps.set(softmaxRows(linear(query, tokens, split.key(head), null, tokens), tokens), head * tokens * tokens);
     }
-    return block.change ? block.change(maps, tokens) : maps;
+    return block.change ? combine(maps, heads, tokens, block.change) : maps;
   }
+
+  // Every entry as the mean of its row, or of its column where `step` is a whole row.
+  const means = (map, tokens, step) => map.map((_, i) => {
+    const first = i - (Math.floor(i / step) % tokens) * step;
+    let sum = 0;
+    for (let k = 0; k < tokens; k++) sum += map[first + k * step];
+    return sum / tokens;
+  });
 
   // What may stand in for a block's map, as in the package's `INTERVENTIONS`; `last` is the map of the block before.
   const REPLACEMENTS = {
     previous: (map, tokens, last) => last ?? map,
     other: (map, tokens, last, other) => other,
     none: (map) => new Float64Array(map.length),
-    uniform(map, tokens) { // each row keeps its sum
-      const out = new Float64Array(map.length);
-      for (let start = 0; start < map.length; start += tokens) {
-        let mean = 0;
-        for (let i = 0; i < tokens; i++) mean += map[start + i] / tokens;
-        out.fill(mean, start, start + tokens);
-      }
-      return out;
-    },
-    mean(map, tokens) { // all queries use the mean of their rows
-      const out = new Float64Array(map.length), area = tokens * tokens;
-      for (let start = 0; start < map.length; start += area) {
-        for (let column = 0; column < tokens; column++) {
-          let mean = 0;
-          for (let row = 0; row < tokens; row++) mean += map[start + row * tokens + column] / tokens;
-          for (let row = 0; row < tokens; row++) out[start + row * tokens + column] = mean;
-        }
-      }
-      return out;
-    },
+    uniform: (map, tokens) => means(map, tokens, 1), // each row keeps its sum
+    mean: (map, tokens) => means(map, tokens, tokens), // all queries use the mean of their rows
   };
 
   function addBranch(x, branch, gamma, factor) {
@@ -260,7 +238,7 @@ const visionNetwork = () => {
     const { tokens, width, heads } = model, each = width / heads, area = tokens * tokens;
     const seen = new Float64Array(tokens * width);
     for (let head = 0; head < heads; head++) {
-      const rows = linear(map.subarray(head * area, (head + 1) * area), tokens, split.valueColumns(head), null, each);
+      const rows = linear(map.subarray(head * area, (head + 1) * area), tokens, split.columns(head), null, each);
       for (let token = 0; token < tokens; token++) {
         seen.set(rows.subarray(token * each, (token + 1) * each), token * width + head * each);
       }

@@ -43,11 +43,16 @@ const photoPixels = (source, width, height, size) => {
 // A file's picture, upright, as pixels (3, size, size). A large one is drawn smaller first: a few levels, much time.
 const readPhoto = async (file, size) => {
   const DIRECTLY = 1024, ROUGHLY = 256; // pixels along the shorter side
-  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }); // as Pillow, which leaves colours alone
+  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" }); // Pillow leaves colours alone
   const shorter = Math.min(bitmap.width, bitmap.height), scale = shorter > DIRECTLY ? ROUGHLY / shorter : 1;
   const width = Math.round(bitmap.width * scale), height = Math.round(bitmap.height * scale);
   const brush = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   brush.imageSmoothingQuality = "high";
+  brush.fillStyle = "#123456"; // some browsers falsify what is read, against fingerprinting
+  brush.fillRect(0, 0, width, height);
+  if (brush.getImageData(0, 0, 1, 1).data.join() !== "18,52,86,255") {
+    throw new Error("this browser gives pages false pixels of a picture; allow this page to read a canvas");
+  }
   brush.drawImage(bitmap, 0, 0, width, height);
   bitmap.close();
   return photoPixels(brush.getImageData(0, 0, width, height).data, width, height, size);

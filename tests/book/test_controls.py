@@ -224,6 +224,43 @@ def test_explorer_follows_its_slider(tab: Callable, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_networks_of_the_front_page_answer(tab: Callable, width: int) -> None:
+    figure = tab(width, "book/index").locator(".live-on")
+    figure.get_by_label("patch in row 1, column 4", exact=True).click()
+    heard = figure.locator(".live-heard", has_text="From row 1, column 4")
+    heard.wait_for(state="attached")
+    assert "Re-attention: Block 12" in heard.inner_text()
+    figure.get_by_role("button", name="Ask the class token").click()
+    figure.locator(".live-heard", has_text="From the class token").wait_for(state="attached")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_networks_of_a_chapter_answer_to_a_replaced_map(tab: Callable, width: int) -> None:
+    figure = tab(width, "book/03_attention_collapse").locator(".live-on")
+    figure.get_by_role("combobox", name="Replace its map by").select_option(label="no map at all, zeros")
+    figure.locator(".live-answer", has_text="divergence").last.wait_for()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("page", "slider"),
+    [("book/01_vision_transformer", "Angle of the query"), ("book/02_tokens_to_token", "Window k")],
+)
+def test_small_live_figure_follows_its_slider(tab: Callable, width: int, page: str, slider: str) -> None:
+    figure = tab(width, page).locator(".live-on")
+    before = figure.locator(".live-heard").inner_text()
+    figure.get_by_role("slider", name=slider).press("ArrowRight")
+    assert figure.locator(".live-heard").inner_text() != before
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_kernel_is_moved_over_its_map(tab: Callable, width: int) -> None:
+    figure = tab(width, "book/05_refiner").locator(".live-on")
+    figure.get_by_label("query 2, key 7", exact=True).click()
+    assert "Query 2, key 7" in figure.locator(".live-heard").inner_text()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_next_chapter_is_reached(tab: Callable, width: int) -> None:
     opened = tab(width)
     opened.locator(".prev-next-area .right-next").click()

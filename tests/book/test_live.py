@@ -31,7 +31,7 @@ PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset=
 <div class="live-figure {kind}"><p>In the built book something moves.</p></div></main></body></html>"""
 KINDS = {"front": "live-networks", "whole": "live-networks live-whole"}
 KINDS |= {name: f"live-{name}" for name in ("query", "split", "kernel")}
-AT_REST = ("live.css", "live/base.js", "live/specimen.js", "live/start.js", f"live/{PHOTO_FILE}")
+AT_REST = ("live.css", "live/base.js", "live/networks.js", "live/specimen.js", "live/start.js", f"live/{PHOTO_FILE}")
 MILLISECONDS = 60_000
 CIFAR, SHAPES = "cifar10", "shapes"
 

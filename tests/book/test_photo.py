@@ -64,6 +64,23 @@ def test_a_photograph_on_its_side_stands(in_page, tmp_path):
     assert difference(in_page, tmp_path / "x.jpg") <= 1
 
 
+def test_a_browser_that_falsifies_pixels_is_told_of(browser, tmp_path):
+    drawing(40, 40).save(tmp_path / "x.png")
+    page = browser.new_page()
+    page.add_script_tag(content=SOURCE)
+    page.evaluate("""() => {
+      const honest = OffscreenCanvasRenderingContext2D.prototype.getImageData;
+      OffscreenCanvasRenderingContext2D.prototype.getImageData = function (...place) {
+        const found = honest.apply(this, place);
+        found.data[0] ^= 1;
+        return found;
+      };
+    }""")
+    with pytest.raises(Exception, match="gives pages false pixels"):
+        page.evaluate(READ, base64.b64encode((tmp_path / "x.png").read_bytes()).decode())
+    page.close()
+
+
 def test_the_bound_tells_the_browsers_own_resizing(browser, tmp_path):
     """What `drawImage` alone would do is far off: the test can fail."""
     buffer = io.BytesIO()

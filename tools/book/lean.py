@@ -29,6 +29,7 @@ ONLY_WHERE = {
     "mathjax": 'class="math',
     "live.css": "live-figure",
     "live/base.js": "live-figure",
+    "live/networks.js": "live-networks",
     "live/specimen.js": "live-networks",
     "live/query.js": "live-query",
     "live/split.js": "live-split",

@@ -4,6 +4,8 @@ window.deepvitLive = (() => {
   const HERE = new URL("../", document.currentScript.src); // _static, as of whatever page this is on
   const NEGATIVE = [33, 102, 172], POSITIVE = [178, 24, 43]; // the blue and red of the book's other maps
 
+  const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
   const make = (tag, attributes = {}, ...children) => {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -49,15 +51,15 @@ window.deepvitLive = (() => {
   const controls = (...children) => make("div", { class: "live-controls" }, ...children);
   const listener = () => make("p", { class: "live-heard", role: "status", "aria-live": "polite" });
 
-  // Squares to choose from, over a picture: one can be reached with Tab, the others from it with arrows. With `drag` the
-  // choice follows a pointer that is held down.
+  // Squares to choose from, over a picture: one can be reached with Tab, the others from it with arrows. With `drag`
+  // the choice follows a pointer that is held down.
   const squares = (name, side, title, choose, drag = false) => {
     const all = range(side * side, (i) => make("button", { type: "button", "aria-label": title(i) }));
     all.forEach((square, i) => {
       square.addEventListener("click", () => choose(i));
       square.addEventListener("keydown", (event) => {
-        const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
-        if (!down && !right) return;
+        if (!STEPS[event.key]) return;
+        const [down, right] = STEPS[event.key];
         event.preventDefault();
         const y = Math.floor(i / side) + down, x = (i % side) + right;
         if (y < 0 || x < 0 || y >= side || x >= side) return;
@@ -65,9 +67,8 @@ window.deepvitLive = (() => {
         choose(y * side + x);
       });
     });
-    const box = make("div", {
-      class: "live-squares", role: "group", "aria-label": name, style: `grid-template: repeat(${side}, 1fr) / repeat(${side}, 1fr)`,
-    }, ...all);
+    const style = `grid-template: repeat(${side}, 1fr) / repeat(${side}, 1fr)`;
+    const box = make("div", { class: "live-squares", role: "group", "aria-label": name, style }, ...all);
     if (drag) {
       box.classList.add("live-drag");
       box.addEventListener("pointermove", (event) => {
@@ -115,6 +116,7 @@ window.deepvitLive = (() => {
   });
 
   return {
-    make, range, number, signed, choice, slider, button, row, controls, listener, squares, colour, script, forget, address, figure,
+    make, range, number, signed, choice, slider, button, row, controls, listener, squares, colour, script, forget,
+    address, figure,
   };
 })();

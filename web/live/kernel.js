@@ -14,7 +14,8 @@ deepvitLive.figure("live-kernel", (root, fill) => {
     const powers = range(N, (k) => Math.exp(3 * (k === (q + 1) % N) + 1.5 * (k === 4)));
     return powers.map((power) => power / powers.reduce((sum, each) => sum + each, 0));
   });
-  const entry = (q, k) => map[q]?.[k] ?? 0; // zeros beyond the edge
+  // The entry that place i of a kernel lies on, whose middle is on (q, k); zeros beyond the edge.
+  const under = (i, q, k) => map[q + Math.floor(i / 3) - 1]?.[k + (i % 3) - 1] ?? 0;
   let chosen = 4 * N + 5;
   const kernel = choice("Kernel", KERNELS.map(([name]) => name), () => show());
   const canvases = range(2, () => make("canvas", { width: N * CELL, height: N * CELL, role: "img" }));
@@ -36,23 +37,26 @@ deepvitLive.figure("live-kernel", (root, fill) => {
   };
   const show = () => {
     const w = KERNELS[kernel.value][1], [q, k] = [Math.floor(chosen / N), chosen % N];
-    const sum = (y, x) => w.reduce((all, weight, i) => all + weight * entry(y + Math.floor(i / 3) - 1, x + (i % 3) - 1), 0);
+    const sum = (y, x) => w.reduce((all, weight, i) => all + weight * under(i, y, x), 0);
     const result = range(N, (y) => range(N, (x) => sum(y, x)));
     paint(canvases[0], map, 1);
     paint(canvases[1], result, 0);
     places.mark(chosen);
-    const products = w.map((weight, i) => `${number(weight)} · ${number(entry(q + Math.floor(i / 3) - 1, k + (i % 3) - 1))}`);
+    const products = w.map((weight, i) => `${number(weight)} · ${number(under(i, q, k))}`);
     weights.replaceChildren(...products.map((text) => make("span", {}, text)));
     weights.setAttribute("aria-label", `Nine products of weight and entry: ${products.join(", ")}`);
-    const keys = [k - 1, k, k + 1].filter((key) => key >= 0 && key < N), rowsOf = new Set(keys.map((key) => Math.floor(key / 3)));
-    const text = `Query ${q}, key ${k}: ${number(entry(q, k))} becomes ${number(result[q][k])}; the row's sum, `
+    const keys = [k - 1, k, k + 1].filter((key) => key >= 0 && key < N);
+    const rowsOf = new Set(keys.map((key) => Math.floor(key / 3)));
+    const text = `Query ${q}, key ${k}: ${number(map[q][k])} becomes ${number(result[q][k])}; the row's sum, `
       + `${number(result[q].reduce((all, value) => all + value, 0))}. The keys are patches ${keys.join(", ")}: `
       + (rowsOf.size > 1 ? "they lie in two rows of the image." : "they lie in one row of the image.");
-    canvases.forEach((canvas, i) => canvas.setAttribute("aria-label", `${i ? "The map after" : "The map before"} the convolution. ${text}`));
+    const name = (which) => `The map ${which} the convolution. ${text}`;
+    canvases.forEach((canvas, i) => canvas.setAttribute("aria-label", name(i ? "after" : "before")));
     says.textContent = text;
     heard.textContent = `${KERNELS[kernel.value][0]}. ${text}`;
   };
-  const titled = (title, ...parts) => make("figure", {}, make("div", { class: "live-stage" }, ...parts), make("figcaption", {}, title));
+  const stage = (...parts) => make("div", { class: "live-stage" }, ...parts);
+  const titled = (title, ...parts) => make("figure", {}, stage(...parts), make("figcaption", {}, title));
   fill(make("p", { class: "live-question" }, "Drag the kernel over the map (queries downwards, keys to the right)."),
     row(titled("before, and the nine entries that are joined", canvases[0], places.box), titled("after", canvases[1])),
     row(controls(kernel.box, says), weights), heard);

@@ -1,7 +1,8 @@
 // Chapter 2: the windows of a soft split, and which of them hold one pixel.
 deepvitLive.figure("live-split", (root, fill) => {
   const { make, range, slider, row, controls, listener, squares } = deepvitLive;
-  const SIDE = 12, MARGIN = 3, CELL = 16, LINES = ["#0b5cad", "#a84300", "#00693f", "#8a3f76"]; // a margin for the padding
+  const SIDE = 12, MARGIN = 3, CELL = 16; // a margin for the padding
+  const LINES = ["#0b5cad", "#a84300", "#00693f", "#8a3f76"];
   let pixel = 5 * SIDE + 5;
   const kernel = slider("Window k", { min: 2, max: 7, value: 4 }, () => show());
   const stride = slider("Stride s", { min: 1, max: 7, value: 2 }, () => show());
@@ -36,7 +37,7 @@ deepvitLive.figure("live-split", (root, fill) => {
     const tokens = rows.flatMap((y) => columns.map((x) => y * along + x));
     const named = tokens.length > 9 ? `${tokens.slice(0, 9).join(", ")}, …` : tokens.join(", ");
     const text = `${along} × ${along} = ${along * along} windows, so ${along * along} tokens. `
-      + (tokens.length ? `This pixel is in ${tokens.length} of them: ${tokens.length === 1 ? "token" : "tokens"} ${named}.`
+      + (tokens.length ? `This pixel is in ${tokens.length} of them: token${tokens.length === 1 ? "" : "s"} ${named}.`
         : "This pixel is in none: it is lost.") + (s > k ? " The stride is larger than the window." : "");
     places.mark(pixel);
     says.textContent = text;
@@ -44,6 +45,7 @@ deepvitLive.figure("live-split", (root, fill) => {
     heard.textContent = `k ${k}, s ${s}, p ${p}. ${text}`;
   };
   fill(make("p", { class: "live-question" }, "Which tokens share a pixel? Choose a pixel, and change the windows."),
-    row(make("div", { class: "live-stage" }, canvas, places.box), controls(kernel.box, stride.box, padding.box, says)), heard);
+    row(make("div", { class: "live-stage" }, canvas, places.box),
+      controls(kernel.box, stride.box, padding.box, says)), heard);
   show();
 });

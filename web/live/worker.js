@@ -39,11 +39,12 @@ const liveWorker = () => {
       const results = {};
       for (const name of names) {
         const model = models.get(name), base = await baseOf(name, picture);
-        const changed = !change ? base
-          : network.replace(model, base, change.blocks, change.how, change.how === "other" ? await baseOf(name, other) : base);
+        const another = change?.how === "other" ? await baseOf(name, other) : base;
+        const changed = change ? network.replace(model, base, change.blocks, change.how, another) : base;
         const each = changed.maps[0].length, maps = new Float32Array(each * changed.maps.length);
         changed.maps.forEach((map, i) => maps.set(map, i * each));
-        results[name] = { maps, before: network.probabilities(base.logits), shares: network.probabilities(changed.logits) };
+        const [before, shares] = [base, changed].map(({ logits }) => network.probabilities(logits));
+        results[name] = { maps, before, shares };
       }
       const pixels = await pixelsOf(picture, models.get(names[0]).size);
       return { pixels, results, key: picture.key };
@@ -55,7 +56,8 @@ const liveWorker = () => {
       const answer = await steps[data.step](data);
       postMessage({ answer }, Object.values(answer?.results ?? {}).map(({ maps }) => maps.buffer));
     } catch (error) {
-      postMessage({ error: error.name === "InvalidStateError" || error.name === "EncodingError" ? "no picture" : error.message });
+      const noPicture = ["InvalidStateError", "EncodingError"].includes(error.name);
+      postMessage({ error: noPicture ? "no picture" : error.message });
     }
   };
 };

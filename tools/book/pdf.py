@@ -2,7 +2,8 @@
 
 The pages become one: articles in the order of the contents, everything unfolded, each page's anchors under a name of
 their own, links between pages within the file. Chromium prints it twice: the first time tells on which pages the
-sections begin, the second has these numbers in the contents.
+sections begin, the second has these numbers in the contents. The tables
+behind figures stay on the pages: they would fill sheets.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ JOINED = HTML / "whole_book.html"  # beside the pages, so that it reaches their 
 MINUTES = 10
 # What has no use on paper: buttons, marks to copy links, what runs.
 NOT_ON_PAPER = (
-    "script, button, .headerlink, .toggle-button, .copybtn, nav.contents, .buttons, .explorer-live, .reading-time"
+    "script, button, .headerlink, .toggle-button, .copybtn, nav.contents, .buttons, .explorer-live, .reading-time, "
+    ".figure-data"
 )
 IDS = ("id", "for", "aria-labelledby", "aria-describedby", "aria-controls", "name")
 
@@ -147,7 +149,7 @@ body { margin: 0; padding: 0; background: #fff; }
 .whole-book :is(svg, img) { max-width: 100%; max-height: 200mm; }
 .whole-book svg.drawing { max-width: 115mm; max-height: 190mm; margin: 0 auto; }
 .whole-book .chapter-cards > ul { grid-template-columns: repeat(3, 1fr); }
-.whole-book .figure-data { break-inside: auto; }
+.whole-book .chapter-card { break-inside: avoid; }
 """
 
 

@@ -4,7 +4,15 @@ A check needs no file and no network. It tries a function on fresh random inputs
 formulation; it never looks at the source. One file holds the checks of one chapter.
 """
 
-from . import chapter_1, chapter_2, chapter_3, chapter_4, chapter_5, chapter_6  # noqa: F401  they register their checks
+from . import (  # noqa: F401  they register their checks
+    chapter_1,
+    chapter_2,
+    chapter_3,
+    chapter_4,
+    chapter_5,
+    chapter_6,
+    chapter_7,
+)
 from .engine import Result, check, exercise_ids
 
 __all__ = ["Result", "check", "exercise_ids"]

@@ -243,11 +243,11 @@ def test_networks_of_a_chapter_answer_to_a_replaced_map(tab: Callable, width: in
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
-    ("page", "slider"),
+    ("chapter", "slider"),
     [("book/01_vision_transformer", "Angle of the query"), ("book/02_tokens_to_token", "Window k")],
 )
-def test_small_live_figure_follows_its_slider(tab: Callable, width: int, page: str, slider: str) -> None:
-    figure = tab(width, page).locator(".live-on")
+def test_small_live_figure_follows_its_slider(tab: Callable, width: int, chapter: str, slider: str) -> None:
+    figure = tab(width, chapter).locator(".live-on")
     before = figure.locator(".live-heard").inner_text()
     figure.get_by_role("slider", name=slider).press("ArrowRight")
     assert figure.locator(".live-heard").inner_text() != before

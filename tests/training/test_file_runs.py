@@ -221,7 +221,7 @@ def objective(**changes):
     torch.manual_seed(0)
     setup = small_setup(**changes)
     model = setup.build().train()
-    return Objective(setup.recipe, model, TrainingModel(model, dense=False), CPU)
+    return Objective(setup.recipe, model, TrainingModel(model, setup.recipe), CPU)
 
 
 def test_penalty_is_the_likeness_of_the_first_pairs():

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,7 +19,7 @@ MILLISECONDS = 120_000  # a page may wait for a machine that does other work
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for `page` on each page of the table of contents."""
     if "page" in metafunc.fixturenames:
-        metafunc.parametrize("page", pages())
+        metafunc.parametrize("page", pages(), scope="module")  # all tests of a page, then the next page
 
 
 @pytest.fixture(scope="session")
@@ -81,11 +80,15 @@ def local_file(address: str) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def visit(browser, html: Path) -> Callable[..., Visit]:
-    """A function that opens a page from its file, outside requests blocked; the same page is opened once."""
+    """A function that opens a page from its file, outside requests blocked; the same page is opened once.
+
+    What is open is closed when another page is asked for: some hundred open pages would take all of the memory.
+    """
     from playwright.sync_api import TimeoutError
 
-    @cache
-    def open_once(page: str, scheme: str, width: int, javascript: bool) -> Visit:
+    opened: dict[tuple, Visit] = {}
+
+    def open_anew(page: str, scheme: str, width: int, javascript: bool) -> Visit:
         context = browser.new_context(
             color_scheme=scheme, viewport={"width": width, "height": 900}, java_script_enabled=javascript
         )
@@ -111,6 +114,11 @@ def visit(browser, html: Path) -> Callable[..., Visit]:
         return visit
 
     def open_page(page: str, scheme: str = "light", width: int = 1280, javascript: bool = True) -> Visit:
-        return open_once(page, scheme, width, javascript)
+        how = (page, scheme, width, javascript)
+        if how not in opened:
+            for other in [other for other in opened if other[0] != page]:
+                opened.pop(other).page.context.close()
+            opened[how] = open_anew(*how)
+        return opened[how]
 
     return open_page

@@ -494,9 +494,8 @@ class Run:
             if self.checkpoints.paths() and not resume:
                 raise FileExistsError(f"{self.out} already holds a run; resume it, or choose another folder")
             weights = size_of(self.model.state_dict())
-            self.checkpoints.check_space(
-                weights * (4 if self.ema else 3)
-            )  # the weights, AdamW's two moments, the average
+            copies = 4 if self.ema else 3  # the weights, AdamW's two moments, the average
+            self.checkpoints.check_space(copies * weights)
         state = self.processes.share(self.checkpoints.load() if self.checkpoints else None)
         if state is not None:
             self._check_identity(state["identity"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.container import BarContainer
+from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
 MOST_ROWS = 30
@@ -47,6 +47,8 @@ def _tables(ax: Axes, name: str) -> Iterator[str]:
         return
     yield from _tables_of_lines(ax, name)
     yield from (_table_of_bars(ax, bars, name) for bars in ax.containers if isinstance(bars, BarContainer))
+    if intervals := _intervals(ax):
+        yield _table_of_intervals(ax, intervals, name)
     points = [found for found in ax.collections if isinstance(found, PathCollection)]
     yield from (_table_of_points(ax, found, name) for found in points if len(found.get_offsets()))
     for image in ax.images:
@@ -58,7 +60,12 @@ def _tables(ax: Axes, name: str) -> Iterator[str]:
 
 def _tables_of_lines(ax: Axes, name: str) -> Iterator[str]:
     """One table for all lines whose x lie among those of the longest; empty cells where a line has no point."""
-    curves = [line for line in ax.lines if line.get_transform() == ax.transData and len(line.get_xdata())]
+    of_intervals = [found[0] for found in _intervals(ax)]
+    curves = [
+        line
+        for line in ax.lines
+        if line.get_transform() == ax.transData and len(line.get_xdata()) and line not in of_intervals
+    ]
     groups: list[tuple[np.ndarray, list[tuple[str, dict[float, float]]]]] = []
     for line in sorted(curves, key=lambda line: -len(line.get_xdata())):  # stable: the legend's order stays
         x, y = (np.asarray(values, dtype=float) for values in line.get_data(orig=False))
@@ -81,6 +88,20 @@ def _table_of_bars(ax: Axes, bars: BarContainer, name: str) -> str:
     sizes = [bar.get_width() if across else bar.get_height() for bar in bars]
     rows = [(names.get(round(at, 6)) or _shown(at), _shown(size)) for at, size in zip(places, sizes, strict=True)]
     return html_table(name, ("", _label(bars.get_label(), ax)), rows)
+
+
+def _intervals(ax: Axes) -> list[ErrorbarContainer]:
+    """The effects with an interval that lie one below the other, each with its name as label."""
+    return [found for found in ax.containers if isinstance(found, ErrorbarContainer) and found.has_xerr]
+
+
+def _table_of_intervals(ax: Axes, intervals: list[ErrorbarContainer], name: str) -> str:
+    rows = []
+    for found in intervals:
+        middle, _, (reach,) = found
+        (low, high) = reach.get_segments()[0][:, 0]
+        rows.append((str(found.get_label()), *map(_shown, (float(middle.get_xdata()[0]), float(low), float(high)))))
+    return html_table(name, ("", ax.get_xlabel() or "value", "from", "to"), rows)
 
 
 def _table_of_points(ax: Axes, points: PathCollection, name: str) -> str:

@@ -121,9 +121,12 @@ def _slim(svg: str) -> str:
 
 
 def _stack_panels(fig: Figure) -> bool:
-    """Arranges a row of panels for a phone's column, pictures in twos or threes; whether there was anything to do."""
-    panels = fig.axes
-    if any(ax.get_subplotspec() is None or ax.get_label() == "<colorbar>" for ax in panels):
+    """Arranges a row of panels for a phone's column, pictures in twos or threes; whether there was anything to do.
+
+    A scale of colours that belongs to all panels stays beside them.
+    """
+    panels = [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
+    if any(ax.get_subplotspec() is None for ax in panels):
         return False
     pictures = any(ax.images for ax in panels)
     rows, columns = panels[0].get_subplotspec().get_gridspec().get_geometry() if panels else (1, 1)
@@ -137,10 +140,20 @@ def _stack_panels(fig: Figure) -> bool:
     grid = GridSpec(down, across, figure=fig)
     for place, ax in enumerate(panels):
         ax.set_subplotspec(grid[place // across, place % across])
-        if not pictures:  # a panel by itself says what it counts
+        if pictures:
+            _narrow_title(ax, NARROW_WIDTH / across)
+        else:  # a panel by itself says what it counts
             ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
     fig.set_size_inches(NARROW_WIDTH, panel_height * down)
     return True
+
+
+def _narrow_title(ax: Axes, width: float) -> None:
+    """Breaks a title into lines that fit into so many inches."""
+    size = min(9, ax.title.get_fontsize())
+    characters = max(8, int(width * 72 / (0.62 * size)))  # a letter is some 0.6 of its height wide
+    lines = [textwrap.fill(line, characters) for line in ax.get_title().splitlines()]
+    ax.set_title("\n".join(lines), fontsize=size)
 
 
 def show_source(*objects: object) -> None:
@@ -281,10 +294,11 @@ def plot_effects(effects: dict[str, tuple[float, float, float]], margin: float, 
     ax.axvspan(-margin, margin, color="grey", alpha=0.2, linewidth=0)
     ax.axvline(0, color="grey", linewidth=0.8)
     places = range(len(effects), 0, -1)
-    for place, (mean, low, high) in zip(places, effects.values(), strict=True):
+    for place, (name, (mean, low, high)) in zip(places, effects.items(), strict=True):
         clear = low > 0 or high < 0
-        ax.plot([low, high], [place, place], color=COLOURS[0], linewidth=2)
-        ax.plot(mean, place, "o" if clear else "s", color=COLOURS[0], markerfacecolor=COLOURS[0] if clear else "none")
+        reach = [[mean - low], [high - mean]]
+        look = {"fmt": "o" if clear else "s", "markerfacecolor": COLOURS[0] if clear else "none"}
+        ax.errorbar(mean, place, xerr=reach, label=name, color=COLOURS[0], elinewidth=2, **look)
     ax.set(xlabel=xlabel, yticks=list(places), yticklabels=list(effects), ylim=(0.4, len(effects) + 0.6))
     ax.grid(axis="y", visible=False)
     return fig

@@ -99,3 +99,14 @@ def test_tables_can_be_scrolled_by_keyboard_and_are_folded(drawn) -> None:
 
 def test_words_are_escaped() -> None:
     assert "<b>" not in html_table("<b>", ["<b>"], [["<b>", "<b>"]])
+
+
+def test_effects_are_listed_by_name_with_their_intervals(drawn) -> None:
+    fig, ax = drawn
+    ax.axvline(0)
+    for place, name, mean, reach in ((2, "mixing", 1, [[0.5], [0.25]]), (1, "norm", -2, [[1], [3]])):
+        ax.errorbar(mean, place, xerr=reach, label=name)
+    ax.set(xlabel="points")
+    assert cells(folded_tables(fig)) == [
+        ["", "points", "from", "to"], ["mixing", "1", "0.5", "1.25"], ["norm", "-2", "-3", "1"]
+    ]  # fmt: skip

@@ -82,6 +82,18 @@ def test_a_row_of_pictures_stands_in_twos_on_a_phone():
     assert 0.7 < narrow[0] / narrow[1] < 1.4
 
 
+def test_titles_and_the_scale_of_a_row_of_maps_fit_a_phone():
+    titles = ("as in the paper", "rows centred", "before training, as in the paper")
+    page = plot.figure_html(plot.plot_similarity(dict.fromkeys(titles, torch.eye(3))), "three maps")
+    wide, narrow = svgs(page)
+    assert "before training, as in the paper" in "".join(wide.itertext())
+    assert "before training, as in the paper" not in "".join(narrow.itertext())  # it stands in two lines
+    for picture in (wide, narrow):
+        assert "".join(picture.itertext()).count("cosine") == 1
+    width, height = list(map(float, narrow.get("viewBox").split()))[2:]
+    assert 0.6 < width / height < 1.4
+
+
 @pytest.mark.parametrize("kind", ["one panel", "two pictures", "rows of pictures", "maps with a scale"])
 def test_what_belongs_together_has_one_form(kind):
     draw = {

@@ -391,7 +391,8 @@ def verdicts(report: dict[str, Any]) -> list[str]:
     if excess:
         mean = sum(excess) / len(excess)
         than = "more" if mean > 0 else "less"
-        sentences.append(f"Neighbouring blocks are on average {abs(mean):.3f} {than} similar than with new weights.")
+        told = f"Neighbouring blocks are on average {abs(mean):.3f} {than} similar than with new weights"
+        sentences.append(f"{told}{_scatter(report['rows'])}.")
     if "least_harmful" not in report:
         return [*sentences, "The model has no classes, so no loss says whether it needs its maps."]
     cheapest = report["least_harmful"]
@@ -403,6 +404,12 @@ def verdicts(report: dict[str, Any]) -> list[str]:
         f"{cost:+.4f} ± {error:.4f} nats (labels: {report['labels']}): {matters[report['map_matters']]}."
     )
     return sentences
+
+
+def _scatter(rows: list[dict[str, Any]]) -> str:
+    """How far the number of one block moves from one set of new weights to the next, where that was measured."""
+    deviations = [row["repetition_deviation"] for row in rows if row.get("repetition_deviation") is not None]
+    return f" (which differ by {sum(deviations) / len(deviations):.3f} at a block themselves)" if deviations else ""
 
 
 def draw_report(report: dict[str, Any]) -> "tuple[Figure, str]":

@@ -95,6 +95,7 @@ gpu: $(INSTALLED) ## run what waits for a GPU (hours; SECTION=gpu-short: fewer e
 	done
 	@$(BIN)/python -m tools.measure.imagenet_speed --device cuda
 	@$(BIN)/deepvit-edu bench data --device cuda --out $(MEASURED)/loading_gpu.json
+	@$(BIN)/deepvit-edu bench whole-models --device cuda --batch-size 64 --out $(MEASURED)/whole_models_gpu.json
 	@$(BIN)/python -m tools.measure.calibrate --device cuda --seeds 0 1 2 3 4 --out $(MEASURED)/calibration_cifar10_gpu.json
 	@for plan in e4_refiner e5_tokens e8_token_labels e7_recipes; do \
 		$(BIN)/deepvit-edu run book/experiments/$$plan.yml --device cuda --workers $(WORKERS); \
@@ -142,10 +143,11 @@ timm-tests: $(INSTALLED) ## run timm's own tests of models on ours (fetches its 
 	@$(BIN)/python -m tools.measure.timm_tests
 
 .PHONY: bench
-bench: $(INSTALLED) ## time attentions, data loading and several models at once on an otherwise idle machine (minutes)
+bench: $(INSTALLED) ## time attentions, data loading, several models at once and whole models on an otherwise idle machine (an hour)
 	@$(BIN)/deepvit-edu bench
 	@$(BIN)/deepvit-edu bench data
 	@$(BIN)/deepvit-edu bench models
+	@$(BIN)/deepvit-edu bench whole-models
 
 .PHONY: lint
 lint: $(INSTALLED) ## check the style of code, workflows and metadata

@@ -353,12 +353,17 @@ def records_command(options: argparse.Namespace) -> None:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    what = "what to time: attention layers, the loading of images, or ways to train several small models at once"
-    parser.add_argument("what", nargs="?", choices=("layers", "data", "models"), default="layers", help=what)
+    what = (
+        "what to time: attention layers, the loading of images, ways to train several small models at once, or whole \
+models of the zoo and of other packages"
+    )
+    choices = ("layers", "data", "models", "whole-models")
+    parser.add_argument("what", nargs="?", choices=choices, default="layers", help=what)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15: a look, not a measurement")
-    parser.add_argument("--device", default="cpu", help="for data and models; layers are timed on the CPU")
+    parser.add_argument("--device", default="cpu", help="not for layers, which are timed on the CPU")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the processor")
-    parser.add_argument("--models", type=int, default=2, metavar="N", help="how many at once, a thread each")
+    parser.add_argument("--models", type=int, default=2, metavar="N", help="of models: how many at once, a thread each")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="of whole-models: images a step")
     parser.add_argument("--out", metavar="PATH", help="write the numbers to this .json file")
 
 
@@ -380,6 +385,18 @@ def _bench_models(options: argparse.Namespace, rounds: int) -> None:
     _save_bench(options, "models", f"--models {options.models} --device {options.device}", rows, **more)
 
 
+def _bench_whole_models(options: argparse.Namespace, rounds: int) -> None:
+    device, size, busy = pick_device(options.device), options.batch_size, os.getloadavg()[0]
+    rows = bench.time_whole_models(size, rounds, str(device))
+    more = {"hardware": records.describe_hardware(device), "threads": options.threads, "allocator": bench.allocator()}
+    say(bench.whole_models_table(rows))
+    say(f"medians (and quartiles) of {rounds} rounds; batches of {size}; {more['hardware']}; threads {options.threads}")
+    if missing := bench.missing_packages():
+        say(f"not installed, so left out: {', '.join(missing)}; pip install {' '.join(missing)}")
+    arguments = f"--threads {options.threads} --device {options.device} --batch-size {size}"
+    _save_bench(options, "whole models", arguments, rows, device=options.device, load=busy, **more)
+
+
 def _save_bench(options: argparse.Namespace, kind: str, arguments: str, rows: list[dict], **more: object) -> None:
     if options.out:
         what = "" if options.what == "layers" else f" {options.what}"
@@ -396,8 +413,11 @@ def bench_command(options: argparse.Namespace) -> None:
         _bench_models(options, rounds)
         return
     if options.what == "layers" and options.device != "cpu":
-        raise ValueError("layers are timed on the CPU; --device is for bench data and bench models")
+        raise ValueError("layers are timed on the CPU; --device is for the other kinds of bench")
     with bench.threads(options.threads):
+        if options.what == "whole-models":
+            _bench_whole_models(options, rounds)
+            return
         if options.what == "data":
             _bench_data(options, rounds)
             return

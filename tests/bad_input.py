@@ -257,6 +257,13 @@ def _of_measures() -> Iterator[Line]:
         yield Line(("bench", "data", f"--device={device}"))
     yield Line(("similarity",))
     yield Line(("similarity", "--timm=no_such_vit"))
+    for device in DEVICES:
+        yield Line(("bench", "whole-models", f"--device={device}"))
+    for value in ("x", "0", "1", "-1", "1.5", "nan", ""):
+        yield Line(("bench", "whole-models", f"--batch-size={value}"))
+    for out in OUTPUTS:
+        yield Line(("bench", "whole-models", f"--out={out}"))
+    yield Line(("bench", "whole-models", "--threads=0"))
     yield Line(("bench", "everything"))
 
 

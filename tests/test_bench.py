@@ -1,17 +1,21 @@
 import functools
 import math
 import multiprocessing
+import os
+import pickle
 import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 
 from deepvit_edu import bench
-from deepvit_edu.bench import Shape, layers, loading, models, run_benchmark
+from deepvit_edu.bench import Shape, layers, loading, models, run_benchmark, whole_models
 from deepvit_edu.bench.layers import FAST, LEGIBLE, OTHER, PLAIN, rows_of, saved_bytes, timed_layers
 from deepvit_edu.cli import main
 from deepvit_edu.data import draw_shapes
+from deepvit_edu.nn.paths import fast_path_allowed
 from deepvit_edu.records import load_measurement
 
 TINY = Shape(2, 5, 16, 4)
@@ -143,3 +147,97 @@ def test_a_process_that_died_is_told():
 def test_no_models_are_refused(capsys):
     assert main(["bench", "models", "--models", "0"]) == 1
     assert "give at least 1" in capsys.readouterr().err
+
+
+SMALL = {"img_size": 224, "patch_size": 56, "depth": 1, "num_classes": 10}
+
+
+def small_group(**cases):
+    return whole_models.Group("small", "code", cases)
+
+
+def small(**overrides):
+    return whole_models.ours("cifar_vit_4x64", **{**SMALL, **overrides})
+
+
+def test_whole_models_are_timed_in_both_modes_and_compared_with_the_first():
+    group = small_group(plain=small(), dense=small(dense_head=True))
+    rows = bench.time_whole_models(2, rounds=2, groups=(group,), quiet=True)
+    assert [(row["case"], row["mode"]) for row in rows] == [
+        ("plain", "eval"),
+        ("dense", "eval"),
+        ("plain", "train"),
+        ("dense", "train"),
+    ]
+    for row in rows:
+        assert row["images_per_second_q1"] <= row["images_per_second"] <= row["images_per_second_q3"]
+        assert (row["speedup"] == 1) == (row["case"] == "plain")
+        assert row["peak_mib"] > row["image_mib"]
+    assert rows[1]["num_parameters"] - rows[0]["num_parameters"] == 64 * 10 + 10
+
+
+def test_memory_of_an_image_is_measured_without_weights_and_libraries():
+    heavy = small(depth=4, patch_size=7, attention=("re",))  # 1,024 tokens: every map takes 16 MiB
+    memory = whole_models._in_own_process(heavy, training=True, batch_size=3, device="cpu")
+    assert 4 * 16 < memory["image_mib"] < 30 * 16
+    assert memory["peak_mib"] > 100  # the libraries alone take more
+
+
+def test_a_process_that_ends_while_its_memory_is_measured_is_told():
+    deadly = whole_models.Case(functools.partial(os._exit, 1))
+    with pytest.raises(OSError, match="a process ended before its step did, perhaps for lack of memory"):
+        whole_models._in_own_process(deadly, training=False, batch_size=2, device="cpu")
+
+
+def test_plain_arithmetic_takes_no_fast_path():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, images):
+            seen.append(fast_path_allowed())
+            return images.flatten(1)[:, :2]
+
+    for legible in (True, False):
+        whole_models.Case(Spy, legible).run(Spy().eval(), torch.zeros(2, 3, 4, 4))
+    assert seen == [False, True]
+
+
+def test_a_step_of_training_has_gradients_of_both_heads():
+    case = small(dense_head=True)
+    model = case.new(True, torch.device("cpu"))
+    case.run(model, torch.randn(2, 3, 224, 224))
+    assert min(head.weight.grad.norm() for head in (model.head, model.dense_head)) > 0
+
+
+def test_every_case_can_be_sent_to_another_process_and_the_names_are_as_promised():
+    for group in whole_models.GROUPS:
+        assert pickle.loads(pickle.dumps(group)).cases.keys() == group.cases.keys()
+        first = next(iter(group.cases))
+        assert (first == LEGIBLE) == (group.about == "code")
+
+
+def test_models_that_are_compared_by_code_have_as_many_parameters():
+    with torch.device("meta"):
+        for group in whole_models.GROUPS:
+            if group.about == "code":
+                ours = sum(p.numel() for p in group.cases[whole_models.OURS].build().parameters())
+                theirs = group.cases.get(whole_models.TIMM)
+                assert theirs is None or ours == sum(p.numel() for p in theirs.build().parameters())
+
+
+def test_whole_models_are_recorded_and_a_missing_library_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vit_pytorch", None)
+    group = small_group(plain=small(), **whole_models.other("vit", "ViT"))
+    monkeypatch.setattr(whole_models, "GROUPS", (group,))
+    path = tmp_path / "whole.json"
+    assert main(["bench", "whole-models", "--quick", "--batch-size", "2", "--out", str(path)]) == 0
+    assert "not installed, so left out: vit-pytorch; pip install vit-pytorch" in capsys.readouterr().out
+    measurement = load_measurement(path)
+    assert {row["case"] for row in measurement["rows"]} == {"plain"}
+    assert measurement["command"].endswith("bench whole-models --quick --threads 1 --device cpu --batch-size 2")
+    assert measurement["load"] >= 0
+
+
+def test_a_single_image_is_refused(capsys):
+    assert main(["bench", "whole-models", "--batch-size", "1"]) == 1
+    assert "--batch-size" in capsys.readouterr().err

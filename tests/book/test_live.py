@@ -151,7 +151,7 @@ def test_a_page_at_rest_is_light_and_loads_no_network(site, open_figure):
 
 def test_the_first_view_is_what_the_networks_compute(open_figure):
     figure = open_figure("front")
-    figure.page.wait_for_function("document.querySelector('.live-answer').textContent.includes('It says')")
+    figure.page.wait_for_function("document.querySelector('.live-answer').textContent.includes('it says')")
     before = figure.root.locator(".live-panel").all_inner_texts()
     figure.root.get_by_role("button", name="Ask the class token").click()
     assert "From the class token" in figure.settled()

@@ -57,7 +57,7 @@ deepvitLive.figure("live-query", (root, fill) => {
     output.replaceChildren("The values are colours here; the output is their mix: ", swatch(mix));
     heard.textContent = text;
   };
-  fill(make("p", { class: "live-question" }, "Drag the query (black or white). When does one key take nearly all?"),
+  fill(make("p", { class: "live-question" }, "Drag the query, the arrow with a round tip. When does one key take nearly all?"),
     row(make("div", { class: "live-stage" }, plane), controls(angle.box, length.box, table, output)), heard);
   show();
 });

@@ -18,8 +18,8 @@
   const COLUMNS = 6, CELL = 64, GAP = 4; // of the blocks' maps, in pixels of the canvas
   const SEEN = 32, SHOWN = 192; // pixels along a side of a picture: for the networks, and for the reader
   const INKS = ["#1b1f24", "#ffffff", "#c0392b", "#e08e0b", "#2e8b57", "#2f6fbf", "#8e5a2b"], PAPER = "#9cc7ee";
-  const NOTE = "Your picture stays on this machine: the networks run in this page. They see it at 32 × 32 pixels and "
-    + "know ten classes, so they call whatever you show them one of the ten.";
+  const NOTE = "Your picture stays on this machine: the networks run in this page. They see it at 32 × 32 pixels, "
+    + "and call whatever you show them one of the ten classes that they know: ";
 
   const percent = (share) => `${number(100 * share, share < 0.0995 ? 1 : 0)} %`;
   const largest = (values) => values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
@@ -249,6 +249,7 @@
       onCell(panel.maps, COLUMNS, shape.depth, (chosen) => { block.value = chosen; set({ block: chosen }); });
       onCell(panel.heads, 4, shape.heads, (chosen) => { head.value = chosen + 1; set({ head: chosen }); });
     });
+    const about = make("p", { class: "live-note" });
     const heard = listener(), waiting = make("p", { class: "live-waiting", "aria-hidden": "true" });
 
     // The weights of a block from the query, of one head or their mean; null while they are not computed.
@@ -290,7 +291,7 @@
       panel.answer.textContent = "";
       if (result && !state.way) {
         const top = largest(result.shares);
-        panel.answer.textContent = `It says: ${classes[top]}, ${percent(result.shares[top])}.`;
+        panel.answer.textContent = `Of its ten classes it says: ${classes[top]}, ${percent(result.shares[top])}.`;
       } else if (result) {
         const cost = state.deep ? null : effects.get(name)?.[WAYS[state.way][2]]?.[state.block];
         panel.answer.textContent = tellChange(classes, result.before, result.shares, cost);
@@ -300,6 +301,7 @@
     const draw = () => {
       patches.mark(state.query - 1);
       classToken.setAttribute("aria-pressed", state.query === 0);
+      about.textContent = `${NOTE}${start.classes[KINDS[state.kind][0]].join(", ")}.`;
       const titles = ["plain", REMEDIES[state.remedy][1]];
       const told = names().map((name, which) => drawPanel(panels[which], name, titles[which]));
       const from = `From ${place(state.query)} of ${state.picture.title}, ${heads[state.head + 1]}.`;
@@ -396,7 +398,7 @@
     ];
     fill(make("p", { class: "live-question" }, question), waiting, make("div", { class: "live-parts" }, ...parts),
       make("p", { class: "live-legend" }, "below zero", make("span"), "above zero"),
-      make("p", { class: "live-note" }, NOTE), heard);
+      about, heard);
     draw();
   }
 

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.category import StrCategoryFormatter
 from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 MOST_ROWS = 30
 """A longer curve is thinned to this many points, including its first and last."""
@@ -30,7 +33,7 @@ def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]])
 
 def folded_tables(fig: Figure) -> str:
     """The tables of a drawn figure, folded, in HTML; empty for one without numbers (a photograph, a drawing)."""
-    tables = [table for number, ax in enumerate(fig.axes, 1) for table in _tables(ax, _name(ax, number, len(fig.axes)))]
+    tables = [table for number, ax in enumerate(fig.axes, 1) for table in _tables(ax, _name(fig, ax, number))]
     if not tables:
         return ""
     scroll = '<div class="figure-data-scroll" tabindex="0" role="group" aria-label="Table" style="overflow-x: auto">'
@@ -38,15 +41,23 @@ def folded_tables(fig: Figure) -> str:
     return f'<details class="figure-data"><summary>The numbers as a table</summary>{inner}</details>'
 
 
-def _name(ax: Axes, number: int, count: int) -> str:
-    return ax.get_title() or ax.get_ylabel() or (f"Panel {number}" if count > 1 else "Values")
+def _name(fig: Figure, ax: Axes, number: int) -> str:
+    """What a panel is called; in a grid, what stands above its column and before its row comes first."""
+    parts = [ax.get_title() or ax.get_ylabel()]
+    if (place := ax.get_subplotspec()) and place.get_gridspec().nrows > 1:
+        grid = [other for other in fig.axes if other.get_subplotspec()]
+        above = next((other for other in grid if other.get_subplotspec().colspan == place.colspan), ax)
+        before = next((other for other in grid if other.get_subplotspec().rowspan == place.rowspan), ax)
+        parts = [above.get_title(), before.get_ylabel(), *parts]
+    named = ", ".join(dict.fromkeys(part.replace("\n", " ") for part in parts if part))
+    return named or (f"Panel {number}" if len(fig.axes) > 1 else "Values")
 
 
 def _tables(ax: Axes, name: str) -> Iterator[str]:
     if ax.get_label() == "<colorbar>":
         return
     yield from _tables_of_lines(ax, name)
-    yield from (_table_of_bars(ax, bars, name) for bars in ax.containers if isinstance(bars, BarContainer))
+    yield from _tables_of_bars(ax, name)
     if intervals := _intervals(ax):
         yield _table_of_intervals(ax, intervals, name)
     points = [found for found in ax.collections if isinstance(found, PathCollection)]
@@ -54,18 +65,31 @@ def _tables(ax: Axes, name: str) -> Iterator[str]:
     for image in ax.images:
         values = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)
         if values.ndim == 2 and max(values.shape) <= MOST_ENTRIES:
-            rows = [(str(row), *map(_shown, entries)) for row, entries in enumerate(values)]
-            yield html_table(f"{name}, row by row", ("", *map(str, range(values.shape[1]))), rows)
+            down, across = _words(ax.yaxis), _words(ax.xaxis)
+            rows = [(_named(row, down), *map(_shown, entries)) for row, entries in enumerate(values)]
+            yield html_table(f"{name}, row by row", ("", *(_named(at, across) for at in range(values.shape[1]))), rows)
 
 
 def _tables_of_lines(ax: Axes, name: str) -> Iterator[str]:
-    """One table for all lines whose x lie among those of the longest; empty cells where a line has no point."""
+    """One table for all lines whose x lie among those of the longest; empty cells where a line has no point.
+
+    Where words stand along the vertical axis, one table has the values beside each of them.
+    """
     of_intervals = [found[0] for found in _intervals(ax)]
     curves = [
         line
         for line in ax.lines
         if line.get_transform() == ax.transData and len(line.get_xdata()) and line not in of_intervals
     ]
+    if curves and (down := _words(ax.yaxis)):
+        beside: dict[str, list[float]] = {word: [] for word in down.values()}
+        for line in curves:
+            for x, y in zip(*line.get_data(orig=False), strict=True):
+                beside.setdefault(_named(y, down), []).append(x)
+        rows = [(word, ", ".join(map(_shown, sorted(values)))) for word, values in beside.items()]
+        yield html_table(name, ("", ax.get_xlabel() or "value"), rows)
+        return
+    across = _words(ax.xaxis)
     groups: list[tuple[np.ndarray, list[tuple[str, dict[float, float]]]]] = []
     for line in sorted(curves, key=lambda line: -len(line.get_xdata())):  # stable: the legend's order stays
         x, y = (np.asarray(values, dtype=float) for values in line.get_data(orig=False))
@@ -76,18 +100,25 @@ def _tables_of_lines(ax: Axes, name: str) -> Iterator[str]:
     for x, members in groups:
         kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_ROWS)).round().astype(int))
         head = (ax.get_xlabel() or "x", *(label for label, _ in members))
-        rows = [(_shown(at), *(_shown(points.get(at, np.nan)) for _, points in members)) for at in x[kept].tolist()]
+        rows = [
+            (_named(at, across), *(_shown(points.get(at, np.nan)) for _, points in members)) for at in x[kept].tolist()
+        ]
         yield html_table(name, head, rows)
 
 
-def _table_of_bars(ax: Axes, bars: BarContainer, name: str) -> str:
-    across = bars.orientation == "horizontal"
-    axis = ax.yaxis if across else ax.xaxis
-    names = {round(place, 6): text.get_text() for place, text in zip(axis.get_ticklocs(), axis.get_ticklabels())}  # noqa: B905
-    places = [bar.get_y() + bar.get_height() / 2 if across else bar.get_x() + bar.get_width() / 2 for bar in bars]
-    sizes = [bar.get_width() if across else bar.get_height() for bar in bars]
-    rows = [(names.get(round(at, 6)) or _shown(at), _shown(size)) for at, size in zip(places, sizes, strict=True)]
-    return html_table(name, ("", _label(bars.get_label(), ax)), rows)
+def _tables_of_bars(ax: Axes, name: str) -> Iterator[str]:
+    """One table for all series of bars that stand at the same words."""
+    series: dict[tuple[str, ...], list[BarContainer]] = {}
+    for bars in (found for found in ax.containers if isinstance(found, BarContainer)):
+        across = bars.orientation == "horizontal"
+        words = _words(ax.yaxis if across else ax.xaxis)
+        middles = [bar.get_y() + bar.get_height() / 2 if across else bar.get_x() + bar.get_width() / 2 for bar in bars]
+        series.setdefault(tuple(_named(at, words) for at in middles), []).append(bars)
+    for words, found in series.items():
+        sizes = [[bar.get_width() if bars.orientation == "horizontal" else bar.get_height() for bar in bars]
+                 for bars in found]  # fmt: skip
+        rows = [(word, *map(_shown, row)) for word, *row in zip(words, *sizes, strict=True)]
+        yield html_table(name, ("", *(_label(bars.get_label(), ax) for bars in found)), rows)
 
 
 def _intervals(ax: Axes) -> list[ErrorbarContainer]:
@@ -108,6 +139,20 @@ def _table_of_points(ax: Axes, points: PathCollection, name: str) -> str:
     label = _label(points.get_label(), ax)
     rows = [tuple(map(_shown, point)) for point in np.ma.filled(points.get_offsets(), np.nan)]
     return html_table(f"{name}: {label}", (ax.get_xlabel() or "x", ax.get_ylabel() or "y"), rows)
+
+
+def _words(axis: Axis) -> dict[float, str]:
+    """The words along an axis, by their places; empty where its ticks are numbers."""
+    if not isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter | StrCategoryFormatter):
+        return {}
+    ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
+    return {float(place): text.get_text().replace("\n", " ") for place, text in ticks if text.get_text()}
+
+
+def _named(at: float, words: dict[float, str]) -> str:
+    """The word nearest to a place, if it is less than half a step away; without one, the number."""
+    nearest = min(words, key=lambda place: abs(place - at), default=None)
+    return words[nearest] if nearest is not None and abs(nearest - at) < 0.5 else _shown(at)
 
 
 def _label(label: object, ax: Axes) -> str:

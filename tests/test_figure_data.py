@@ -70,6 +70,43 @@ def test_bars_are_named(drawn, kind: str) -> None:
     assert cells(folded_tables(fig)) == [["", "accuracy"], ["texture", "31.5"], ["layout", "52"]]
 
 
+def test_bars_side_by_side_share_a_table_under_one_name(drawn) -> None:
+    fig, ax = drawn
+    for offset, label in ((-0.2, "roofline"), (0.2, "measured")):
+        ax.barh([place + offset for place in range(2)], [1 + offset, 3], height=0.38, label=label)
+    ax.set_yticks([0, 1], ["scores", "MLP"])
+    assert cells(folded_tables(fig)) == [["", "roofline", "measured"], ["scores", "0.8", "1.2"], ["MLP", "3", "3"]]
+
+
+def test_words_under_a_line_are_its_first_column(drawn) -> None:
+    fig, ax = drawn
+    ax.plot([0, 1], [31.5, 44], label="seed 0")
+    ax.set(xticks=[0, 1], xticklabels=["plain", "refined"])
+    assert cells(folded_tables(fig)) == [["x", "seed 0"], ["plain", "31.5"], ["refined", "44"]]
+
+
+def test_values_beside_words_stand_in_one_table(drawn) -> None:
+    fig, ax = drawn
+    ax.plot([36.5, 35.25], [0, 0], "o")
+    ax.plot(41, -1, "o")
+    ax.set(yticks=[0, -1], yticklabels=["plain", "refined"], xlabel="accuracy")
+    assert cells(folded_tables(fig)) == [["", "accuracy"], ["plain", "35.2, 36.5"], ["refined", "41"]]
+
+
+def test_a_panel_of_a_grid_is_named_by_its_column_and_row() -> None:
+    fig, axes = plt.subplots(2, 2)
+    for ax in axes[1]:
+        ax.imshow([[0.5]])
+    axes[0, 0].set_title("dotted\nring")
+    axes[0, 1].set_title("plain pair")
+    axes[1, 0].set_ylabel("student")
+    page = folded_tables(fig)
+    plt.close(fig)
+    assert re.findall(r"<caption>(.*?)</caption>", page) == [
+        "dotted ring, student, row by row", "plain pair, student, row by row"
+    ]  # fmt: skip
+
+
 def test_points_are_listed(drawn) -> None:
     fig, ax = drawn
     ax.scatter([0.1, 0.2], [3, 4], label="uniform")

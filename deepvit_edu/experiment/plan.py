@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ..data.catalogue import SOURCES
 from ..nn.model import ViTConfig
 from ..training import Recipe
 from ..zoo import model_config
@@ -94,6 +95,20 @@ def arm_config(plan: Plan, arm: str, num_classes: int) -> ViTConfig:
     if drop_path := {**plan.recipe, **declared_arm(plan, arm).recipe}.get("drop_path"):
         options.setdefault("drop_path_rate", drop_path)
     return model_config(options.pop("name"), num_classes=num_classes, **options)
+
+
+def setting(plan: Plan) -> str:
+    """What the runs of a plan have in common, in words: images, the size of the first arm's model, epochs and seeds."""
+    config = arm_config(plan, next(iter(plan.arms)), num_classes=10)
+    name = plan.data["name"]
+    images = SOURCES[name].title if name in SOURCES else f"the images `{name}`"
+    count = f" ({plan.data['train_images']:,} for training)" if "train_images" in plan.data else ""
+    epochs = plan.recipe["epochs"]
+    return (
+        f"{images}{count} at {config.img_size} pixels; {config.depth} blocks of {config.embed_dim} channels and "
+        f"{config.num_heads} heads, patches of {config.patch_size} pixels; {epochs} epoch{'s' if epochs > 1 else ''}, "
+        f"{len(plan.seeds)} seeds for each arm"
+    )
 
 
 def arm_model(plan: Plan, arm: str) -> dict:

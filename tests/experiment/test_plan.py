@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from deepvit_edu.experiment import load_plan
-from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe
+from deepvit_edu.experiment.plan import Job, all_jobs, arm_config, arm_recipe, setting
 from deepvit_edu.experiment.reading import experiments_in, sections_of
 from deepvit_edu.training import load_recipe
 from tools.contents import ROOT
@@ -53,6 +53,16 @@ def test_borrowed_arms_are_declared_as_where_they_were_made(path):
                 assert arm_config(plan, name, 10) == arm_config(made, source_arm, 10)
                 assert arm_recipe(plan, Job(name, 0), 0.1) == arm_recipe(made, Job(source_arm, 0), 0.1)
                 assert (plan.data, plan.seeds, plan.tuning) == (made.data, made.seeds, made.tuning)
+
+
+def test_the_setting_says_which_images_and_how_large_and_long():
+    study = load_plan(ROOT / "book" / "experiments" / "e4_refiner.yml", "cpu-study")
+    assert setting(study) == (
+        "CIFAR-10 at 32 pixels; 24 blocks of 64 channels and 8 heads, patches of 8 pixels; "
+        "1 epoch, 3 seeds for each arm"
+    )
+    study = load_plan(ROOT / "book" / "experiments" / "s1_depth_and_remedies.yml")
+    assert setting(study).startswith("the images `framed-quarter` (120,000 for training) at 64 pixels;")
 
 
 def test_seeds_come_one_after_the_other_and_tuning_first(tmp_path):

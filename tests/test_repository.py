@@ -321,4 +321,4 @@ def test_no_private_paths() -> None:
 def test_licences_are_there() -> None:
     assert "MIT License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Creative Commons Attribution 4.0" in (ROOT / "LICENSE-text").read_text(encoding="utf-8")
-    assert "Apache License" in (ROOT / "web" / "vendor" / "mathjax" / "LICENSE").read_text(encoding="utf-8")
+    assert "MIT License" in (ROOT / "web" / "vendor" / "katex" / "LICENSE").read_text(encoding="utf-8")

@@ -23,10 +23,10 @@ document.addEventListener("DOMContentLoaded", () => {
 
 // An equation that is wider than its column is moved sideways: by the keyboard, too.
 window.addEventListener("load", () => {
-  const reach = () => document.querySelectorAll("article :is(div.math, mjx-container)").forEach((box) => {
+  const reach = () => document.querySelectorAll("article div.math").forEach((box) => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   });
-  window.MathJax?.startup?.promise.then(reach);
+  reach();
   window.addEventListener("resize", reach);
 });

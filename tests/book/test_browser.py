@@ -8,11 +8,6 @@ import pytest
 
 SERIOUS = ("serious", "critical")
 FIRST_VIEW_BYTES = 600_000  # what a page may ask for before a reader scrolls, compressed as servers do
-HEAVIER = {  # formulas, with the typesetter and its fonts, are 250,000 of these
-    "book/02_tokens_to_token": 630_000,
-    "book/03_attention_collapse": 700_000,
-    "book/04_re_attention": 620_000,
-}
 COMPRESSED = (".woff", ".woff2", ".png", ".jpg", ".webp")
 
 
@@ -33,13 +28,11 @@ def sent(file: Path) -> int:
 
 def test_first_view_is_light(visit: Callable, page: str) -> None:
     visited = visit(page)
-    if visited.page.locator("article .math").count():  # what the typesetter loads counts, however late it comes
-        visited.page.wait_for_selector("article mjx-container")
-        visited.page.evaluate("document.fonts.ready.then(() => true)")
+    visited.page.evaluate("document.fonts.ready.then(() => true)")
     weights = {file.name: sent(file) for file in visited.files}
     assert f"{page.rpartition('/')[2]}.html" in weights
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:8]
-    assert sum(weights.values()) <= HEAVIER.get(page, FIRST_VIEW_BYTES), heaviest
+    assert sum(weights.values()) <= FIRST_VIEW_BYTES, heaviest
 
 
 def test_scripts_come_only_where_they_are_used(visit: Callable, page: str) -> None:
@@ -47,15 +40,13 @@ def test_scripts_come_only_where_they_are_used(visit: Callable, page: str) -> No
     names = {file.name for file in opened.files}
     assert not [name for name in names if "thebe" in name or "fontawesome" in name]
     assert not names & {"searchtools.js", "searchindex.js", "language_data.js"}
-    assert ("startup.js" in names) == (opened.page.locator("article .math").count() > 0)
+    assert ("katex.min.css" in names) == (opened.page.locator("article .math").count() > 0)
+    assert "katex.min.js" not in names
 
 
-def test_maths_is_typeset(visit: Callable, page: str) -> None:
-    opened = visit(page).page
-    if opened.locator("article .math").count():
-        opened.wait_for_selector("article mjx-container")
-    assert opened.locator("article mjx-merror, article [data-mjx-error]").count() == 0
-    assert opened.locator("article .math:not(:has(mjx-container))").count() == 0
+def test_maths_is_typeset(read_page: Callable, page: str) -> None:
+    formulas = read_page(page).find("article").select(".math")
+    assert [formula for formula in formulas if not formula.select(".katex-html") or not formula.select("math")] == []
 
 
 def test_page_fits_a_phone(visit: Callable, page: str) -> None:

@@ -53,8 +53,8 @@ def test_picture_becomes_a_file_that_can_wait(files: Files) -> None:
     [
         ("design-tabs.js", "<p>no tabs</p>", False),
         ("design-tabs.js", '<div class="sd-tab-set">', True),
-        ("vendor/mathjax/startup.js", "<p>no maths</p>", False),
-        ("vendor/mathjax/startup.js", '<span class="math notranslate">', True),
+        ("vendor/katex/katex.min.css", "<p>no maths</p>", False),
+        ("vendor/katex/katex.min.css", '<span class="math notranslate">', True),
         ("sphinx-thebe.js", '<div class="cell">', False),
         ("live/base.js", '<div class="live-figure live-query docutils container">', True),
         ("live/query.js", '<div class="live-figure live-query docutils container">', True),

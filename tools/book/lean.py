@@ -26,7 +26,7 @@ ONLY_WHERE = {
     "design-tabs.js": "sd-tab-set",
     "sphinx-design": "sd-",
     "exercise.css": "exercise",
-    "mathjax": 'class="math',
+    "katex": 'class="math',
     "live.css": "live-figure",
     "live/base.js": "live-figure",
     "live/networks.js": "live-networks",

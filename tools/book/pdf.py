@@ -88,17 +88,14 @@ def article_of(page: str, known: set[str]) -> Tag:
 
 
 def heads(known: list[str]) -> str:
-    """The styles and the mathematics of all pages, once each."""
+    """The styles of all pages, once each."""
     found: dict[str, None] = {}
     for page in known:
         soup = BeautifulSoup((HTML / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
-        for tag in soup.select("head link[rel=stylesheet], script[src*=mathjax]"):
-            key = "href" if tag.name == "link" else "src"
-            tag[key] = resolve(page, urlsplit(tag[key]).path)
+        for tag in soup.select("head link[rel=stylesheet]"):
+            tag["href"] = resolve(page, urlsplit(tag["href"]).path)
             found[str(tag)] = None
-        for tag in soup.find_all("script", string=re.compile(r"window\.MathJax")):
-            found[str(tag)] = None
-    return "\n".join(sorted(found, key=lambda tag: "startup" in tag))  # the configuration before what reads it
+    return "\n".join(found)
 
 
 def title_of(heading: Tag) -> str:
@@ -171,11 +168,10 @@ def whole_book(articles: list[Tag], numbers: dict[str, int]) -> str:
 
 
 def print_pdf(page: object, text: str) -> None:
-    """Print the book with Chromium, when its mathematics and pictures are there."""
+    """Print the book with Chromium, when its pictures and fonts are there."""
     JOINED.write_text(text, encoding="utf-8")
     try:
         page.goto(JOINED.as_uri(), wait_until="load")
-        page.evaluate("window.MathJax?.startup?.promise")
         page.evaluate("Promise.allSettled([...document.images].map((image) => image.decode()))")
         page.evaluate("document.fonts.ready")
         page.pdf(path=PDF, prefer_css_page_size=True, print_background=True, outline=True, tagged=True)

@@ -1,0 +1,35 @@
+"""Formulas typeset while the book is built."""
+
+import pytest
+from bs4 import BeautifulSoup
+
+pytest.importorskip("sphinx", reason="Only the book's environment has Sphinx.")
+pytest.importorskip("py_mini_racer", reason="Only the book's environment has a JavaScript engine.")
+
+from tools.book.formulas import in_lines, typeset
+
+
+def test_formula_is_there_for_the_eye_and_for_screen_readers() -> None:
+    formula = BeautifulSoup(typeset(r"\frac{q^\top k}{\sqrt D}"), "html.parser")
+    assert formula.select_one("math annotation").get_text() == r"\frac{q^\top k}{\sqrt D}"
+    assert formula.select("math mfrac msqrt")
+    assert formula.select_one(".katex-html")["aria-hidden"] == "true"
+    assert "⊤" in formula.select_one(".katex-html").get_text()
+
+
+def test_display_stands_in_its_own_line() -> None:
+    assert "katex-display" in typeset("x = y", display=True)
+    assert "katex-display" not in typeset("x = y")
+
+
+def test_mistake_is_named_with_its_reason() -> None:
+    with pytest.raises(ValueError, match=r"softmx.* cannot be typeset: .*Undefined control sequence"):
+        typeset(r"\softmx(S)")
+
+
+@pytest.mark.parametrize(
+    ("tex", "rows"), [("a = b", 0), (r"a &= b \\ c &= d", 2), ("a = b\n\nc = d\n", 2), ("a = b\n", 0)]
+)
+def test_lines_of_a_display_are_rows(tex: str, rows: int) -> None:
+    formula = BeautifulSoup(typeset(in_lines(tex), display=True), "html.parser")
+    assert len(formula.select("math mtable mtr")) == rows

@@ -54,7 +54,8 @@ def test_addresses_in_full_are_there_when_the_site_is_known(read_page: Reader, h
     canonical = read_page(page).find("link", rel="canonical")
     site = metadata.site_address(repository_url(), None)
     assert bool(site) != is_placeholder(repository_url())
-    assert (html / "sitemap.xml").is_file() == bool(site)
+    assert (html / "sitemap.xml").is_file() == (html / "versions.json").is_file() == bool(site)
+    assert bool(read_page(page).find("script", attrs={"data-list": True})) == bool(site)
     assert (canonical and canonical["href"]) == (f"{site}{page}.html" if site else None)
 
 

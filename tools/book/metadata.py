@@ -17,6 +17,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from tools.book.cards import write_card
+from tools.book.versions import LIST, versions
 from tools.contents import ROOT, is_placeholder, load_yaml, pages
 
 if TYPE_CHECKING:
@@ -144,12 +145,15 @@ def write_files(app: Sphinx, error: Exception | None) -> None:
         names = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
         sitemap = f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset {names}>\n{entries}</urlset>\n'
         (out / "sitemap.xml").write_text(sitemap, encoding="utf-8")
+        online = versions(citation()["version"], list(map(str, app.config.book_older_versions)), address)
+        (out / LIST).write_text(json.dumps(online, indent=1), encoding="utf-8")
         (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {address}sitemap.xml\n", encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_config_value("book_moved_pages", {}, "html")
+    app.add_config_value("book_older_versions", [], "html")
     app.add_directive("citation", Citation)
     app.connect("html-page-context", add_metadata, priority=650)
     app.connect("build-finished", write_files, priority=900)  # after the extension that writes the start page

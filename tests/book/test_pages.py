@@ -132,4 +132,4 @@ def test_buttons_lead_to_files_of_the_repository(read_page: Reader, page: str) -
 
 def test_book_is_not_heavy(html: Path) -> None:
     megabytes = sum(file.stat().st_size for file in HTML.rglob("*") if file.is_file()) / 1e6
-    assert megabytes < 66  # the trained networks, to run in the page and to download, are 24 of these
+    assert megabytes < 60  # the trained networks, to run in the page and to download, are 24 of these

@@ -1,8 +1,8 @@
 """A Sphinx extension: the buttons above a page lead where they say.
 
-"Download" hands out the learner's notebook (no raw markup, no solutions, a cell that installs the package), not the
-page's source. While the repository's address is the placeholder, the buttons that need it are not shown, and the
-footer says how to set it.
+"Download" hands out the learner's notebook (no raw markup, no solutions, a cell that installs the package), and never
+the page's source, which the book does not carry. While the repository's address is the placeholder, the buttons that
+need it are not shown, and the footer says how to set it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # The theme's names of the groups whose links need the repository.
 OF_REPOSITORY = ("launch-buttons", "source-buttons")
+SOURCE = "download-source-button"
 NOTEBOOKS = "downloads/notebooks"  # below the built pages; tools.book.downloads fills it
 
 
@@ -26,6 +27,8 @@ def mend_buttons(app: Sphinx, page: str, _template: str, context: dict, _doctree
     buttons = context["header_buttons"]
     if context["repository_missing"]:
         buttons[:] = [button for button in buttons if button.get("label") not in OF_REPOSITORY]
+    for group in (button for button in buttons if "buttons" in button):
+        group["buttons"] = [button for button in group["buttons"] if button.get("label") != SOURCE]
     for button in (inner for group in buttons for inner in group.get("buttons", [])):
         if button.get("label") == "download-notebook-button":
             button["url"] = context["pathto"](f"{NOTEBOOKS}/{page.rpartition('/')[2]}.ipynb", 1)

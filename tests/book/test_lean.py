@@ -58,6 +58,7 @@ def test_picture_becomes_a_file_that_can_wait(files: Files) -> None:
         ("sphinx-thebe.js", '<div class="cell">', False),
         ("live/base.js", '<div class="live-figure live-query docutils container">', True),
         ("live/query.js", '<div class="live-figure live-query docutils container">', True),
+        ("live/pictures.js", '<div class="live-figure live-drop docutils container">', True),
         ("live/specimen.js", '<div class="live-figure live-query docutils container">', False),
         ("live.css", "<p>nothing live</p>", False),
         ("book.js", "", True),

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from deepvit_edu.checkpoints import load_model
 from deepvit_edu.data.pictures import read_image
 from deepvit_edu.diagnostics import record_attention
 from deepvit_edu.diagnostics.interventions import changes_by_image, replaced_logits
+from deepvit_edu.nn.model import VisionTransformer
+from deepvit_edu.zoo import copy_shared_weights
 from tools.book.live import FOLDER, PHOTO_FILE, QUERY, photo_path, write_live
 from tools.contents import ROOT
 
@@ -30,11 +34,12 @@ PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset=
 {scripts}</head><body><main><h1>A</h1><h2>B</h2><h3>C</h3>
 <div class="live-figure {kind}"><p>In the built book something moves.</p></div></main></body></html>"""
 KINDS = {"front": "live-networks", "whole": "live-networks live-whole"}
-KINDS |= {name: f"live-{name}" for name in ("query", "split", "kernel")}
-AT_REST = ("live.css", "live/base.js", "live/networks.js", "live/specimen.js", "live/start.js", f"live/{PHOTO_FILE}")
+KINDS |= {name: f"live-{name}" for name in ("query", "split", "kernel", "drop")}
+AT_REST = ["live.css", *(f"live/{name}.js" for name in ("base", "networks", "pictures", "specimen", "start"))]
+AT_REST.append(f"live/{PHOTO_FILE}")
 MILLISECONDS = 60_000
 CIFAR, SHAPES = "cifar10", "shapes"
-MOST = 1.6  # processor that one image may take, in plain loops of as many multiplications (0.9 to 1.1 here)
+MOST = 2.1  # processor that one image may take, in plain loops of as many multiplications (1.2 to 1.3 here)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +49,8 @@ def site(tmp_path_factory):
     static = folder / "_static"
     shutil.copytree(ROOT / "web", static, ignore=shutil.ignore_patterns("vendor"))
     write_live(folder / FOLDER)
-    scripts = "".join(
-        f'<script defer src="_static/live/{path.name}"></script>'
-        for path in sorted((ROOT / "web/live").glob("*.js"))  # base.js is the first
-        if path.name != "worker.js"
-    )
+    names = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]["config"]["html_js_files"]
+    scripts = "".join(f'<script defer src="_static/{name}"></script>' for name in names if name.startswith("live/"))
     for name, kind in KINDS.items():
         (folder / f"{name}.html").write_text(PAGE.format(scripts=scripts, kind=kind), encoding="utf-8")
     return folder
@@ -66,6 +68,21 @@ def server(site):
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_port}"
     running.shutdown()
+
+
+PLAIN_LOOP = """(multiplications) => { // products added one after the other, from arrays that fit the nearest memory
+  const LENGTH = 1024, x = new Float64Array(LENGTH).fill(0.5), y = new Float64Array(LENGTH).fill(0.25);
+  window.plain = () => {
+    let sum = 0;
+    for (let left = multiplications; left > 0; left -= LENGTH) for (let i = 0; i < LENGTH; i++) sum += x[i] * y[i];
+    return sum;
+  };
+}"""
+LOAD = """([weights, runs]) => {
+  const network = visionNetwork();
+  const model = network.build(Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)).buffer);
+  window.once = () => { for (let i = 0; i < runs; i++) network.run(model, new Uint8Array(3072).fill(99)); };
+}"""
 
 
 class Figure:
@@ -272,39 +289,41 @@ def test_a_drawing_is_seen(open_figure):
     assert figure.errors == []
 
 
+def longest_task(page, act) -> float:
+    """The most milliseconds of processor that one task of the page's main thread takes while something is done."""
+    browser = page.context.browser
+    browser.start_tracing(page=page, categories=["toplevel", "disabled-by-default-devtools.timeline"])
+    act()
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    threads = [each for each in events if each["name"] == "thread_name"]
+    main = {(each["pid"], each["tid"]) for each in threads if each["args"]["name"] == "CrRendererMain"}
+    tasks = [each for each in events if "RunTask" in each["name"] and (each["pid"], each["tid"]) in main]
+    return max(each.get("tdur", 0) for each in tasks) / 1000
+
+
 def test_the_page_never_waits(open_figure):
-    """No long task while two networks of 65 tokens load and compute; the bound leaves room for a busy machine."""
+    """No task of 50 ms while two networks of 65 tokens load and compute: counted in a plain loop, as below."""
     figure = open_figure("whole")
-    figure.page.evaluate(
-        "new PerformanceObserver((list) => list.getEntries().forEach(({duration}) => { window.longest = "
-        "Math.max(window.longest ?? 0, duration); })).observe({entryTypes: ['longtask']})"
-    )
-    figure.root.get_by_role("combobox", name="Networks trained on").select_option(index=1)
-    figure.settled()
-    figure.patch(4, 4).click()
-    figure.settled()
-    assert figure.page.evaluate("window.longest ?? 0") < 150
 
+    def load_and_compute():
+        figure.root.get_by_role("combobox", name="Networks trained on").select_option(index=1)
+        figure.settled()
+        figure.patch(4, 4).click()
+        figure.root.get_by_role("combobox", name="Replace its map by").select_option(index=4)
+        figure.settled()
 
-PLAIN_LOOP = """(multiplications) => { // products added one after the other, from arrays that fit the nearest memory
-  const LENGTH = 1024, x = new Float64Array(LENGTH).fill(0.5), y = new Float64Array(LENGTH).fill(0.25);
-  window.plain = () => {
-    let sum = 0;
-    for (let left = multiplications; left > 0; left -= LENGTH) for (let i = 0; i < LENGTH; i++) sum += x[i] * y[i];
-    return sum;
-  };
-}"""
-LOAD = """([weights, runs]) => {
-  const network = visionNetwork();
-  const model = network.build(Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)).buffer);
-  window.once = () => { for (let i = 0; i < runs; i++) network.run(model, new Uint8Array(3072).fill(99)); };
-}"""
+    longest = longest_task(figure.page, load_and_compute)
+    figure.page.evaluate(PLAIN_LOOP, 60_000_000)
+    figure.page.evaluate("plain()")
+    plain = longest_task(figure.page, lambda: figure.page.evaluate("plain()"))
+    print(f"longest task of the page {longest:.1f} ms, the plain loop {plain:.1f} ms")
+    assert 0 < longest <= plain
 
 
 def multiplications(config):
     """Of one image: those of the blocks' products, and of a convolution over maps from every head to every head."""
     tokens = (config.img_size // config.patch_size) ** 2 + 1
-    products = 12 * tokens * config.embed_dim**2 + 2 * tokens**2 * config.embed_dim
+    products = (4 + 2 * config.mlp_ratio) * tokens * config.embed_dim**2 + 2 * tokens**2 * config.embed_dim
     refined = 9 * config.num_heads**2 * tokens**2 if "refined" in config.attention else 0
     return config.depth * (products + refined)
 
@@ -354,6 +373,56 @@ def test_one_image_takes_little_processor(processor, name, slower):
 def test_twice_the_processor_is_too_much(processor):
     network, plain = processor("refiner_cifar10", runs=2)
     assert network > MOST * plain
+
+
+def named_with_fewer(name, pixels, how, before, keep):
+    """What a specimen says of a picture with all patches and with fewer, in the words of the figure."""
+    model, classes, images = in_pytorch(name, pixels)
+    options = {"selection": how, "selection_before": before, "keep_ratio": keep}
+    fewer = copy_shared_weights(model, VisionTransformer(replace(model.config, **options)).double()).eval()
+    with torch.no_grad():
+        shares = [each(images)[0].softmax(dim=-1) for each in (model, fewer)]
+    tops = [each.argmax().item() for each in shares]
+    percents = [f"{100 * each.max():.{0 if each.max() >= 0.0995 else 1}f} %" for each in shares]
+    changed = "" if tops[0] == tops[1] else f"{classes[tops[1]]}, "
+    return f"It says: {classes[tops[0]]}, {percents[0]} → {changed}{percents[1]}."
+
+
+def test_patches_are_dropped_by_keyboard(open_figure):
+    figure = open_figure("drop")
+    figure.root.get_by_role("button", name="Drop them").press("Enter")
+    words = figure.settled()
+    for name in ("plain_cifar10", "layerscale_cifar10"):
+        assert named_with_fewer(name, hopper(), "most-attended", (12,), 0.25) in words
+    assert words.count("4 of 16 patches come to the end") == 2
+    figure.root.get_by_role("slider", name="Dropped before block").press("ArrowLeft")
+    figure.root.get_by_role("combobox", name="Which stay").press("ArrowDown")
+    figure.root.get_by_role("combobox", name="How often").press("ArrowDown")
+    figure.root.get_by_role("slider", name="Patches that stay").fill("8")
+    words = figure.settled()
+    for name in ("plain_cifar10", "layerscale_cifar10"):
+        assert named_with_fewer(name, hopper(), "least-attended", (11, 17, 23), 0.5) in words
+    assert words.count("2 of 16 patches come to the end") == 2
+    assert figure.errors == []
+
+
+def test_patches_are_dropped_by_touch_on_a_phone(open_figure):
+    figure = open_figure("drop", width=390, has_touch=True)
+    figure.root.get_by_role("combobox", name="Which stay").select_option(index=2)
+    first = figure.settled()
+    figure.root.get_by_role("button", name="Draw others").tap()
+    assert figure.settled() != first
+    figure.root.get_by_role("combobox", name="Networks trained on").select_option(index=1)
+    assert "16 of 64 patches come to the end" in figure.settled()
+    assert figure.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert figure.errors == []
+
+
+@pytest.mark.parametrize(("index", "reason"), [(1, "their mean, 1/N"), (2, "other neighbours")])
+def test_where_no_patch_can_be_dropped_the_figure_says_why(open_figure, index, reason):
+    figure = open_figure("drop")
+    figure.root.get_by_role("combobox", name="Beside the plain network").select_option(index=index)
+    assert re.search(f"No token can be dropped here: .*{reason}", figure.settled())
 
 
 def test_query_is_dragged_and_moved_by_keys(open_figure):

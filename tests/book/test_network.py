@@ -1,7 +1,9 @@
 """The networks that compute in the page give what PyTorch gives in 64 bits, for every specimen and replacement."""
 
 import base64
+from dataclasses import replace
 from functools import cache
+from operator import attrgetter
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ from deepvit_edu.checkpoints import load_model, save_model
 from deepvit_edu.diagnostics import record_attention
 from deepvit_edu.diagnostics.interventions import replaced_logits
 from deepvit_edu.nn.model import VisionTransformer, ViTConfig
+from deepvit_edu.nn.sparse import Selection, select_tokens
+from deepvit_edu.zoo import copy_shared_weights
 from tools.contents import ROOT
 
-SOURCE = (ROOT / "web/network.js").read_text(encoding="utf-8")
+SOURCE = "\n".join((ROOT / f"web/{name}.js").read_text(encoding="utf-8") for name in ("network", "interventions"))
 SPECIMENS = sorted(
     path for path in (ROOT / "book/weights").glob("*.safetensors") if not path.stem.endswith("_similarity")
 )
@@ -24,9 +28,11 @@ WAYS = {
     "no attention": "none",
 }
 BOUND = 1e-5
+STEM = attrgetter("stem")
+PLAIN = [path for path in SPECIMENS if path.stem.startswith(("plain", "layerscale"))]  # their maps are softmax's
 PIXELS = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-COMPUTE = """([weights, images, changes]) => {
-  const network = visionNetwork();
+COMPUTE = """([weights, images, changes, drops]) => {
+  const network = visionNetwork(), { replace, drop } = interventions(network);
   const model = network.build(Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)).buffer);
   const [base, other] = images.map((pixels) => network.run(model, pixels));
   const packed = (values) => { // numbers as text, much faster than as a list
@@ -34,20 +40,31 @@ COMPUTE = """([weights, images, changes]) => {
     for (let i = 0; i < bytes.length; i += 32768) pieces.push(String.fromCharCode(...bytes.subarray(i, i + 32768)));
     return btoa(pieces.join(""));
   };
-  const replaced = changes.map(([blocks, how]) => Array.from(network.replace(model, base, blocks, how, other).logits));
-  return { logits: Array.from(base.logits), maps: base.maps.map(packed), replaced };
+  const replaced = changes.map(([blocks, how]) => Array.from(replace(model, base, blocks, how, other).logits));
+  const dropped = drops.map(([before, counts, sign, named]) => {
+    const scores = (looks, places) => (
+      named ? places.map((place) => named.includes(place)) : looks.map((look) => sign * look)
+    );
+    const { logits, kept } = drop(model, base, before, (stage) => counts[stage], scores);
+    return { logits: Array.from(logits), kept };
+  });
+  return { logits: Array.from(base.logits), maps: base.maps.map(packed), replaced, dropped };
 }"""
 
 
 @pytest.fixture(scope="module")
 def compute(browser):
-    """A function from a specimen's file, changes [(blocks, how)] and the network's source to what the page computes."""
+    """A function from a specimen's file, changes [(blocks, how)], drops and source to what the page computes.
 
-    def run(path, changes, source=SOURCE):
+    A drop is (blocks before which, how many patches stay at each, sign of the class token's attention, places that stay
+    whatever it is, or None).
+    """
+
+    def run(path, changes=(), drops=(), source=SOURCE):
         page = browser.new_page()
         page.add_script_tag(content=source)
         weights = base64.b64encode(path.read_bytes()).decode()
-        found = page.evaluate(COMPUTE, [weights, [image.flatten().tolist() for image in PIXELS], changes])
+        found = page.evaluate(COMPUTE, [weights, [image.flatten().tolist() for image in PIXELS], changes, drops])
         page.close()
         return found
 
@@ -70,7 +87,7 @@ def largest_difference(found, expected):
     return (torch.as_tensor(found, dtype=torch.float64) - expected.flatten()).abs().max().item()
 
 
-@pytest.mark.parametrize("path", SPECIMENS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SPECIMENS, ids=STEM)
 def test_scores_maps_and_replaced_maps_are_pytorchs(compute, path):
     model, images = in_pytorch(path)
     depth = len(model.blocks)
@@ -99,13 +116,62 @@ def test_the_bound_tells_a_wrong_network(compute, right, wrong):
     path = next(path for path in SPECIMENS if path.stem == "plain_shapes")
     assert right in SOURCE
     model, images = in_pytorch(path)
-    found = compute(path, [], SOURCE.replace(right, wrong))
+    found = compute(path, source=SOURCE.replace(right, wrong))
     with torch.no_grad():
         assert largest_difference(found["logits"], model(images)[0]) > BOUND
+
+
+def test_the_network_is_short_enough_to_be_shown():
+    assert len((ROOT / "web/network.js").read_text(encoding="utf-8").splitlines()) <= 250
 
 
 def test_a_model_that_the_page_cannot_compute_is_refused(compute, tmp_path):
     config = ViTConfig(img_size=32, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3, tokens="stem")
     path = save_model(VisionTransformer(config), tmp_path / "stem.safetensors", mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(Exception, match="models of patches with plain, Re- or refined attention only"):
-        compute(path, [])
+        compute(path)
+
+
+class Named(Selection):
+    """Keeps the places that it is told."""
+
+    places = None
+
+    def scores(self, stage, x, row, places):
+        return torch.isin(places, torch.tensor(self.places)).double()
+
+
+def with_fewer_tokens(model, before, keep, selection):
+    options = {"selection": selection, "selection_before": before, "keep_ratio": keep}
+    return copy_shared_weights(model, VisionTransformer(replace(model.config, **options)).double()).eval()
+
+
+@pytest.mark.parametrize("path", PLAIN, ids=STEM)
+def test_dropped_tokens_are_the_packages(compute, path):
+    """The same patches go, and the scores are the same, by attention, its reverse, and places that are given."""
+    model, images = in_pytorch(path)
+    patches = images.shape[-1] ** 2 // model.config.patch_size**2
+    for before, keep in (((1,), 0.5), ((12,), 0.25), ((4, 8, 16), 0.5)):
+        counts = [int(patches * keep ** (stage + 1)) for stage in range(len(before))]
+        named = list(range(1, 2 * counts[0], 2))
+        expected = [with_fewer_tokens(model, before, keep, f"{how}-attended") for how in ("most", "least")]
+        drops = [[before, counts, 1, None], [before, counts, -1, None]]
+        if len(before) == 1:
+            expected.append(with_fewer_tokens(model, before, keep, "random"))
+            expected[-1].selection = Named(model.config.embed_dim, patches, before, keep)
+            expected[-1].selection.places = named
+            drops.append([before, counts, 0, named])
+        found = compute(path, drops=drops)["dropped"]
+        for ours, theirs in zip(found, expected, strict=True):
+            with torch.no_grad():
+                assert ours["kept"] == [kept[0].tolist() for kept in select_tokens(theirs, images[:1]).kept]
+                assert largest_difference(ours["logits"], theirs(images[:1])[0]) < BOUND, (before, keep)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("re_shapes", "their mean, 1/N"), ("refiner_cifar10", "other neighbours")]
+)
+def test_no_token_is_dropped_where_maps_need_all(compute, name, reason):
+    path = next(path for path in SPECIMENS if path.stem == name)
+    with pytest.raises(Exception, match=reason):
+        compute(path, drops=[[[12], [4], 1, None]])

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 FOLDER = "_figures"
 UNUSED = ("thebe", "THEBE_JS_URL")  # a kernel in the page: this book has none
-ONLY_WHERE = {
+ONLY_WHERE = {  # names, and the pattern of what a page has that needs them
     "design-tabs.js": "sd-tab-set",
     "sphinx-design": "sd-",
     "exercise.css": "exercise",
     "katex": 'class="math',
     "live.css": "live-figure",
     "live/base.js": "live-figure",
-    "live/networks.js": "live-networks",
+    "live/networks.js": "live-networks|live-drop",
+    "live/pictures.js": "live-networks|live-drop",
     "live/specimen.js": "live-networks",
+    "live/drop.js": "live-drop",
     "live/query.js": "live-query",
     "live/split.js": "live-split",
     "live/kernel.js": "live-kernel",
@@ -49,7 +51,7 @@ def is_used(asset: object, body: str) -> bool:
     text = f"{getattr(asset, 'filename', asset)} {getattr(asset, 'attributes', {}).get('body') or ''}"
     if any(name in text for name in UNUSED):
         return False
-    return all(mark in body for name, mark in ONLY_WHERE.items() if name in text)
+    return all(re.search(mark, body) for name, mark in ONLY_WHERE.items() if name in text)
 
 
 class Files:

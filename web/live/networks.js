@@ -22,8 +22,8 @@ deepvitLive.networks = (() => {
   });
 
   async function startWorker() {
-    await Promise.all(["network.js", "photo.js", "live/worker.js"].map(script));
-    const parts = { visionNetwork, photoPixels, readPhoto, liveWorker };
+    await Promise.all(["network.js", "interventions.js", "photo.js", "live/worker.js"].map(script));
+    const parts = { visionNetwork, interventions, photoPixels, readPhoto, liveWorker };
     const text = Object.entries(parts).map(([name, part]) => `const ${name} = ${part};`).join("\n");
     return new Worker(URL.createObjectURL(new Blob([`${text}\nliveWorker();`], { type: "text/javascript" })));
   }

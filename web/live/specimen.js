@@ -4,7 +4,8 @@
 (() => {
   const { make, range, number, signed, choice, slider, button, row, controls, listener } = deepvitLive;
   const { squares, colour, script, networks } = deepvitLive;
-  const KINDS = [["cifar10", "photographs of ten classes (CIFAR-10)"], ["shapes", "drawn shapes of ten classes"]];
+  const { KINDS, COLUMNS, CELL, noteOn, percent, largest, titled, named, outline, drawNumber } = deepvitLive.pictures;
+  const { mapCanvas, cornerOf, onCell, drawBars, makePicture, makeChooser, newest, waitingFor } = deepvitLive.pictures;
   const REMEDIES = [["re", "Re-attention"], ["refiner", "Refiner"], ["layerscale", "LayerScale"]];
   const WAYS = [ // for the network, for the reader, in the records
     [null, "nothing: leave it"],
@@ -14,17 +15,6 @@
     ["other", "another picture's map", "other image"],
     ["none", "no map at all, zeros", "no attention"],
   ];
-  const MEGABYTES = [1.7, 1]; // that a network of each kind takes to load
-  const COLUMNS = 6, CELL = 64, GAP = 4; // of the blocks' maps, in pixels of the canvas
-  const SEEN = 32, SHOWN = 192; // pixels along a side of a picture: for the networks, and for the reader
-  const INKS = ["#1b1f24", "#ffffff", "#c0392b", "#e08e0b", "#2e8b57", "#2f6fbf", "#8e5a2b"], PAPER = "#9cc7ee";
-  const NOTE = "Your picture stays on this machine: the networks run in this page. They see it at 32 × 32 pixels, "
-    + "and call whatever you show them one of the ten classes that they know: ";
-
-  const percent = (share) => `${number(100 * share, share < 0.0995 ? 1 : 0)} %`;
-  const largest = (values) => values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
-  const titled = (pairs) => pairs.map(([, title]) => title);
-  const named = (element, name) => element.setAttribute("aria-label", name);
 
   // --- pieces of a figure ------------------------------------------------------------------------------------------
 
@@ -35,29 +25,6 @@
     return best;
   };
 
-  const outline = (brush, x, y, size, width) => { // dark within light is seen on any ground
-    for (const [shade, wider] of [["#fff", 2], ["#000", 0]]) {
-      brush.strokeStyle = shade;
-      brush.lineWidth = width + wider;
-      brush.strokeRect(x + width / 2, y + width / 2, size - width, size - width);
-    }
-  };
-
-  const mapCanvas = (columns, rows) => {
-    const along = (count) => count * (CELL + GAP) - GAP;
-    return make("canvas", { width: along(columns), height: along(rows), role: "img" });
-  };
-
-  // Tells `choose` which of the maps of a canvas was clicked.
-  const onCell = (canvas, columns, count, choose) => canvas.addEventListener("click", (event) => {
-    const box = canvas.getBoundingClientRect(), lines = Math.ceil(count / columns);
-    const at = (position, length, cells) => Math.min(cells - 1, Math.floor((position / length) * cells));
-    const line = at(event.clientY - box.top, box.height, lines);
-    const column = at(event.clientX - box.left, box.width, columns);
-    const cell = line * columns + column;
-    if (cell < count) choose(cell);
-  });
-
   // Rows of maps as shades over a pale picture, all on one scale, which is returned; a row may be missing.
   const drawRows = (canvas, columns, rows, { pale, side, query, chosen }) => {
     const brush = canvas.getContext("2d"), patch = CELL / side;
@@ -65,7 +32,7 @@
     brush.clearRect(0, 0, canvas.width, canvas.height);
     brush.imageSmoothingEnabled = false;
     rows.forEach((weights, index) => {
-      const left = (index % columns) * (CELL + GAP), top = Math.floor(index / columns) * (CELL + GAP);
+      const [left, top] = cornerOf(index, columns);
       const place = (i) => [left + (i % side) * patch, top + Math.floor(i / side) * patch];
       brush.drawImage(pale, left, top, CELL, CELL);
       for (let i = 0; weights && i < side * side; i++) {
@@ -74,24 +41,9 @@
       }
       if (query) outline(brush, ...place(query - 1), patch, 1);
       if (index === chosen) outline(brush, left, top, CELL, 3);
-      brush.font = "bold 13px sans-serif";
-      brush.fillStyle = "rgba(255, 255, 255, 0.85)";
-      brush.fillRect(left, top, index > 9 ? 19 : 12, 15);
-      brush.fillStyle = "#1b1f24";
-      brush.fillText(index, left + 2, top + 12);
+      drawNumber(brush, left, top, index);
     });
     return scale;
-  };
-
-  const drawBars = (bars, classes, before, shares) => {
-    bars.replaceChildren(...classes.map((name, i) => {
-      const bar = make("span", { class: "live-bar", style: `width: ${100 * shares[i]}%` });
-      const track = make("span", { class: "live-track" }, bar);
-      if (before !== shares) track.append(make("span", { class: "live-before", style: `left: ${100 * before[i]}%` }));
-      const share = make("span", {}, percent(shares[i]));
-      return make("span", { class: "live-class" }, make("span", {}, name), track, share);
-    }));
-    named(bars, `Shares of the classes: ${classes.map((name, i) => `${name} ${percent(shares[i])}`).join(", ")}`);
   };
 
   // How a replacement changed the answer; `cost` is what was recorded of it, [change of loss, its error], or nothing.
@@ -115,70 +67,6 @@
     return { box, title, maps, caption, headsTitle, heads, bars, answer };
   };
 
-  // A picture as the reader sees it, as the networks do, and pale, so that weights stand out on it.
-  const makePicture = () => {
-    const image = make("img", { alt: "", width: SHOWN, height: SHOWN });
-    const [seen, pale] = range(2, () => make("canvas", { width: SEEN, height: SEEN }));
-    const show = ({ title, shown }) => {
-      image.src = shown;
-      image.alt = title;
-      image.classList.toggle("live-pixels", shown.startsWith("data:"));
-    };
-    const showSeen = (pixels) => { // (3, 32, 32), or nothing: then what the reader sees, smaller
-      const brush = seen.getContext("2d"), area = SEEN * SEEN;
-      if (pixels) {
-        const data = brush.createImageData(SEEN, SEEN);
-        for (let i = 0; i < area; i++) data.data.set([pixels[i], pixels[area + i], pixels[2 * area + i], 255], 4 * i);
-        brush.putImageData(data, 0, 0);
-      } else brush.drawImage(image, 0, 0, SEEN, SEEN);
-      const light = pale.getContext("2d");
-      light.filter = "grayscale(1)";
-      light.drawImage(seen, 0, 0);
-      light.filter = "none";
-      light.fillStyle = "rgba(255, 255, 255, 0.6)";
-      light.fillRect(0, 0, SEEN, SEEN);
-    };
-    return { image, seen, pale, show, showSeen };
-  };
-
-  // A small canvas to draw on; `done` gets the drawing as a file after each stroke.
-  const easel = (done) => {
-    const canvas = make("canvas", { class: "live-easel", width: SHOWN, height: SHOWN, role: "img" });
-    named(canvas, "A place to draw with a pointer; a file does the same by keyboard");
-    const brush = canvas.getContext("2d");
-    let ink = INKS[0], last = null;
-    const clear = () => {
-      brush.fillStyle = PAPER;
-      brush.fillRect(0, 0, SHOWN, SHOWN);
-    };
-    const stroke = (event) => {
-      const box = canvas.getBoundingClientRect();
-      const next = [event.clientX - box.left, event.clientY - box.top].map((length) => length * SHOWN / box.width);
-      Object.assign(brush, { strokeStyle: ink, lineWidth: 16, lineCap: "round" });
-      brush.beginPath();
-      brush.moveTo(...(last ?? next));
-      brush.lineTo(...next);
-      brush.stroke();
-      last = next;
-    };
-    canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); stroke(event); });
-    canvas.addEventListener("pointermove", (event) => { if (last) stroke(event); });
-    canvas.addEventListener("pointerup", () => { last = null; canvas.toBlob(done); });
-    canvas.addEventListener("pointercancel", () => { last = null; });
-    const pots = INKS.map((shade, i) => {
-      const pot = make("button", { type: "button", class: "live-ink", style: `background: ${shade}` });
-      named(pot, `colour ${i + 1}`);
-      pot.addEventListener("click", () => {
-        ink = shade;
-        pots.forEach((each) => each.setAttribute("aria-pressed", each === pot));
-      });
-      return pot;
-    });
-    pots[0].setAttribute("aria-pressed", true);
-    clear();
-    return make("details", {}, make("summary", {}, "Draw a picture"), canvas, row(...pots, button("Clear", clear)));
-  };
-
   // --- a figure ----------------------------------------------------------------------------------------------------
   async function begin(root, fill) {
     const whole = root.classList.contains("live-whole");
@@ -188,7 +76,6 @@
       kind: 0, remedy: 0, way: 0, deep: false, picture: samples[0], query: start.query, head: -1, block: 12,
     };
     let shape = { depth: 24, heads: 8, tokens: 17, side: 4 }; // of the networks that are shown
-    let busy = false, again = false;
     const names = () => ["plain", REMEDIES[state.remedy][0]].map((remedy) => `${remedy}_${KINDS[state.kind][0]}`);
     const place = (token) => {
       if (!token) return "the class token";
@@ -208,32 +95,8 @@
       patches = squares(what, shape.side, (i) => `patch in ${place(i + 1)}`, (i) => set({ query: i + 1 }));
       holder.append(patches.box);
     };
-    let count = 0;
-    const own = (source, title) => {
-      if (state.picture.own) URL.revokeObjectURL(state.picture.shown);
-      count += 1;
-      set({ picture: { key: `own ${count}`, title, source, shown: URL.createObjectURL(source), own: true } });
-    };
-    const upload = make("input", { type: "file", accept: "image/*" });
-    upload.addEventListener("change", () => {
-      if (upload.files[0]) own(upload.files[0], "your picture");
-      upload.value = "";
-    });
-    const uploader = make("label", { class: "live-button live-upload" }, "Your own photo…", upload);
-    root.addEventListener("dragover", (event) => event.preventDefault());
-    root.addEventListener("drop", (event) => {
-      event.preventDefault();
-      if (event.dataTransfer.files[0]) own(event.dataTransfer.files[0], "your picture");
-    });
-
     // Controls
-    const picker = choice("Picture", [], () => {
-      if (samples[picker.value]) set({ picture: samples[picker.value] });
-    });
-    const putSamples = () => {
-      picker.put([...samples.map(({ title }) => title), "your own"]);
-      picker.value = state.picture.own ? samples.length : samples.indexOf(state.picture);
-    };
+    const chooser = makeChooser(root, (chosen) => set({ picture: chosen }));
     // Networks of another kind start with a picture of theirs; which there are is known when their file is loaded.
     const changeKind = () => set({ kind: kind.value, unchosen: !state.picture.own });
     const kind = choice("Networks trained on", titled(KINDS), changeKind);
@@ -301,7 +164,7 @@
     const draw = () => {
       patches.mark(state.query - 1);
       classToken.setAttribute("aria-pressed", state.query === 0);
-      about.textContent = `${NOTE}${start.classes[KINDS[state.kind][0]].join(", ")}.`;
+      about.textContent = noteOn(start.classes[KINDS[state.kind][0]]);
       const titles = ["plain", REMEDIES[state.remedy][1]];
       const told = names().map((name, which) => drawPanel(panels[which], name, titles[which]));
       const from = `From ${place(state.query)} of ${state.picture.title}, ${heads[state.head + 1]}.`;
@@ -319,21 +182,16 @@
     const signature = (message) => JSON.stringify([message.names, message.picture.key, message.change]);
 
     async function computeOnce() {
-      const missing = names().filter((name) => !networks.isLoaded(name)).length;
-      const what = missing === 2 ? "two networks" : "a network", size = number(missing * MEGABYTES[state.kind], 1);
-      waiting.textContent = missing ? `loading ${what}, ${size} MB …` : "computing …";
+      waiting.textContent = waitingFor(names(), state.kind);
       await script("live/samples.js");
       if (state.unchosen) {
         Object.assign(state, { picture: samples[state.kind], unchosen: false });
         picture.show(state.picture);
       }
-      putSamples();
+      chooser.put(state.picture);
       const [loaded] = await Promise.all(names().map(networks.load));
       const message = wanted(), answer = await networks.ask(message);
-      if (signature(message) !== signature(wanted())) { // the reader has gone on
-        again = true;
-        return;
-      }
+      if (signature(message) !== signature(wanted())) return; // the reader has gone on, and it is computed again
       const resized = loaded.side !== shape.side;
       shape = loaded;
       found = { ...answer, signature: signature(message) };
@@ -345,30 +203,14 @@
       waiting.textContent = "";
       draw();
     }
-    // The newest wish wins: while one is computed, others wait, and only the last of them is computed.
-    async function compute() {
-      again = true;
-      if (busy) return;
-      busy = true;
-      root.setAttribute("aria-busy", "true");
-      while (again) {
-        again = false;
-        await computeOnce().catch(fail);
-      }
-      busy = false;
-      root.removeAttribute("aria-busy");
-    }
-    const fail = ({ message }) => {
-      const noPicture = message === "no picture", file = state.picture.source?.name ?? "The file";
-      const text = noPicture ? `${file} cannot be read as a picture. Choose a JPEG, PNG or WebP file.`
-        : `This could not be computed: ${message}`;
-      waiting.textContent = text;
-      heard.textContent = text;
-      if (!noPicture) return;
+    const tell = (text) => { waiting.textContent = heard.textContent = text; };
+    const unreadable = () => {
       state.picture = samples[0];
-      putSamples();
+      chooser.put(state.picture);
       picture.show(state.picture);
     };
+    const name = () => state.picture.source?.name ?? "The file";
+    const compute = newest(root, computeOnce, { name, tell, unreadable });
     const set = (changes) => {
       Object.assign(state, changes);
       if (changes.picture) picture.show(changes.picture);
@@ -377,7 +219,7 @@
       if (current || !(changes.picture || "kind" in changes)) draw();
     };
 
-    putSamples();
+    chooser.put(state.picture);
     putPatches();
     picture.show(state.picture);
     await picture.image.decode();
@@ -386,11 +228,11 @@
       + "a remedy?";
     const seenCaption = make("figcaption", {}, "as the networks see it: 32 × 32 pixels");
     const seen = make("figure", { class: "live-seen" }, picture.seen, seenCaption);
-    const tools = [classToken, uploader, ...(whole ? [seen] : [])];
-    const note = make("p", { class: "live-note" }, "Orange lines mark the shares before.");
+    const tools = [classToken, chooser.uploader, ...(whole ? [seen] : [])];
+    const note = make("p", { class: "live-note" }, "Orange lines mark the probabilities before.");
     const change = make("fieldset", {}, make("legend", {}, "Replace maps"),
       controls(block.box, way.box, where.box, note));
-    const others = controls(picker.box, kind.box, remedy.box, head.box, easel((file) => own(file, "your drawing")));
+    const others = controls(chooser.box, kind.box, remedy.box, head.box, chooser.easel);
     const parts = [
       make("div", { class: "live-picker" }, holder, row(...tools)),
       make("div", { class: "live-panels" }, ...panels.map(({ box }) => box)),

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import MISSING, field, fields
-from typing import Any
+from typing import Any, get_origin
 
 
 def option(
@@ -38,6 +38,22 @@ def check_options(options: object) -> None:
         choices = each.metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(f"{each.name} is '{value}'; choose one of {', '.join(choices)}")
+
+
+KINDS = {
+    tuple: ("a list", (tuple, list)),
+    dict: ("a table of options and their values", dict),
+    bool: ("true or false", bool),
+}
+
+
+def check_kinds(options: object) -> None:
+    """Raises ValueError, naming it, for a dataclass's first list, table or switch whose value is something else."""
+    for each in fields(options):
+        words, fitting = KINDS.get(get_origin(each.type) or each.type, ("", object))
+        value = getattr(options, each.name)
+        if not isinstance(value, fitting):
+            raise ValueError(f"{each.name} is {value!r}; it must be {words}")
 
 
 def check_number(

@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -65,6 +65,15 @@ CHANGES = {  # of the plan: a name, what stands there, and what is put in its pl
     "contrast_name": ("seeds: [0]", "seeds: [0]\ncontrasts: [{name: [a], treatment: deep, control: plain}]"),
     "contrast_arm": ("seeds: [0]", "seeds: [0]\ncontrasts: [{name: a, treatment: deeper, control: plain}]"),
     "contrast_words": ("seeds: [0]", "seeds: [0]\ncontrasts: words"),
+    "blocks_no_list": ("depth: 3", "selection: random, selection_before: 1"),
+    "attention_no_list": ("depth: 3", "attention: re"),
+    "options_no_table": ("depth: 3", "attention_options: [1]"),
+    "switch_word": ("depth: 3", "dense_head: words"),
+    "switch_number": ("depth: 3", "qkv_bias: 3"),
+    "selection_idle": ("depth: 3", "selection: random"),
+    "selection_attention": ("depth: 3", "selection: predicted, selection_before: [1], attention: [re]"),
+    "selection_twice": ("depth: 3", "selection: random, selection_before: [1, 1]"),
+    "tradeoff_nan": ("depth: 3", "selection: waiting, selection_before: [1], selection_options: {tradeoff: .nan}"),
     "unknown_part": ("seeds: [0]", "seeds: [0]\nmore: 1"),
 }
 OTHER_PLANS = {
@@ -123,6 +132,9 @@ def _make_weights(folder: Path) -> None:
     torch.nn.init.constant_(model.head.weight, torch.nan)
     save_model(model, folder / "nan.safetensors", **about, mean=[0.5] * 3, std=[0.5] * 3)
     write_tensors(folder / "foreign.safetensors", {"a": torch.zeros(3)}, {})
+    for name, wrong in {"about_list": [], "std_zero": {**about, "mean": [0.5] * 3, "std": [0] * 3}}.items():
+        texts = {"config": json.dumps(asdict(model.config)), "about": json.dumps(wrong)}
+        write_tensors(folder / f"{name}.safetensors", model.state_dict(), texts)
     (folder / "cut.safetensors").write_bytes(whole[:-9])
     (folder / "flipped.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     (folder / "header.safetensors").write_bytes(b"\xff" * 8 + b"{" + whole[9:])
@@ -176,7 +188,10 @@ WEIGHTS = (
     "file.txt",
     "weights/run_without_model",
     *(f"weights/{name}.pth" for name in ("empty", "page", "pointer", "words", "code", "list")),
-    *(f"weights/{name}.safetensors" for name in ("nan", "foreign", "cut", "flipped", "header")),
+    *(
+        f"weights/{name}.safetensors"
+        for name in ("nan", "foreign", "cut", "flipped", "header", "about_list", "std_zero")
+    ),
     "",
     LONG,
 )
@@ -216,6 +231,8 @@ def _of_train() -> Iterator[Line]:
         options = ("--token-weight=0.5", "--smallest-crop=0.5", "--limit=64", "--batch-size=8")
         yield Line(("train", f"--label-maps={name}", *options, *CPU))
     yield Line(("train", "--compile", "--map-penalty=1"))
+    for option in ("selection_before=4", "selection=random", "attention=re", "attention_options=[1]", "dense_head=3"):
+        yield Line(("train", "--model-options", option), about=option.split("=")[0])
     yield Line(("train", "--no-such-option"))
     yield Line(("train", "--evaluate-every=100"))
 
@@ -255,6 +272,7 @@ def _of_measures() -> Iterator[Line]:
     for device in DEVICES:
         yield Line(("similarity", "cifar_vit_4x64", f"--device={device}"))
         yield Line(("bench", "data", f"--device={device}"))
+    yield Line(("similarity", "evo_deit_ti", "--images=shapes", "--count=2", *CPU), about="token")
     yield Line(("similarity",))
     yield Line(("similarity", "--timm=no_such_vit"))
     for device in DEVICES:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .recording import attention_blocks, called_blocks, inspection, watch_maps
+from .recording import attention_blocks, called_blocks, check_all_tokens, inspection, watch_maps
 
 
 def _uniform(attn: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def intervene(
         changed, not that it mattered.
 
     Raises:
-        ValueError: for an unknown layer or intervention, or one that would change nothing.
+        ValueError: for an unknown layer or intervention, one that would change nothing, or a model that drops tokens.
     """
     layers = (layer,) if isinstance(layer, int) else tuple(layer)
     logits = replaced_logits(model, images, layers, (how,))
@@ -129,6 +129,7 @@ def replaced_logits(
 
 def _check_replacements(model: nn.Module, images: Tensor, layers: Collection[int], hows: Sequence[str]) -> None:
     blocks = attention_blocks(model)
+    check_all_tokens(model)
     if not layers:
         raise ValueError(f"name at least one block whose map is replaced; choose from 0 to {len(blocks) - 1}")
     for layer in layers:

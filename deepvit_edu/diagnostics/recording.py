@@ -36,6 +36,15 @@ def attention_blocks(model: nn.Module) -> list[nn.Module]:
     return blocks
 
 
+def check_all_tokens(model: nn.Module) -> None:
+    """ValueError for a model that drops tokens: the maps of its blocks have no common size to be compared in."""
+    if getattr(model, "selection", None) is not None:
+        raise ValueError(
+            "this model selects tokens, so the maps of its blocks have different sizes and cannot be compared or "
+            "exchanged; measure the same weights in a model that is created with selection='none'"
+        )
+
+
 def called_blocks(model: nn.Module) -> list[nn.Module]:
     """The same blocks as the model calls them: a dense model's with what sets their output beside their input."""
     return [block for block in getattr(model, "blocks", ()) if not isinstance(block, Transition)]

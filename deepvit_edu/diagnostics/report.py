@@ -26,7 +26,7 @@ from .measures import (
     token_similarity,
     unit_vectors,
 )
-from .recording import WhichMap, inspection, record_attention, watch_maps, watch_tokens
+from .recording import WhichMap, check_all_tokens, inspection, record_attention, watch_maps, watch_tokens
 from .repetition import HeadCosines, excess, unrelated_repetition
 
 Report = dict[str, Any]
@@ -50,9 +50,9 @@ def collapse_report(model: nn.Module, images: Tensor, axis: Axis = "column", cen
         attention: "branch_ratio". "heads" is None where there is one head.
 
     Raises:
-        ValueError: for fewer than two images, or an unknown kind of model.
+        ValueError: for fewer than two images, an unknown kind of model, or one that drops tokens.
     """
-    _check_images(images)
+    _check(model, images)
     softmax, used = _MapTrace(axis, centre), _MapTrace(axis, centre)
     entropies: list[float] = []
     tokens = _TokenTrace()
@@ -117,7 +117,7 @@ def similarity_matrices(
         axis, centre: see `unit_vectors`.
         which: the softmax map, or the "used" one.
     """
-    _check_images(images)
+    _check(model, images)
     layers, others = 0, 0
     for part in images.tensor_split(max(1, len(images) // 4)):  # no part has one image only
         maps, fraction = record_attention(model, part, which), len(part) / len(images)
@@ -147,9 +147,9 @@ def excess_report(
         numbers of "images" and "new_models".
 
     Raises:
-        ValueError: for fewer than two images or new models, or an unknown kind of model.
+        ValueError: for fewer than two images or new models, an unknown kind of model, or one that drops tokens.
     """
-    _check_images(images)
+    _check(model, images)
     measures, unrelated = _head_free(model, images, which)
     new = [_head_free(each, images, which)[0] for each in new_models]
     report: Report = {"images": len(images), "new_models": len(new), **unrelated}
@@ -185,7 +185,8 @@ def _fit_for_json(value: Tensor | float) -> list[float | None] | float | None:
     return None if value != value else value
 
 
-def _check_images(images: Tensor) -> None:
+def _check(model: nn.Module, images: Tensor) -> None:
+    check_all_tokens(model)
     if len(images) < 2:
         raise ValueError(f"maps of different images are compared; give two images or more, not {len(images)}")
 

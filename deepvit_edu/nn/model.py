@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 from torch.utils.checkpoint import checkpoint
 
-from ..options import check_number
+from ..options import check_kinds, check_number
 from .blocks import Block
 from .controls import tie_queries_and_keys
 from .features import IntermediateFeatures
@@ -69,6 +69,7 @@ class ViTConfig:
     init_std: float = 0.02  # of the truncated normal that linear weights, positions and class token start from
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name, most in LARGEST.items():
             check_number(name, getattr(self, name), whole=True, at_least=1, at_most=most)
         check_number("num_classes", self.num_classes, whole=True, at_least=0, at_most=10**6)
@@ -76,6 +77,8 @@ class ViTConfig:
         check_number("keep_ratio", self.keep_ratio, at_least=0, at_most=1)
         for block in self.selection_before:
             check_number("a block of selection_before", block, whole=True, at_least=0, below=self.depth)
+        if list(self.selection_before) != sorted(set(self.selection_before)):
+            raise ValueError(f"selection_before is {self.selection_before}; name each block once, in rising order")
         for blocks in self.dense_stages:
             check_number("a stage of dense_stages", blocks, whole=True, at_least=1, at_most=LARGEST["depth"])
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
@@ -209,12 +212,14 @@ class VisionTransformer(IntermediateFeatures, nn.Module):
         it the tokens are those of the batch-flipped sample, and the token logits there are flipped back.
 
         Raises:
-            ValueError: without a dense head, or for a box that is not within the grid.
+            ValueError: without a dense head, where a selection drops tokens, or for a box that is not within the grid.
         """
         if self.dense_head is None:
             raise ValueError("this model has no dense head; create it with dense_head=True and with num_classes")
         patches = self.patch_embed(images) if box is None else swap_within(self.patch_embed(images), box)
         x = self.norm(self.run_blocks(self.add_positions(patches)))
+        if x.shape[1] != self.num_prefix_tokens + patches.shape[1]:
+            raise ValueError("labels of tokens need every patch token, and this model's selection drops some of them")
         token_logits = self.dense_head(x[:, self.num_prefix_tokens :])
         if box is not None:
             token_logits = swap_within(token_logits, box)

@@ -11,7 +11,7 @@ from .blocks import Mlp
 from .controls import QueryMeanAttention, SharingAttention, SharpenedAttention, TiedAttention
 from .ideas import GhostAttention, GhostMlp, SqueezeExciteAttention
 from .refiner import AccumulatedAttention, ReusedAttention, SharedAttention
-from .sparse import Masked, NoAttention, Watched
+from .sparse import MaskedAttention, NoAttention, WatchedAttention
 from .tokens import ConvStem, PatchEmbed, PerformerLayer, TokensToToken, TransformerLayer
 
 
@@ -41,8 +41,8 @@ ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
     "handed": SharedAttention,
     "query-mean": QueryMeanAttention,
     "tied": TiedAttention,
-    "masked": Masked,
-    "watched": Watched,
+    "masked": MaskedAttention,
+    "watched": WatchedAttention,
     "none": NoAttention,
 }
 ATTENTION_SOURCES: dict[str, str] = {}

@@ -7,13 +7,14 @@ and in evaluation it drops them. Evo-ViT lets the others wait, and puts them bac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..options import check_number
 from .attention import Attention, HeadNorm, ReAttention, RefinedAttention
 from .blocks import Block
 from .paths import by_fast_path, without_autocast
@@ -37,7 +38,7 @@ class Selected(NamedTuple):
     class_token: Tensor
 
 
-class Masked(PassesMap, Attention):
+class MaskedAttention(PassesMap, Attention):
     """Plain attention that can leave keys out by a mask, through which gradients flow (DynamicViT's in training)."""
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> tuple[Tensor, None]:
@@ -68,8 +69,8 @@ def masked_softmax(scores: Tensor, kept: Tensor) -> Tensor:
     return attn.to(scores.dtype)
 
 
-class Watched(PassesMap, Attention):
-    """Plain attention that also tells how much its class token looks at each patch."""
+class WatchedAttention(PassesMap, Attention):
+    """Plain attention that also returns how much its class token attends to each patch."""
 
     def forward(self, x: Tensor, last_map: None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, 1 + N, C) to (tokens (B, 1 + N, C), the class token's attention to patches (B, N)).
@@ -115,9 +116,9 @@ def selective_block(attn: nn.Module, parts: Sequence[Any]) -> Block | None:
     """The block for an attention of this file; None for any other attention."""
     if isinstance(attn, NoAttention):
         return MlpBlock(*parts)
-    if isinstance(attn, Masked):
+    if isinstance(attn, MaskedAttention):
         return ChainedBlock(*parts, takes_map=True, gives_map=False)
-    return ChainedBlock(*parts, takes_map=False, gives_map=True) if isinstance(attn, Watched) else None
+    return ChainedBlock(*parts, takes_map=False, gives_map=True) if isinstance(attn, WatchedAttention) else None
 
 
 class Selection(nn.Module):
@@ -131,10 +132,29 @@ class Selection(nn.Module):
     """
 
     attention = "plain"  # what takes the place of plain attention in the blocks
+    serves: tuple[type[nn.Module], ...] = (nn.Module,)  # the attentions that do what is asked of the blocks concerned
+    asks = ""  # what that is
 
     def __init__(self, dim: int, num_tokens: int, before: tuple[int, ...], keep_ratio: float) -> None:
         super().__init__()
+        if not before:
+            raise ValueError("a selection needs selection_before, the blocks before which tokens are selected")
         self.num_tokens, self.before, self.keep_ratio = num_tokens, before, keep_ratio
+        self.takes_mask: frozenset[int] = frozenset()
+
+    def concerned(self, depth: int) -> Iterable[int]:
+        """The blocks, of `depth`, whose attention this selection needs for more than tokens."""
+        return ()
+
+    def check_attention(self, attentions: Sequence[nn.Module]) -> None:
+        """ValueError where an attention, one for each block, cannot do what this selection asks of it."""
+        for layer in self.concerned(len(attentions)):
+            if not isinstance(attentions[layer], self.serves):
+                raise ValueError(
+                    f"this selection {self.asks}, and {type(attentions[layer]).__name__} in block {layer} cannot do "
+                    f"that; give this block plain attention, or select at random"
+                )
+        self.takes_mask = frozenset(i for i, attn in enumerate(attentions) if isinstance(attn, MaskedAttention))
 
     def forward(self, x: Tensor, blocks: Sequence[Callable]) -> Selected:
         """The tokens (B, 1 + N, C) through all blocks, with the selections between them."""
@@ -148,12 +168,12 @@ class Selection(nn.Module):
                 places = places.gather(1, index)
                 chosen.append(places)
                 x = torch.cat([x[:, :1], take(x[:, 1:], index)], dim=1)
-            x, row = self.run(block, x)
+            x, row = self.run(layer, block, x)
         return Selected(x, chosen, scored, x[:, 0])
 
-    def run(self, block: Callable, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens after a block, and the class token's attention in it (B, n) where the block tells."""
-        x = block((x, None) if self.attention == "masked" else x)
+    def run(self, layer: int, block: Callable, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Tokens after a block, and the class token's attention in it (B, n) where the block returns that."""
+        x = block((x, mask) if layer in self.takes_mask else x)
         return x if isinstance(x, tuple) else (x, None)
 
     def scores(self, stage: int, x: Tensor, row: Tensor | None, places: Tensor) -> Tensor:
@@ -190,10 +210,10 @@ class RandomSelection(Selection):
         return torch.rand(x.shape[0], x.shape[1] - 1, generator=generator).to(x.device)
 
 
-class MostAttended(Selection):
-    """The tokens that the class token looks at the most, in the block before."""
+class SelectionByAttention(Selection):
+    """What selections that read the class token's attention have in common."""
 
-    attention, sign = "watched", 1
+    attention, serves, asks = "watched", (WatchedAttention,), "reads the class token's attention"
 
     def __init__(self, dim: int, num_tokens: int, before: tuple[int, ...], keep_ratio: float) -> None:
         super().__init__(dim, num_tokens, before, keep_ratio)
@@ -202,13 +222,23 @@ class MostAttended(Selection):
                 "the class token's attention comes from the block before, and block 0 has none; begin at 1"
             )
 
+    def concerned(self, depth: int) -> Iterable[int]:
+        """See `Selection.concerned`."""
+        return [layer - 1 for layer in self.before]
+
+
+class MostAttended(SelectionByAttention):
+    """The tokens that the class token attends to the most, in the block before."""
+
+    sign = 1
+
     def scores(self, stage: int, x: Tensor, row: Tensor | None, places: Tensor) -> Tensor:
         """See `Selection.scores`."""
         return self.sign * row
 
 
 class LeastAttended(MostAttended):
-    """The reverse, as a control: the tokens that the class token looks at the least."""
+    """The reverse, as a control: the tokens that the class token attends to the least."""
 
     sign = -1
 
@@ -244,13 +274,17 @@ class PredictedSelection(Selection):
         ValueError: where it would keep no token at all.
     """
 
-    attention = "masked"
+    attention, serves, asks = "masked", (MaskedAttention, NoAttention), "masks keys in training"
 
     def __init__(self, dim: int, num_tokens: int, before: tuple[int, ...], keep_ratio: float) -> None:
         super().__init__(dim, num_tokens, before, keep_ratio)
         if int(num_tokens * keep_ratio ** len(before)) < 1:
             raise ValueError(f"keep_ratio {keep_ratio} leaves none of {num_tokens} tokens to be scored; give a larger")
         self.build(dim)
+
+    def concerned(self, depth: int) -> Iterable[int]:
+        """See `Selection.concerned`."""
+        return range(min(self.before), depth)
 
     def build(self, dim: int) -> None:
         """Makes what the tokens are scored with."""
@@ -276,7 +310,7 @@ class PredictedSelection(Selection):
                 masks.append(kept)
                 scored.append(log_probabilities[..., 0])
                 mask = F.pad(kept, (1, 0), value=1.0)  # the class token is always seen
-            x = block((x, mask))
+            x, _ = self.run(layer, block, x, mask)
         return Selected(x, masks, scored, x[:, 0])
 
 
@@ -296,7 +330,7 @@ class FixedSelection(PredictedSelection):
         return self.places[stage].log_softmax(dim=-1).expand(len(patches), -1, -1)
 
 
-class WaitingSelection(Selection):
+class WaitingSelection(SelectionByAttention):
     """Evo-ViT (Xu et al. 2022, the released DeiT models): tokens that are not selected wait, and come back.
 
     They come back, unchanged, before the next selection and after the last block. The score is a running mean of the
@@ -311,8 +345,6 @@ class WaitingSelection(Selection):
         class_head: build the second head.
     """
 
-    attention = "watched"
-
     def __init__(
         self,
         dim: int,
@@ -324,13 +356,16 @@ class WaitingSelection(Selection):
         class_head: bool = True,
     ) -> None:
         super().__init__(dim, num_tokens, before, keep_ratio)
-        if 0 in before:
-            raise ValueError(
-                "the class token's attention comes from the block before, and block 0 has none; begin at 1"
-            )
+        check_number("tradeoff", tradeoff, at_least=0, at_most=1)
+        if prune_waiting and int(num_tokens * keep_ratio) < 1:
+            raise ValueError(f"keep_ratio {keep_ratio} leaves none of {num_tokens} tokens for the mean; give a larger")
         self.tradeoff, self.prune_waiting = tradeoff, prune_waiting
         self.norm_cls = nn.LayerNorm(dim, eps=1e-6) if class_head else None
         self.head_cls: nn.Module | None = None
+
+    def concerned(self, depth: int) -> Iterable[int]:
+        """See `Selection.concerned`."""
+        return range(min(self.before) - 1, depth)
 
     def reset_classifier(self, new_head: Callable[[], nn.Module]) -> None:
         """A new second head, where there is one."""
@@ -352,8 +387,8 @@ class WaitingSelection(Selection):
                 chosen.append(index)
                 scored.append(attention)
                 x = torch.cat([whole[:, :1], take(whole[:, 1:], index)], dim=1)
-            x, row = block(x)
-            row = row.detach()  # a selection has no gradient
+            x, row = self.run(layer, block, x)
+            row = None if row is None else row.detach()  # a selection has no gradient
             if index is None:
                 attention = row
             else:
@@ -394,30 +429,43 @@ def new_selection(config: Any, blocks: Sequence[nn.Module], num_tokens: int) -> 
     Raises:
         ValueError: for options that the selection does not have, and for blocks that cannot do with fewer tokens.
     """
+    attentions = [getattr(block, "attn", None) for block in blocks]
+    check_names(attentions, config.selection)
     if config.selection == "none":
         return None
     if not config.class_token or config.dense_stages:
         raise ValueError("a selection keeps the class token and the width; set class_token, and leave dense_stages out")
-    check_maps(blocks)
+    check_maps(attentions)
+    if config.dense_head and int(num_tokens * config.keep_ratio ** len(config.selection_before)) < 1:
+        raise ValueError(f"a dense head reads patch tokens, of which keep_ratio {config.keep_ratio} leaves none")
     sizes = (config.embed_dim, num_tokens, config.selection_before, config.keep_ratio)
     try:
         selection = SELECTIONS[config.selection](*sizes, **config.selection_options)
     except TypeError as error:
         options = config.selection_options
         raise ValueError(f"selection '{config.selection}' does not take the options {options}: {error}") from error
+    selection.check_attention(attentions)
     guard_statistics(selection, blocks)
     return selection
 
 
-def check_maps(blocks: Sequence[nn.Module]) -> None:
+def check_names(attentions: Sequence[nn.Module | None], selection: str) -> None:
+    """ValueError where an attention is there that only a selection can use, without that selection."""
+    used = SELECTIONS[selection].attention if selection != "none" else "plain"
+    for name, kind in (("masked", MaskedAttention), ("watched", WatchedAttention)):
+        if name != used and any(isinstance(attn, kind) for attn in attentions):
+            raise ValueError(f"attention '{name}' is for the selections that need it, which take it by themselves")
+
+
+def check_maps(attentions: Sequence[nn.Module]) -> None:
     """ValueError where attention maps cannot lose rows and columns, with the reason."""
-    for attn in (block.attn for block in blocks if hasattr(block, "attn")):
+    for attn in attentions:
         reason = ""
         if isinstance(attn, RefinedAttention):
             reason = (
                 "its convolution mixes neighbouring entries of the map, and dropped tokens give them other neighbours"
             )
-        elif passes_map(attn) and not isinstance(attn, Masked | Watched):
+        elif passes_map(attn) and not isinstance(attn, MaskedAttention | WatchedAttention):
             reason = "it passes its map on, which would have rows and columns of tokens that are gone"
         if reason:
             raise ValueError(f"a selection of tokens does not go with {type(attn).__name__}: {reason}")
@@ -460,11 +508,13 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 64) -> nn.Mo
         batch_size: images at a time.
 
     Raises:
-        ValueError: when the model has no BatchNorm over maps, so that there is nothing to recalibrate.
+        ValueError: when the model has no BatchNorm over maps, so that there is nothing to recalibrate; without images.
     """
     norms = [part.norm.batch for part in model.modules() if isinstance(part, ReAttention) and part.norm.batch]
     if not norms:
         raise ValueError("this model has no BatchNorm over attention maps; there is nothing to recalibrate")
+    if not len(images):
+        raise ValueError("there is no image to take statistics from; give a few hundred")
     states = [(part, part.training) for part in model.modules()]
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -502,7 +552,7 @@ def class_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: for a model without the second head.
     """
-    if getattr(model.selection, "head_cls", None) is None:
+    if not isinstance(getattr(model.selection, "head_cls", None), nn.Linear):
         raise ValueError("this model has no second head; create an evo_deit model with classes and class_head")
     selected = select_tokens(model, images)
     return model.forward_head(model.norm(selected.tokens)), model.selection.class_logits(selected.class_token)

@@ -5,9 +5,16 @@ import torch
 from torch import nn
 
 from deepvit_edu.checkpoints import from_official, load_pretrained, save_model, to_official
-from deepvit_edu.diagnostics import record_attention
+from deepvit_edu.diagnostics import (
+    collapse_report,
+    excess_report,
+    intervene_all,
+    record_attention,
+    similarity_matrices,
+)
 from deepvit_edu.nn.attention import legible_attention
 from deepvit_edu.nn.model import VisionTransformer
+from deepvit_edu.nn.registry import ATTENTIONS
 from deepvit_edu.nn.sparse import NeedsRecalibration, class_logits, masked_softmax, recalibrate, select_tokens
 from deepvit_edu.zoo import copy_shared_weights, create_model
 from tests.reference import answers, images, weights
@@ -205,11 +212,87 @@ def test_a_plain_model_starts_one_that_drops_tokens(tmp_path):
         ({"selection": "predicted", "keep": 0.1}, "leaves none of 16 tokens"),
         ({"selection": "predicte"}, "selection is 'predicte'; choose one of none, predicted"),
         ({"selection_options": {"tradeof": 1}}, "does not take the options"),
+        ({"before": ()}, "needs selection_before"),
+        ({"before": (2, 1)}, r"selection_before is \(2, 1\); name each block once, in rising order"),
+        ({"before": (2, 2)}, "name each block once"),
+        ({"before": 2}, "selection_before is 2; it must be a list"),
+        ({"selection_options": 2}, "selection_options is 2; it must be a table"),
+        ({"selection": "waiting", "selection_options": {"tradeoff": float("nan")}}, "tradeoff is nan"),
+        ({"selection": "waiting", "keep": 0.0, "selection_options": {"prune_waiting": True}}, "leaves none of 16"),
+        ({"selection": "random", "keep": 0.0, "dense_head": True}, "a dense head reads patch tokens"),
+        ({"selection": "predicted", "attention": ("re",)}, "masks keys in training, and ReAttention in block 1 cannot"),
+        (
+            {"selection": "fixed", "attention": ("plain", "tied")},
+            "and TiedAttention in block 1 cannot",
+        ),
+        ({"attention": ("none", "plain")}, "reads the class token's attention, and NoAttention in block 0 cannot"),
+        ({"selection": "waiting", "attention": ("plain", "re")}, "attention, and ReAttention in block 1 cannot"),
+        ({"selection": "random", "attention": ("masked",)}, "'masked' is for the selections that need it"),
+        ({"selection": "predicted", "attention": ("watched",)}, "'watched' is for the selections that need it"),
     ],
 )
 def test_what_cannot_be_selected_is_told(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
+
+
+def test_attentions_of_selections_are_refused_without_one():
+    for name in ("masked", "watched"):
+        with pytest.raises(ValueError, match=f"'{name}' is for the selections that need it"):
+            create_model("cifar_vit_4x64", attention=(name,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_every_pair_of_selection_and_attention_runs_or_is_refused(kind, attention):
+    for names in ((attention,), ("plain", attention), ("none", "none", attention)):
+        try:
+            model = small(kind, before=(3,), attention=names)
+        except ValueError:
+            continue
+        for training in (True, False):
+            try:
+                assert model.train(training)(IMAGES).isfinite().all()
+            except NeedsRecalibration:
+                assert attention == "re"
+
+
+def test_blocks_without_attention_go_with_masks():
+    names = ("none", "none", "plain", "none")
+    model = small("predicted", before=(2,), attention=names)
+    whole = copy_shared_weights(model, create_model("cifar_vit_4x64", num_classes=10, patch_size=8, attention=names))
+    select_all = copy_shared_weights(model, small("predicted", before=(2,), keep=1.0, attention=names)).eval()
+    torch.testing.assert_close(select_all(IMAGES), whole.eval()(IMAGES))
+    model.train()(IMAGES).square().sum().backward()
+    assert model.selection.predictors[0].classify[-2].weight.grad.abs().sum() > 0
+
+
+def test_what_needs_all_tokens_refuses_models_that_drop_some():
+    model = small("random", dense_head=True)
+    with pytest.raises(ValueError, match="labels of tokens need every patch token"):
+        model.forward_dense(IMAGES)
+    assert small("predicted", dense_head=True).train().forward_dense(IMAGES)[1].shape == (4, 16, 10)
+    for measure in (
+        collapse_report,
+        similarity_matrices,
+        intervene_all,
+        lambda model, images: excess_report(model, [model, model], images),
+    ):
+        with pytest.raises(ValueError, match="maps of its blocks have different sizes"):
+            measure(model, IMAGES)
+
+
+def test_recalibration_needs_images():
+    with pytest.raises(ValueError, match="no image to take statistics from"):
+        recalibrate(small("random", attention=("re",)), IMAGES[:0])
+
+
+def test_a_second_head_without_classes_gives_no_logits():
+    model = small("waiting")
+    assert class_logits(model, IMAGES)[1].shape == (4, 10)
+    model.reset_classifier(0)
+    with pytest.raises(ValueError, match="no second head"):
+        class_logits(model, IMAGES)
 
 
 def test_grids_with_holes_are_refused():

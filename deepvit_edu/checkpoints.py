@@ -12,6 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from .nn.model import VisionTransformer, ViTConfig
+from .options import check_number
 from .reading import UnreadableError, reading
 from .tensors import check_finite, is_safetensors, read_pytorch, read_tensors, write_tensors
 from .zoo import model_config
@@ -52,6 +53,7 @@ def load_model(path: str | Path) -> tuple[VisionTransformer, dict]:
         raise UnreadableError(f"{path} is not a model file of deepvit_edu: it holds weights and no configuration")
     with reading(path, "train or copy it again"):
         about, config = json.loads(metadata.get("about", "{}")), _config_of(json.loads(metadata["config"]))
+        _check_about(about, config)
         with torch.device("meta"):  # compared before memory is taken
             _check_same_parts(VisionTransformer(config).state_dict(), weights)
     check_finite(weights, path)
@@ -65,6 +67,27 @@ def _config_of(options: dict) -> ViTConfig:
     if unknown := sorted(set(options) - known):
         raise ValueError(f"it has the option '{unknown[0]}', so a younger version wrote it; update deepvit_edu")
     return ViTConfig.from_json(options)
+
+
+def _check_about(about: object, config: ViTConfig) -> None:
+    """ValueError where what a file says of its model cannot be used: names, classes, normalisation."""
+    if not isinstance(about, dict):
+        raise ValueError(f"what it says about its model is {about!r}, not a table")
+    about = {name: value for name, value in about.items() if value is not None}
+    for name in ("name", "dataset"):
+        if not isinstance(about.get(name, ""), str):
+            raise ValueError(f"its {name} is {about[name]!r}, not a text")
+    for name, above in (("mean", -math.inf), ("std", 0)):
+        numbers = about.get(name, [1.0] * config.in_chans)
+        if not isinstance(numbers, list) or len(numbers) != config.in_chans:
+            raise ValueError(f"its {name} is {numbers!r}, not a number for each of {config.in_chans} channels")
+        for number in numbers:
+            check_number(f"its {name}", number, above=above)
+    classes = about.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
+        raise ValueError(f"its classes are {classes!r}, not a list of names")
+    if classes and config.num_classes and len(classes) != config.num_classes:
+        raise ValueError(f"it names {len(classes)} classes, and its head has {config.num_classes}")
 
 
 def _check_same_parts(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 
 def answer(model: VisionTransformer, images: Tensor) -> Answer:
-    """The class token's logits, the patch tokens and the masks for images (B, 3, H, W); no masks without a selection.
+    """The class's logits, the patch tokens and the masks for images (B, 3, H, W); no masks without a selection.
 
     In training all N tokens are there; in evaluation a model that drops tokens has fewer.
     """
@@ -36,7 +36,8 @@ def answer(model: VisionTransformer, images: Tensor) -> Answer:
         x, kept, *_ = model.selection(x, model.blocks)
     x = model.norm(x)
     tokens = x[:, model.num_prefix_tokens :]
-    return Answer(model.head(x[:, 0]), tokens if model.dense_head is None else model.dense_head(tokens), kept)
+    logits = model.head(model.forward_head(x, pre_logits=True))
+    return Answer(logits, tokens if model.dense_head is None else model.dense_head(tokens), kept)
 
 
 def ratio_loss(kept: list[Tensor], keep_ratio: float) -> Tensor:

@@ -15,12 +15,34 @@ from tests.helpers import tiny_model
 
 def test_round_trip(tmp_path):
     model = tiny_model().eval()
-    path = save_model(model, tmp_path / "m.safetensors", name="tiny", mean=[0.5])
+    path = save_model(model, tmp_path / "m.safetensors", name="tiny", mean=[0.5] * 3)
     loaded, about = load_model(path)
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(loaded(images), model(images))
     assert loaded.config == model.config
-    assert about == {"name": "tiny", "mean": [0.5]}
+    assert about == {"name": "tiny", "mean": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ([], r"what it says about its model is \[\], not a table"),
+        ({"name": 3}, "its name is 3, not a text"),
+        ({"dataset": ["a"]}, "its dataset is .'a'., not a text"),
+        ({"mean": "abc"}, "its mean is 'abc', not a number for each of 3 channels"),
+        ({"mean": [0.5]}, "its mean is .0.5., not a number for each of 3"),
+        ({"mean": [float("nan"), 0, 0]}, "its mean is nan; it must be a finite number"),
+        ({"std": [0.5, 0, 0.5]}, "its std is 0; it must be above 0"),
+        ({"classes": 3}, "its classes are 3, not a list of names"),
+        ({"classes": ["a"]}, "it names 1 classes, and its head has"),
+    ],
+)
+def test_what_a_file_says_of_its_model_is_checked(tmp_path, about, message):
+    model = tiny_model()
+    texts = {"config": json.dumps(asdict(model.config)), "about": json.dumps(about)}
+    path = write_tensors(tmp_path / "m.safetensors", model.state_dict(), texts)
+    with pytest.raises(ValueError, match=message):
+        load_model(path)
 
 
 def test_missing_file_is_said(tmp_path):

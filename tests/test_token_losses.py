@@ -1,5 +1,7 @@
 """DynamicViT's loss against the authors', and training with it."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -139,12 +141,48 @@ def test_options_that_do_not_fit_the_model_are_told(tmp_path):
     for options, message in (
         ({"ratio_weight": 2.0}, "for models that learn which tokens stay"),
         ({"class_head_weight": 0.5}, "for a second head"),
+        ({"every_block_epochs": 1}, "every_block_epochs is for Evo-ViT's selection"),
     ):
         with pytest.raises(ValueError, match=message):
             train(plain, *image_sets(), Recipe(**QUICK, **options), progress=False)
     path = save_model(create_model("cifar_vit_4x64", **{**SIZES, "embed_dim": 8}), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="cannot teach this model"):
         train(plain, *image_sets(), Recipe(**QUICK, teacher=str(path), class_distillation=0.5), progress=False)
+
+
+def test_a_teacher_of_other_images_is_refused(tmp_path):
+    sets, plain = image_sets(), create_model("cifar_vit_4x64", **SIZES)
+    own = {"classes": sets[0].classes, "mean": sets[0].mean, "std": sets[0].std}
+    for change, message in (
+        (
+            {"classes": ["green", "red", "blue"]},
+            "trained with the classes .'green', 'red', 'blue'., and the images have",
+        ),
+        ({"mean": [0.1, 0.2, 0.3]}, "trained with the mean"),
+        ({"std": [0.1, 0.2, 0.3]}, "trained with the std"),
+        ({}, None),
+    ):
+        path = save_model(
+            create_model("cifar_vit_4x64", **SIZES), tmp_path / "teacher.safetensors", **{**own, **change}
+        )
+        recipe = Recipe(**QUICK, teacher=str(path), class_distillation=0.5)
+        with pytest.raises(ValueError, match=message) if message else nullcontext():
+            make_batches(*sets, recipe, plain)
+    other = create_model("cifar_vit_4x64", **{**SIZES, "patch_size": 8})
+    recipe = Recipe(**QUICK, teacher=str(save_model(other, path)), token_distillation=0.5)
+    with pytest.raises(ValueError, match="must have the same image size, tokens"):
+        train(plain, *sets, recipe, progress=False)
+
+
+def test_the_penalty_on_maps_needs_all_tokens():
+    with pytest.raises(ValueError, match="maps of its blocks have different sizes"):
+        train(small("random"), *image_sets(), Recipe(**QUICK, map_penalty=1.0), progress=False)
+
+
+def test_the_answer_of_a_model_without_class_token_is_that_of_the_model():
+    model = create_model("cifar_vit_4x64", **SIZES, class_token=False).eval()
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(answer(model, images).logits, model(images))
 
 
 def test_recipes_are_the_authors():

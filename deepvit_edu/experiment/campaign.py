@@ -6,6 +6,7 @@ its last checkpoint by the next one to come.
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -63,7 +64,7 @@ def read_campaign(path: str | Path) -> list[CampaignPlan]:
             f"{path} is not a campaign: it needs `code`, a commit, and `plans`, a list: {error!r}"
         ) from error
     for entry in entries:
-        if not isinstance(entry.code, str):
+        if not isinstance(entry.code, str) or not re.fullmatch("[0-9a-f]{7,40}", entry.code):
             raise ValueError(f"{path} names no commit for the plan {entry.plan}; give `code`, the commit that runs it")
     return entries
 

@@ -25,8 +25,10 @@ from .. import records
 from ..checkpoints import save_model
 from ..data import DataError, ImageSet
 from ..devices import autocast, pick_device, pick_precision
+from ..diagnostics.recording import check_all_tokens
 from ..environment import variable
 from ..nn.model import VisionTransformer, ViTConfig
+from ..nn.sparse import WaitingSelection
 from ..old_options import current_identity
 from ..options import check_options, option
 from ..signals import Interrupted, stop_requests
@@ -35,7 +37,7 @@ from .checkpoint import CheckpointManager, size_of
 from .evaluation import evaluate
 from .file_batches import WORKERS, FileBatches
 from .image_files import Files, names_of
-from .objective import Objective, TrainingModel
+from .objective import Objective, TrainingModel, check_teacher
 from .pace import SpeedMeter
 from .processes import Processes
 from .recipe import EXECUTION, Recipe
@@ -183,6 +185,14 @@ def _check_fit(
             "ratio_weight, frozen_epochs and backbone_rate are for models that learn which tokens stay; create the "
             "model with selection='predicted', or set them to 0, 0 and 1"
         )
+    if recipe.every_block_epochs and not isinstance(model.selection, WaitingSelection):
+        raise ValueError(
+            "every_block_epochs is for Evo-ViT's selection; set selection='waiting', or every_block_epochs=0"
+        )
+    if recipe.map_penalty:
+        check_all_tokens(model)
+    if recipe.teacher:
+        check_teacher(recipe.teacher, train_set)
     if recipe.class_head_weight and getattr(model.selection, "head_cls", None) is None:
         raise ValueError("class_head_weight is for a second head, which evo_deit models have; set it to 0")
     if label_maps is not None and not (recipe.token_weight or recipe.class_from_maps):

@@ -1,5 +1,6 @@
 """What a step minimises: images mixed and erased, their targets with them, and the authors' additions to the loss."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..augment import mixed
 from ..checkpoints import load_model
+from ..data import ImageSet
 from ..labels import smooth, soft_targets, token_labeling_loss
 from ..map_penalty import collected_maps, map_likeness
 from ..nn.mix_token import Box, mix_class_targets, random_box
@@ -17,6 +19,7 @@ from ..nn.model import VisionTransformer
 from ..nn.sparse import class_logits
 from ..token_losses import Answer, answer, class_distillation, ratio_loss, token_distillation
 from .batches import Batch
+from .image_files import Files
 from .recipe import Recipe
 
 
@@ -41,6 +44,22 @@ class TrainingModel(nn.Module):
         return class_logits(self.model, images) if self.two_heads else self.model(images)
 
 
+def check_teacher(path: str, images: ImageSet | Files) -> None:
+    """ValueError where a teacher's file says that it knows other classes, or images that were normalised otherwise."""
+    _, about = load_model(path)
+    for name in ("classes", "mean", "std"):
+        own, stored = list(getattr(images, name)), about.get(name) or list(getattr(images, name))
+        if len(own) != len(stored) or not all(map(_are_same, own, stored)):
+            raise ValueError(
+                f"{path} cannot teach this model: it was trained with the {name} {stored}, and the images have {own}; "
+                "train it on the same images"
+            )
+
+
+def _are_same(one: str | float, other: str | float) -> bool:
+    return one == other if isinstance(one, str) else math.isclose(one, other, rel_tol=1e-4)
+
+
 class Objective:
     """The loss of a batch, by a recipe.
 
@@ -62,11 +81,14 @@ class Objective:
         if not self.recipe.teacher:
             return None
         teacher, model = load_model(self.recipe.teacher)[0], self.model
-        sizes = [(each.config.img_size, each.num_classes, each.num_features) for each in (teacher, model)]
+        sizes = [
+            (each.config.img_size, each.patch_embed.num_tokens, each.num_classes, each.num_features)
+            for each in (teacher, model)
+        ]
         if sizes[0] != sizes[1] or (teacher.dense_head is None) != (model.dense_head is None) or teacher.selection:
             raise ValueError(
-                f"{self.recipe.teacher} cannot teach this model: it must have the same image size, classes, width and "
-                "heads, and drop no tokens"
+                f"{self.recipe.teacher} cannot teach this model: it must have the same image size, tokens, classes, "
+                "width and heads, and drop none of its tokens"
             )
         return teacher.to(device).requires_grad_(False)
 

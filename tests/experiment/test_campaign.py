@@ -128,6 +128,8 @@ def test_a_changed_worktree_is_refused(repository):
         ("plans: [s1]", "names no commit for the plan s1"),
         ("code: abc", "is not a campaign"),
         ("code: abc\nplans: [{section: a}]", "is not a campaign"),
+        ("code: ../up\nplans: [s1]", "names no commit for the plan s1"),
+        ("code: --force\nplans: [s1]", "names no commit for the plan s1"),
         ("code: [", "is not YAML that can be read"),
     ],
 )

@@ -55,18 +55,26 @@ def read_campaign(path: str | Path) -> list[CampaignPlan]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no campaign at {path}; book/experiments/campaign.yml is one")
-    try:
-        declared = read_yaml(path)
-        given = [{"plan": each} if isinstance(each, str) else each for each in declared["plans"]]
-        entries = [CampaignPlan(**{"section": None, "code": declared.get("code"), **each}) for each in given]
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a campaign: it needs `code`, a commit, and `plans`, a list: {error!r}"
-        ) from error
+    declared = read_yaml(path)
+    plans = declared.get("plans") if isinstance(declared, dict) else None
+    if not isinstance(plans, list) or not plans:
+        raise ValueError(f"{path} is not a campaign: it needs `code`, a commit, and `plans`, a list of plans")
+    entries = [_entry(each, declared.get("code"), path) for each in plans]
     for entry in entries:
         if not isinstance(entry.code, str) or not re.fullmatch("[0-9a-f]{7,40}", entry.code):
             raise ValueError(f"{path} names no commit for the plan {entry.plan}; give `code`, the commit that runs it")
     return entries
+
+
+def _entry(given: object, code: object, path: Path) -> CampaignPlan:
+    """One entry of the list of plans; `code` is the file's, for entries without one of their own."""
+    entry = {"plan": given} if isinstance(given, str) else given
+    texts = isinstance(entry, dict) and all(isinstance(each, str | None) for each in entry.values())
+    if not texts or "plan" not in entry or not set(entry) <= {"plan", "section", "code"}:
+        raise ValueError(
+            f"{path} is not a campaign: the plan {given!r} is neither a name nor a table of plan, section and code"
+        )
+    return CampaignPlan(**{"section": None, "code": code, **entry})
 
 
 def checkout(code: str, root: Path) -> Path:

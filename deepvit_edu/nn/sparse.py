@@ -158,13 +158,17 @@ class Selection(nn.Module):
 
     def forward(self, x: Tensor, blocks: Sequence[Callable]) -> Selected:
         """The tokens (B, 1 + N, C) through all blocks, with the selections between them."""
-        places = torch.arange(self.num_tokens, device=x.device).expand(len(x), -1)  # (B, N), of the tokens still there
+        places = torch.arange(self.num_tokens, device=x.device).expand(
+            x.shape[0], -1
+        )  # (B, N), of the tokens still there
         chosen, scored, row = [], [], None
         for layer, block in enumerate(blocks):
             if layer in self.before:
                 scores = self.scores(len(chosen), x, row, places)  # (B, n)
                 index = best(scores, int(self.num_tokens * self.keep_ratio ** (len(chosen) + 1)))
-                scored.append(x.new_full((len(x), self.num_tokens), torch.nan).scatter(1, places, scores.to(x.dtype)))
+                scored.append(
+                    x.new_full((x.shape[0], self.num_tokens), torch.nan).scatter(1, places, scores.to(x.dtype))
+                )
                 places = places.gather(1, index)
                 chosen.append(places)
                 x = torch.cat([x[:, :1], take(x[:, 1:], index)], dim=1)
@@ -302,7 +306,7 @@ class PredictedSelection(Selection):
         """The tokens (B, 1 + N, C) through all blocks; in training N stays what it is, and tokens are masked."""
         if not self.training:
             return super().forward(x, blocks)
-        kept, mask, masks, scored = x.new_ones(len(x), self.num_tokens), None, [], []
+        kept, mask, masks, scored = x.new_ones(x.shape[0], self.num_tokens), None, [], []
         for layer, block in enumerate(blocks):
             if layer in self.before:
                 log_probabilities = self.log_probabilities(len(masks), x[:, 1:], kept)
@@ -323,11 +327,11 @@ class FixedSelection(PredictedSelection):
 
     def scores(self, stage: int, x: Tensor, row: Tensor | None, places: Tensor) -> Tensor:
         """See `Selection.scores`; every image keeps the same places."""
-        return self.places[stage].log_softmax(dim=-1)[:, 0].expand(len(x), -1).gather(1, places)
+        return self.places[stage].log_softmax(dim=-1)[:, 0].expand(x.shape[0], -1).gather(1, places)
 
     def log_probabilities(self, stage: int, patches: Tensor, kept: Tensor) -> Tensor:
         """See `PredictedSelection.log_probabilities`; the tokens are not looked at."""
-        return self.places[stage].log_softmax(dim=-1).expand(len(patches), -1, -1)
+        return self.places[stage].log_softmax(dim=-1).expand(patches.shape[0], -1, -1)
 
 
 class WaitingSelection(SelectionByAttention):

@@ -33,7 +33,10 @@ def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]])
 
 def folded_tables(fig: Figure) -> str:
     """The tables of a drawn figure, folded, in HTML; empty for one without numbers (a photograph, a drawing)."""
-    tables = [table for number, ax in enumerate(fig.axes, 1) for table in _tables(ax, _name(fig, ax, number))]
+    own = getattr(fig, "own_table", None)  # (caption, head, rows), where lines and points alone would not say enough
+    axes = [] if own else list(enumerate(fig.axes, 1))
+    tables = [html_table(*own)] if own else []
+    tables += [table for number, ax in axes for table in _tables(ax, _name(fig, ax, number))]
     if not tables:
         return ""
     scroll = '<div class="figure-data-scroll" tabindex="0" role="group" aria-label="Table" style="overflow-x: auto">'

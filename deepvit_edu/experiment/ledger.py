@@ -1,21 +1,37 @@
 """The ledger of claims: what the papers say, how it was tested here, and what the records answer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..assets import asset_folder
 from ..words import markdown_table, nearest
 from ..yaml_files import read_yaml
 from .plan import Contrast, Plan
+from .power import MOST, deviation_of, pairs_for
+from .published import Published
 from .reading import sections_of
-from .verdict import MEASURES, Effect, contrast_effect, describe_maps, format_effect, measured_maps, results_of
+from .verdict import (
+    MEASURES,
+    Effect,
+    contrast_effect,
+    describe_maps,
+    format_effect,
+    holm,
+    measured_maps,
+    paired_differences,
+    recorded_runs,
+    results_of,
+)
 
 VERDICTS = (
     "reproduced",
     "conditional",
     "not at this scale",
     "inconclusive",
+    "not decided yet",
     "not tested",
 )
+UNDECIDED = ("not decided yet", "not tested")
 
 
 EXPECTATIONS = ("higher", "lower", "no difference that matters")
@@ -28,6 +44,8 @@ LIKENESS = {
     "query_independence_excess": "share of the map that all queries have in common, above new weights",
 }
 """What an effect without a unit is an effect on."""
+ERROR_RATE = 0.05
+"""How often chance may give one of the verdicts of a subject, or more."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,9 @@ class Claim:
         maps_of: the arm whose maps the claim is about; their measures are shown beside the verdict and decide nothing.
             None if it is about no maps.
         question: the question at the head of the ledger that this claim answers, if it does.
+        would_change: what could change a verdict that has been reached, in words.
+        published: the name of what others have published on it, in `published.yml`.
+        subject: what it is about; the claims of one subject are read together and corrected together.
         added: what of it was declared only after the runs, in words; None where nothing was.
 
     Raises:
@@ -63,6 +84,9 @@ class Claim:
     conditions: dict[str, str] = field(default_factory=dict)
     maps_of: str | None = None
     question: str | None = None
+    would_change: str | None = None
+    published: str | None = None
+    subject: str = ""
     added: str | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +102,9 @@ class Entry:
     """A claim with its answer: the effect in words, the verdict, and the command that makes the runs.
 
     `conditions` are the effects of the further contrasts, by name; `scope` is what the verdict holds for. `maps`
-    says what was measured of the maps that the claim is about; None where it is about none.
+    says what was measured of the maps that the claim is about; None where it is about none. `result` is the effect in
+    numbers, None where there are fewer than two pairs; `differences` are those of the pairs, `margin` what does not
+    matter. `recorded` of `needed` runs have a record. `p_value` is corrected for the claims read beside it.
     """
 
     claim: Claim
@@ -89,6 +115,12 @@ class Entry:
     scope: str = ""
     maps: str | None = None
     conditions: dict[str, str] = field(default_factory=dict)
+    result: Effect | None = None
+    differences: tuple[float, ...] = ()
+    margin: float = 0.0
+    recorded: int = 0
+    needed: int = 0
+    p_value: float | None = None
 
     @property
     def effects(self) -> str:
@@ -99,18 +131,26 @@ class Entry:
         further = [f"{name}: {effect}" for name, effect in self.conditions.items()]
         return "; ".join([f"{self.claim.contrast}{of}: {self.effect}", *further])
 
+    @property
+    def runs(self) -> str:
+        """How many of the runs that decide it are recorded."""
+        return f"{self.recorded} of {self.needed}"
+
 
 def load_claims(path: Path) -> list[Claim]:
-    """Reads the claims from their YAML file; ValueError where one is not well formed."""
+    """Reads the claims from their YAML file, subject by subject; ValueError where one is not well formed."""
     declared = read_yaml(path)
     try:
-        return [Claim(**options) for options in declared]
+        return [Claim(subject=subject, **options) for subject, claims in declared.items() for options in claims]
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} has a claim that is not well formed: {error}") from error
 
 
 def ledger(claims: list[Claim], plans: Path, records: Path) -> list[Entry]:
     """Judges every claim by the existing records.
+
+    Verdicts are corrected for the number of claims of their subject (see `holm`), those without runs included: so
+    runs that come later never take a verdict back. Give all claims, and choose among the entries.
 
     Args:
         claims: as `load_claims` gives them.
@@ -120,7 +160,27 @@ def ledger(claims: list[Claim], plans: Path, records: Path) -> list[Entry]:
     sections: dict[str, list[tuple[Plan, dict]]] = {}  # each plan's records are read once
     for name in {claim.plan for claim in claims} - {None}:
         sections[name] = [(plan, results_of(plan, records)) for plan in sections_of(plans / f"{name}.yml")]
-    return [_judge(claim, sections.get(claim.plan, [])) for claim in claims]
+    entries = [_judge(claim, sections.get(claim.plan, [])) for claim in claims]
+    for subject in dict.fromkeys(claim.subject for claim in claims):
+        places = [place for place, claim in enumerate(claims) if claim.subject == subject]
+        adjusted = holm([1.0 if (p := entries[place].p_value) is None else p for place in places])
+        for place, p_value in zip(places, adjusted, strict=True):
+            entries[place] = _corrected(entries[place], p_value)
+    return entries
+
+
+def book_ledger() -> list[Entry]:
+    """The book's claims with their answers, by the book's records."""
+    plans = asset_folder("experiments")
+    return ledger(load_claims(plans / "claims.yml"), plans, asset_folder("records"))
+
+
+def _corrected(entry: Entry, p_value: float) -> Entry:
+    """The entry after the correction for what is read beside it; a verdict that does not survive is inconclusive."""
+    if entry.p_value is None:
+        return entry
+    survives = p_value <= ERROR_RATE or entry.verdict in UNDECIDED
+    return replace(entry, p_value=p_value, verdict=entry.verdict if survives else "inconclusive")
 
 
 @dataclass(frozen=True)
@@ -150,19 +210,39 @@ class _Test:
 def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     if claim.plan is None:
         return Entry(claim, "–", "not tested", "–", "–")
-    command = f"deepvit-edu run book/experiments/{claim.plan}.yml"
     tests = _tests(claim, sections)
     # A section that was cut short does not overrule a whole one, and decides nothing.
     test = next((test for test in tests if test.is_whole), max(tests, key=lambda test: test.effect.count))
-    if test.effect.count < 2:
-        return Entry(claim, "–", "not tested", command, "–")
-    text = format_effect(test.effect, claim.measure, bool(test.contrasts[claim.contrast].levels))
-    seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
     section = "" if test.plan.section == "full" else f" --section {test.plan.section}"
-    verdict = _verdict(claim, test) if test.is_whole else "inconclusive"
-    maps = describe_maps(measured_maps(test.found[claim.maps_of].values())) if claim.maps_of else None
-    others = {name: test.effect_text(name, claim.measure) for name in claim.conditions}
-    return Entry(claim, text + seeds, verdict, command + section, test.plan.section, test.plan.scope, maps, others)
+    command = f"deepvit-edu run book/experiments/{claim.plan}.yml{section}"
+    asked = test.contrasts[claim.contrast]
+    arms = {*asked.treatment, *asked.control}
+    runs = {"recorded": recorded_runs(test.found, arms), "needed": len(arms) * len(test.plan.seeds)}
+    if test.effect.count < 2:
+        verdict = "not decided yet" if runs["recorded"] else "not tested"
+        return Entry(claim, "–", verdict, command, "–", **runs)
+    margin = _margin(claim, test.plan)
+    seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
+    return Entry(
+        claim,
+        effect=format_effect(test.effect, claim.measure, bool(asked.levels)) + seeds,
+        verdict=_verdict(claim, test) if test.is_whole else "not decided yet",
+        command=command,
+        scale=test.plan.section,
+        scope=test.plan.scope,
+        maps=describe_maps(measured_maps(test.found[claim.maps_of].values())) if claim.maps_of else None,
+        conditions={name: test.effect_text(name, claim.measure) for name in claim.conditions},
+        result=test.effect,
+        differences=tuple(paired_differences(asked, test.found, claim.measure)),
+        margin=margin,
+        p_value=test.effect.p_value(margin) if test.is_whole else None,
+        **runs,
+    )
+
+
+def _margin(claim: Claim, plan: Plan) -> float:
+    """What does not matter: the plan's margin of accuracy; other measures have none."""
+    return plan.margin if claim.measure == "test_accuracy" else 0.0
 
 
 def _tests(claim: Claim, sections: list[tuple[Plan, dict]]) -> list[_Test]:
@@ -181,7 +261,7 @@ def _tests(claim: Claim, sections: list[tuple[Plan, dict]]) -> list[_Test]:
 
 
 def _verdict(claim: Claim, test: _Test) -> str:
-    margin = test.plan.margin if claim.measure == "test_accuracy" else 0.0
+    margin = _margin(claim, test.plan)
     said = _agreement(test.effect, claim.expects, margin)
     if said != "reproduced":
         return said
@@ -201,16 +281,25 @@ def _agreement(effect: Effect, expects: str, margin: float) -> str:
     return "not at this scale"
 
 
-def ledger_table(entries: list[Entry]) -> str:
-    """The ledger as a Markdown table."""
-    rows = [("claim", "verdict", "effect here, 95 % interval", "source (how we know it)", "plan, section")]
+def ledger_table(entries: list[Entry], published: dict[str, Published] | None = None) -> str:
+    """The ledger as a Markdown table, with a column of what others have published where their tables are given."""
+    others = () if published is None else ("published, by others",)
+    effect = "effect here, 95 % interval"
+    rows = [("claim", "verdict", effect, "p, corrected", "runs", *others, "source (how we know it)", "plan")]
     for entry in entries:
         claim = entry.claim
-        runs = "–" if claim.plan is None else f"{claim.plan}" + (f", {entry.scale}" if entry.scale != "–" else "")
+        section = "" if entry.scale in ("–", "full") else f", {entry.scale}"
         source = f"{claim.source} ({claim.grade})"
         verdict = _scoped(entry) + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
-        rows.append((claim.claim, verdict, entry.effects, source, runs))
+        p_value = "–" if entry.p_value is None else _shown_p(entry.p_value)
+        plan = f"{claim.plan or '–'}{section}"
+        theirs = (published[claim.published].short if claim.published else "–" for _ in others)
+        rows.append((claim.claim, verdict, entry.effects, p_value, entry.runs, *theirs, source, plan))
     return markdown_table(rows)
+
+
+def _shown_p(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _scoped(entry: Entry) -> str:
@@ -222,10 +311,12 @@ def findings(entries: list[Entry]) -> str:
     """A Markdown list of claims with their verdicts and effects: for the head of a chapter."""
     lines = []
     for entry in entries:
-        found = f" {entry.effects} ({entry.claim.plan}, section {entry.scale})" if entry.effect != "–" else ""
-        verdict = f"**{entry.verdict.capitalize()}.**"
-        if entry.scope:
-            verdict = f"**{entry.verdict.capitalize()}** {entry.scope}."
+        verdict = entry.verdict.capitalize()
+        if entry.verdict in UNDECIDED and entry.needed:
+            verdict = f"Not decided yet: {entry.runs} runs recorded"
+        verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
+        section = "" if entry.scale == "full" else f", section {entry.scale}"
+        found = f" {entry.effects} ({entry.claim.plan}{section})" if entry.effect != "–" else ""
         lines.append(f"- {entry.claim.claim} {verdict}{found}")
     return "\n".join(lines)
 
@@ -235,12 +326,54 @@ def added_later(entries: list[Entry]) -> str:
     return "\n".join(f"- {entry.claim.claim} *{entry.claim.added}*" for entry in entries if entry.claim.added)
 
 
-def answer_sentence(entries: list[Entry]) -> str:
-    """One sentence that answers the questions at the head of the ledger, as far as the records go."""
-    answers = [
-        f"{entry.claim.question} {_scoped(entry)}"
-        + (f" ({entry.effect}; {entry.scale})" if entry.effect != "–" else "")
-        for entry in entries
-        if entry.claim.question
-    ]
-    return "As far as the records go: " + "; ".join(answers) + "."
+def answer(entry: Entry) -> str:
+    """The answer to an entry's question in words, as far as the records go."""
+    if entry.verdict in UNDECIDED:
+        return f"Not decided yet: {entry.runs} runs recorded"
+    if entry.verdict == "inconclusive":
+        return "The runs cannot say"
+    if entry.verdict == "not at this scale":
+        said = entry.result.verdict(entry.margin) if entry.result else ""
+        return "No, it makes no difference that matters" if said == "no difference that matters" else "No, the opposite"
+    return "Yes" if entry.verdict == "reproduced" else "Yes, but not under all conditions tested"
+
+
+def would_change(entry: Entry) -> str:
+    """What could change the answer: missing runs, more seeds, or what the claim itself names."""
+    if entry.verdict in UNDECIDED:
+        return f"the {entry.needed - entry.recorded} runs that are missing"
+    if entry.verdict == "inconclusive":
+        return f"more seeds; {_seeds_that_decide(entry)}"
+    return entry.claim.would_change or "other images, another width, or longer training"
+
+
+def _seeds_that_decide(entry: Entry) -> str:
+    """How many seeds bring the interval down to the margin, if the differences go on to scatter as they do."""
+    result = entry.result
+    if result.verdict(entry.margin) != "inconclusive":
+        return "its own interval decides, but not after the correction for the claims that are read beside it"
+    if not entry.margin:
+        return "this measure has no margin by which to count them"
+    deviation = deviation_of(result.high - result.mean, result.count, result.level)
+    pairs = pairs_for(deviation, entry.margin, result.level)
+    points = f"{100 * entry.margin:g} point{'' if entry.margin == 0.01 else 's'}"
+    many = f"{MOST} or more" if pairs >= MOST else str(pairs)
+    return f"{many} instead of {result.count} bring the interval down to {points} on either side"
+
+
+def answers_table(entries: list[Entry]) -> str:
+    """The questions at the head of the ledger with their answers, as a Markdown table of two columns.
+
+    Each line says the answer in words with what it holds for, one number with its interval, and what would change it.
+    """
+    rows = [("question and answer", "verdict")]
+    for entry in entries:
+        if not (question := entry.claim.question):
+            continue
+        scope = f", {entry.scope}" if entry.scope else ""
+        lines = [f"**{question[0].upper()}{question[1:]}**", f"{answer(entry)}{scope}."]
+        if entry.effect != "–":
+            lines.append(f"{entry.effects[0].upper()}{entry.effects[1:]}.")
+        lines.append(f"*What would change this:* {would_change(entry)}.")
+        rows.append(("<br>".join(lines), entry.verdict))
+    return markdown_table(rows)

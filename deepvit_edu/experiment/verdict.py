@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats has it too, and takes seconds to import
+from scipy.special import stdtr, stdtrit  # scipy.stats has them too, and takes seconds to import
 
 from ..diagnostics import effects_by_block
 from ..records import Record
@@ -37,6 +37,41 @@ class Effect:
         if self.low > 0:
             return "higher"
         return "lower" if self.high < 0 else "inconclusive"
+
+    def p_value(self, margin: float) -> float:
+        """The error rate at which an interval of these differences begins to say what `verdict` says; 1 for one pair.
+
+        By Student's t, both sides counted: against no difference, or, for "no difference that matters", against one as
+        large as the margin. Where nothing is said yet, the smaller of the two.
+        """
+        if self.count < 2:
+            return 1.0
+        said = self.verdict(margin)
+        differs, within = self._both_sides(abs(self.mean)), self._both_sides(max(0.0, margin - abs(self.mean)))
+        if said == "inconclusive":
+            return min(differs, within)
+        return within if said == "no difference that matters" else differs
+
+    def _both_sides(self, distance: float) -> float:
+        """How often a mean lies at least so far from the true one, on either side."""
+        error = (self.high - self.mean) / float(stdtrit(self.count - 1, (1 + self.level) / 2))
+        if error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(2 * stdtr(self.count - 1, -distance / error))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's correction: p-values of claims that are read together, each as if it were alone, in the order given.
+
+    What lies below 5 % afterwards can be believed together: that any of it is chance has a probability of 5 % at most.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    order = np.argsort(p_values, kind="stable")
+    left = len(p_values) - np.arange(len(p_values))  # claims not yet accepted when a claim's turn comes
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(left * np.asarray(p_values, dtype=float)[order]))
+    return adjusted.tolist()
 
 
 def effect_of(differences: list[float], level: float = 0.95) -> Effect:
@@ -92,10 +127,13 @@ def has(record: Record, measure: str) -> bool:
     return measure in MEASURES or (values is not None and None not in values)
 
 
-def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -> Effect:
-    """The effect that a contrast asks for, over the seeds that all its arms have.
+def paired_differences(contrast: Contrast, found: dict, measure: str) -> list[float]:
+    """Treatment minus control, one number for each seed that all arms of the contrast have; slopes where it has levels.
 
-    A primary contrast's interval is widened by Bonferroni's rule for the number of primary contrasts.
+    Args:
+        contrast: of a plan.
+        found: the plan's records, as `results_of` gives them.
+        measure: see `recorded_value`.
     """
     arms = (*contrast.treatment, *contrast.control)
     seeds = sorted(set.intersection(*({s for s, run in found[arm].items() if has(run, measure)} for arm in arms)))
@@ -107,8 +145,21 @@ def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -
             for treated, untreated in pairs
         ]
         differences.append(each[0] if not contrast.levels else float(np.polyfit(np.log2(contrast.levels), each, 1)[0]))
+    return differences
+
+
+def contrast_effect(plan: Plan, contrast: Contrast, found: dict, measure: str) -> Effect:
+    """The effect that a contrast asks for, over the seeds that all its arms have.
+
+    A primary contrast's interval is widened by Bonferroni's rule for the number of primary contrasts.
+    """
     level = 1 - 0.05 / (plan.primary_contrasts if contrast.primary else 1)
-    return effect_of(differences, level)
+    return effect_of(paired_differences(contrast, found, measure), level)
+
+
+def recorded_runs(found: dict, arms: Iterable[str] | None = None) -> int:
+    """How many runs have a record: of these arms, or of the whole plan."""
+    return sum(len(found[arm]) for arm in (found if arms is None else set(arms)))
 
 
 def arms_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:

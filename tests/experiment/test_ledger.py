@@ -8,12 +8,15 @@ from deepvit_edu.experiment.ledger import (
     Entry,
     _agreement,
     added_later,
-    answer_sentence,
+    answer,
+    answers_table,
     findings,
     ledger,
     ledger_table,
     load_claims,
+    would_change,
 )
+from deepvit_edu.experiment.published import Published, load_published, published_text
 from deepvit_edu.experiment.verdict import Effect
 from tools.contents import ROOT
 
@@ -30,13 +33,32 @@ MAPS = {
 }
 
 
-def judge(tmp_path, accuracy, template, *, diagnostics=None, seeds=(0, 1, 2), sections=None, scope=None, **options):
+def judge(
+    tmp_path,
+    accuracy,
+    template,
+    *,
+    diagnostics=None,
+    seeds=(0, 1, 2),
+    sections=None,
+    scope=None,
+    margin=None,
+    **options,
+):
     arms = {"plain": None, "re": None, "other": None, "other-re": None}
     contrasts = [
         {"name": "main", "treatment": "re", "control": "plain"},
         {"name": "second", "treatment": "other-re", "control": "other"},
     ]
-    path = write_plan(tmp_path, arms=arms, contrasts=contrasts, seeds=list(seeds), sections=sections or {}, scope=scope)
+    path = write_plan(
+        tmp_path,
+        arms=arms,
+        contrasts=contrasts,
+        seeds=list(seeds),
+        sections=sections or {},
+        scope=scope,
+        margin=margin,
+    )
     record = {**template, "diagnostics": diagnostics} if diagnostics else template
     if isinstance(accuracy, dict):
         gains = accuracy
@@ -77,7 +99,7 @@ def test_effects_name_their_contrasts_and_those_of_the_conditions(tmp_path, temp
     assert entry.effects.startswith("main: +10.00 points [")
     assert "; second: -10.00 points [" in entry.effects
     assert f"| {entry.effects} |" in ledger_table([entry])
-    assert findings([entry]) == f"- It helps. **Conditional.** {entry.effects} (tiny, section full)"
+    assert findings([entry]) == f"- It helps. **Conditional.** {entry.effects} (tiny)"
 
 
 def test_a_verdict_says_what_it_holds_for(tmp_path, template):
@@ -105,7 +127,9 @@ def test_diagnostics_are_compared_over_the_deep_half(tmp_path, template):
 
 
 def test_nothing_run_is_not_tested_and_the_command_stands_there(tmp_path, template):
-    assert judge(tmp_path, {}, template, seeds=(0,)).verdict == "not tested"
+    entry = judge(tmp_path, lambda arm, seed: None, template)
+    assert (entry.verdict, entry.runs, entry.p_value) == ("not tested", "0 of 6", None)
+    assert findings([entry]) == "- It helps. **Not decided yet: 0 of 6 runs recorded.**"
     assert ledger([Claim("a", "b", "paper")], tmp_path, tmp_path)[0].verdict == "not tested"
 
 
@@ -120,7 +144,8 @@ def test_the_books_claims_name_contrasts_that_their_plans_have():
         assert {claim.contrast, *claim.conditions} <= names, claim.claim
         assert claim.maps_of is None or claim.maps_of in plan.arms
         assert claim.expects in ("higher", "lower", "no difference that matters")
-    table = ledger_table(ledger(claims, PLANS, ROOT / "book" / "records"))
+    published = load_published(PLANS / "published.yml")
+    table = ledger_table(ledger(claims, PLANS, ROOT / "book" / "records"), published)
     assert len(table.splitlines()) == len(claims) + 2
     assert all(any(f"**{verdict}**" in line for verdict in VERDICTS) for line in table.splitlines()[2:])
 
@@ -148,7 +173,7 @@ def test_a_section_that_was_cut_short_does_not_overrule_a_whole_one(tmp_path, te
         return None if seed == 2 else 0.4 + 0.1 * (arm == "re") + 1e-4 * seed
 
     alone = judge(tmp_path, runs, template, sections=sections)
-    assert (alone.verdict, alone.scale) == ("inconclusive", "full")
+    assert (alone.verdict, alone.scale, alone.runs) == ("not decided yet", "full", "4 of 6")
     assert alone.effect.endswith(", 2 of 3 seeds")
     small = load_plan(tmp_path / "tiny.yml", "small")
     fill(small, tmp_path, template, lambda arm, seed: 0.4 - 0.1 * (arm == "re") + 1e-4 * seed)
@@ -180,18 +205,110 @@ def test_what_was_declared_after_the_runs_is_told():
 
 
 def test_a_claim_that_is_not_well_formed(tmp_path):
-    (tmp_path / "claims.yml").write_text(yaml.safe_dump([{"claim": "a"}]))
+    (tmp_path / "claims.yml").write_text(yaml.safe_dump({"a subject": [{"claim": "a"}]}))
     with pytest.raises(ValueError, match=r"claims\.yml has a claim that is not well formed"):
         load_claims(tmp_path / "claims.yml")
 
 
-def test_the_answer_names_the_questions_and_their_verdicts():
-    entries = [
-        Entry(Claim("a", "b", "c", question="that it helps is"), "+1.0 points", "reproduced", "run", "cpu-study"),
-        Entry(Claim("a", "b", "c"), "–", "not tested", "run", "–"),
-        Entry(Claim("a", "b", "c", question="that it lasts is"), "–", "not tested", "run", "–"),
-    ]
-    assert answer_sentence(entries) == (
-        "As far as the records go: that it helps is **reproduced** (+1.0 points; cpu-study); "
-        "that it lasts is **not tested**."
+SPREAD = (-0.001, 0.0, 0.001, 0.0005, -0.0005)
+"""How far the paired differences of five seeds lie from their mean: Student's interval reaches 0.001 to either side."""
+
+
+def five_seeds(tmp_path, template, gain, spread=1.0, **options):
+    def accuracy(arm, seed):
+        return 0.4 + 0.05 * seed + (arm == "re") * (gain + spread * SPREAD[seed])
+
+    claim = {"question": "does it help?", **options}
+    return judge(tmp_path, accuracy, template, seeds=range(5), margin=0.01, scope="after two epochs", **claim)
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "options", "verdict", "in_words"),
+    [
+        (0.05, 1, {}, "reproduced", "Yes"),
+        (-0.05, 1, {}, "not at this scale", "No, the opposite"),
+        (0.004, 1, {}, "not at this scale", "No, it makes no difference that matters"),
+        (0.004, 1, {"expects": "no difference that matters"}, "reproduced", "Yes"),
+        (0.0, 20, {}, "inconclusive", "The runs cannot say"),
+        (0.05, 1, {"conditions": {"second": "higher"}}, "conditional", "Yes, but not under all conditions tested"),
+    ],
+)
+def test_every_answer_can_be_reached(tmp_path, template, gain, spread, options, verdict, in_words):
+    entry = five_seeds(tmp_path, template, gain, spread, **options)
+    assert (entry.verdict, answer(entry)) == (verdict, in_words)
+    table = answers_table([entry])
+    assert f"| **Does it help?**<br>{in_words}, after two epochs.<br>Main: {100 * gain:+.2f} points [" in table
+    assert table.endswith(f"| {verdict} |")
+
+
+def test_no_difference_takes_runs_that_could_have_shown_one(tmp_path, template):
+    # The mean lies within the margin in both; only the short interval does.
+    assert five_seeds(tmp_path, template, 0.004, spread=10).verdict == "inconclusive"
+    assert answer(five_seeds(tmp_path, template, 0.004, spread=1)).startswith("No, it makes no difference")
+
+
+def test_what_would_change_an_answer(tmp_path, template):
+    open_one = five_seeds(tmp_path, template, 0.0, spread=20)
+    assert would_change(open_one) == "more seeds; 13 instead of 5 bring the interval down to 1 point on either side"
+    assert would_change(five_seeds(tmp_path, template, 0.05, would_change="more blocks")) == "more blocks"
+
+
+def test_runs_that_are_missing_are_counted_and_decide_nothing(tmp_path, template):
+    def three_seeds(arm, seed):
+        return None if seed > 2 or arm.startswith("other") else 0.4 + 0.1 * (arm == "re") + 1e-4 * seed
+
+    entry = judge(tmp_path, three_seeds, template, seeds=range(5), question="does it help?")
+    assert (entry.verdict, entry.runs, answer(entry)) == (
+        "not decided yet",
+        "6 of 10",
+        "Not decided yet: 6 of 10 runs recorded",
     )
+    assert would_change(entry) == "the 4 runs that are missing"
+    assert "Main: +10.00 points [" in answers_table([entry])
+
+
+def test_claims_that_are_read_together_share_a_correction(tmp_path, template):
+    barely = five_seeds(tmp_path, template, 0.0125, spread=8.5)
+    assert barely.verdict == "reproduced"
+    assert 0.01 < barely.p_value < 0.05
+    waiting = [Claim(f"claim {n}", "b", "c", subject="other") for n in range(9)]
+    alone, *_ = ledger([barely.claim, *waiting], tmp_path, tmp_path)
+    assert (alone.verdict, alone.p_value) == ("reproduced", barely.p_value)
+    waiting = [Claim(f"claim {n}", "b", "c") for n in range(9)]
+    together, *_ = ledger([barely.claim, *waiting], tmp_path, tmp_path)
+    assert (together.verdict, together.p_value) == ("inconclusive", pytest.approx(10 * barely.p_value))
+    assert would_change(together).endswith("not after the correction for the claims that are read beside it")
+
+
+THEIRS = {
+    "title": "Depth",
+    "source": "somebody",
+    "known": "their page",
+    "short": "1 % a block",
+    "columns": ["blocks", "%"],
+    "rows": [["2", "50"]],
+    "says": "It helps.",
+}
+
+
+def test_what_others_published_stands_beside_the_claim():
+    entry = Entry(Claim("It helps.", "b", "c", published="depth"), "–", "not tested", "–", "–")
+    head, _, row = ledger_table([entry], {"depth": Published(**THEIRS)}).splitlines()
+    place = [cell.strip() for cell in head.split("|")].index("published, by others")
+    assert row.split("|")[place].strip() == "1 % a block"
+    assert "published" not in ledger_table([entry])
+    told = published_text({"depth": Published(**THEIRS)})
+    assert told.startswith("**Depth**, somebody")
+    assert "| 2 | 50 |" in told
+    assert told.endswith("It helps. *How we know it:* their page.")
+
+
+def test_a_published_table_that_is_not_well_formed_is_refused(tmp_path):
+    (tmp_path / "published.yml").write_text(yaml.safe_dump({"depth": {**THEIRS, "rows": [["2", "50", "51"]]}}))
+    with pytest.raises(ValueError, match=r"not well formed: 'Depth' has 2 columns and a row of 3"):
+        load_published(tmp_path / "published.yml")
+
+
+def test_the_books_published_tables_say_where_they_were_read():
+    for table in load_published(PLANS / "published.yml").values():
+        assert "read" in table.known

@@ -7,6 +7,7 @@ from deepvit_edu.experiment.verdict import (
     contrast_effect,
     describe_maps,
     effect_of,
+    holm,
     mean_and_deviation,
     mean_interventions,
     measured_maps,
@@ -48,6 +49,34 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 )
 def test_verdicts(low, high, verdict):
     assert Effect((low + high) / 2, low, high, 5).verdict(0.005) == verdict
+
+
+@pytest.mark.parametrize("differences", [[1.0, 2.0, 3.0, 5.0], [-0.4, 0.1, 0.2, 0.3], [-0.02, 0.01, 0.02, 0.0]])
+def test_a_p_value_is_the_error_rate_at_which_the_interval_begins_to_decide(differences):
+    p_value = effect_of(differences).p_value(0.5)
+    says = [effect_of(differences, level=1 - p_value * factor).verdict(0.5) for factor in (0.99, 1.01)]
+    assert says[0] == "inconclusive"
+    assert says[1] in ("higher", "no difference that matters")
+
+
+def test_a_p_value_is_students():
+    stats = pytest.importorskip("scipy.stats")
+    differences = [1.0, 2.0, 3.0, 5.0]
+    assert effect_of(differences).p_value(0.0) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert effect_of([1.0]).p_value(0.0) == 1
+
+
+def test_holms_correction_by_a_worked_example():
+    # Sorted 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1, and never below the one before.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_holms_correction_keeps_false_findings_below_the_error_rate_for_all_together():
+    generator = np.random.default_rng(0)
+    found = [min(holm([effect_of(list(generator.normal(size=5))).p_value(0.0) for _ in range(8)])) for _ in range(600)]
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.03)
 
 
 def test_contrasts_pair_the_seeds_and_skip_those_that_one_arm_lacks(tmp_path, template):

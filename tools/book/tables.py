@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deepvit_edu.experiment import load_plan, summary
 from deepvit_edu.experiment.ledger import ledger, ledger_table, load_claims
+from deepvit_edu.experiment.published import load_published
 from deepvit_edu.experiment.reading import experiments_in
 from deepvit_edu.records import list_records, table
 from tools.contents import ROOT, load_yaml
@@ -35,7 +36,8 @@ def tables() -> str:
         for section in sections(plan):
             told = summary(load_plan(plan, section), RECORDS).replace(f"{ROOT}/", "")  # commands run in the root
             parts.append(f"## {plan.stem}, {section}\n\n```text\n{told}\n```")
-    claims = ledger_table(ledger(load_claims(PLANS / "claims.yml"), PLANS, RECORDS))
+    published = load_published(PLANS / "published.yml")
+    claims = ledger_table(ledger(load_claims(PLANS / "claims.yml"), PLANS, RECORDS), published)
     return "\n\n".join([*parts, f"## The ledger of claims\n\n{claims}"]) + "\n"
 
 

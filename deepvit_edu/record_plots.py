@@ -1,0 +1,278 @@
+"""Figures drawn from the records of a study, and the sentence that stands in their place while runs are missing."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from IPython.display import Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .experiment.ledger import Entry
+from .experiment.plan import Plan, arm_config, arm_data
+from .experiment.verdict import contrast_effect, has, mean_interventions, recorded_runs, recorded_value, results_of
+from .nn.model import attention_name
+from .plot import COLOURS, figure, plot_by_block, show
+from .records import Record
+
+FORCED = ("handed", "tied", "query-mean")
+"""Attentions that make a block's maps alike by construction, or all rows of a map."""
+MARKERS = "osv^DP"
+REPLACED_BY = ("uniform", "query-mean", "other image", "no attention")
+"""What a block's map is replaced by to see whether it is used; the least harmful counts."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with the sentence that says what is to be seen in it."""
+
+    figure: Figure
+    says: str
+
+
+def show_drawn(drawn: Drawn | str) -> None:
+    """Shows a figure with its sentence below, or the sentence that says why there is none yet."""
+    if isinstance(drawn, str):
+        display(Markdown(f"*{drawn}*"))
+    else:
+        show(drawn.figure, alt=drawn.says, caption=drawn.says)
+
+
+def draw_forest(entries: Sequence[Entry]) -> Drawn | str:
+    """The effects on accuracy of the ledger's claims: interval, mean, one dot a pair of runs, and the margin as a band.
+
+    Args:
+        entries: of the ledger; those without an interval, or of another measure than accuracy, are counted in words.
+    """
+    asked = [entry for entry in entries if entry.claim.measure == "test_accuracy"]
+    rows = [entry for entry in asked if entry.result is not None]
+    if not rows:
+        recorded, needed = (sum(getattr(entry, name) for entry in asked) for name in ("recorded", "needed"))
+        return f"No effect to draw yet: {recorded} of {needed} runs of these claims are recorded."
+    fig, ax = figure(width=5.2, height=0.8 + 0.62 * len(rows))
+    ax.axvline(0, color="grey", linewidth=0.8)
+    for place, entry in enumerate(reversed(rows)):
+        _draw_effect(ax, place, entry)
+    ax.set(xlabel="points of accuracy", ylim=(-0.6, len(rows) - 0.1), yticks=[])
+    ax.grid(axis="y", visible=False)
+    head = ("claim", "verdict", "mean, points", "from", "to", "each pair")
+    fig.own_table = ("Effects on accuracy", head, [_effect_row(entry) for entry in rows])
+    left_out = len(asked) - len(rows)
+    more = f" {left_out} more claims have no interval yet." if left_out else ""
+    return Drawn(
+        fig,
+        f"Effects on accuracy with their intervals, {len(rows)} claims. Small dots are pairs of runs; grey is the "
+        f"margin within which a difference does not matter.{more}",
+    )
+
+
+def _draw_effect(ax: Axes, place: int, entry: Entry) -> None:
+    """One row: words above, and below them the margin, the interval, the mean and the pairs."""
+    effect, points = entry.result, 100 * np.array(entry.differences)
+    margin, decided = 100 * entry.margin, entry.verdict not in ("inconclusive", "not decided yet")
+    ax.fill_between([-margin, margin], place - 0.28, place + 0.2, color="grey", alpha=0.25, linewidth=0)
+    ax.plot([100 * effect.low, 100 * effect.high], [place, place], color=COLOURS[0], linewidth=2)
+    face = COLOURS[0] if decided else "none"
+    ax.plot(100 * effect.mean, place, "o", color=COLOURS[0], markerfacecolor=face, markersize=7)
+    ax.plot(points, np.full(len(points), place - 0.17), ".", color=COLOURS[1], markersize=5)
+    ax.text(0, place + 0.3, f"{_named(entry)}: {entry.verdict}", transform=ax.get_yaxis_transform(), fontsize=9)
+
+
+def _named(entry: Entry) -> str:
+    """The contrast, with what tells it from the same contrast of another study."""
+    slope = " per doubling" if " per doubling" in entry.effect else ""
+    return f"{entry.claim.contrast}{slope} ({_short(entry.claim.plan)})"
+
+
+def _short(plan: str) -> str:
+    """A study's letter and number: "s1_depth_and_remedies" is S1."""
+    return plan.split("_")[0].upper()
+
+
+def _effect_row(entry: Entry) -> tuple[str, ...]:
+    effect = entry.result
+    numbers = (f"{100 * value:+.2f}" for value in (effect.mean, effect.low, effect.high))
+    return (_named(entry), entry.verdict, *numbers, ", ".join(f"{100 * value:+.2f}" for value in entry.differences))
+
+
+def draw_curves(plan: Plan, folder: Path) -> Drawn | str:
+    """Test accuracy over the images seen: a panel for each depth, a line for each arm, the mean over its runs."""
+    found = results_of(plan, folder)
+    measured = {arm: [run for run in runs.values() if "images" in run["curves"]] for arm, runs in found.items()}
+    measured = {arm: runs for arm, runs in measured.items() if runs}
+    if not measured:
+        return _waiting("learning curves", plan, found)
+    depths = sorted({_depth(plan, arm) for arm in measured})
+    fig, axes = figure(1, len(depths), width=4.2 * len(depths), height=3.4)
+    for ax, depth in zip(np.atleast_1d(axes), depths, strict=True):
+        styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+        for (arm, runs), (colour, marker) in zip(_of_depth(plan, measured, depth), styles, strict=False):
+            images, accuracy = _mean_curve(runs)
+            ax.plot(images / 1000, accuracy, color=colour, marker=marker, markersize=3, markevery=4, label=arm)
+        ax.set(title=f"{depth} blocks", xlabel="thousand images", ylabel="test accuracy (%)")
+        ax.sharey(np.atleast_1d(axes)[0])
+        ax.legend(fontsize=8)
+    runs = recorded_runs(found)
+    return Drawn(fig, f"Learning curves of {plan.name}, means over {runs} runs: " + _ends(measured) + ".")
+
+
+def _mean_curve(runs: list[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and mean accuracy (%) over runs that were evaluated after the same numbers of images."""
+    accuracy = np.mean([run["curves"]["test_accuracy"] for run in runs], axis=0)
+    return np.array(runs[0]["curves"]["images"]), 100 * accuracy
+
+
+def _ends(measured: dict[str, list[Record]]) -> str:
+    """How the curves end, in words."""
+    return ", ".join(f"{arm} {_mean_curve(runs)[1][-1]:.1f} %" for arm, runs in measured.items())
+
+
+def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
+    """What forced collapse costs: for each contrast with a forced arm, blocks that are forced against the change.
+
+    Each point has its interval; points of one control have one colour.
+    """
+    found = results_of(plan, folder)
+    doses = [
+        (contrast.control[0], contrast.name, forced_blocks(plan, contrast.treatment[0]), effect)
+        for contrast in plan.contrasts
+        if not contrast.levels and forced_blocks(plan, contrast.treatment[0]) > forced_blocks(plan, contrast.control[0])
+        if (effect := contrast_effect(plan, contrast, found, "test_accuracy")).count > 1
+    ]
+    if not doses:
+        return _waiting("doses of forced collapse", plan, found)
+    controls = sorted({control for control, *_ in doses})
+    fig, ax = figure(width=5.6, height=3.8)
+    ax.axhspan(-100 * plan.margin, 100 * plan.margin, color="grey", alpha=0.2, linewidth=0)
+    ax.axhline(0, color="grey", linewidth=0.8)
+    beside = {}  # points of one dose stand beside each other
+    for (control, name, dose, effect), marker in zip(doses, cycle(MARKERS), strict=False):
+        beside[dose] = beside.get(dose, -1) + 1
+        reach = [[100 * (effect.mean - effect.low)], [100 * (effect.high - effect.mean)]]
+        colour = COLOURS[controls.index(control) % len(COLOURS)]
+        at, label = dose + 0.35 * beside[dose], f"{name} (against {control})"
+        ax.errorbar([at], [100 * effect.mean], yerr=reach, fmt=marker, color=colour, label=label)
+    ax.set(xlabel="blocks whose maps are forced", ylabel="change of accuracy, points", xlim=(0, None))
+    ax.legend(fontsize=8)
+    head = ("contrast", "against", "blocks forced", "change, points", "from", "to")
+    rows = [
+        (name, control, str(dose), *(f"{100 * v:+.2f}" for v in (effect.mean, effect.low, effect.high)))
+        for control, name, dose, effect in doses
+    ]
+    fig.own_table = ("Doses of forced collapse", head, rows)
+    told = "; ".join(f"{name}, {dose} blocks: {100 * effect.mean:+.1f} points" for _, name, dose, effect in doses)
+    return Drawn(fig, f"What forcing maps to be alike does to accuracy, with intervals. {told}.")
+
+
+def forced_blocks(plan: Plan, arm: str) -> int:
+    """How many blocks of an arm have maps that are made alike by construction."""
+    config = arm_config(plan, arm, 10)
+    return sum(attention_name(config, layer) in FORCED for layer in range(config.depth))
+
+
+def draw_aliveness(plan: Plan, folder: Path) -> Drawn | str:
+    """Whether maps are used, block by block: a panel for each depth, a line for each arm, the mean over its runs.
+
+    A block's number is the change of the loss under the least harmful replacement of its map alone. Whether the deep
+    half is used as a whole is said in words: single blocks can stand in for one another.
+    """
+    found = results_of(plan, folder)
+    measured = {arm: list(runs.values()) for arm, runs in found.items()}
+    measured = {arm: runs for arm, runs in measured.items() if mean_interventions(runs)}
+    if not measured:
+        return _waiting("aliveness by block", plan, found)
+    panels = {
+        f"{depth} blocks": {arm: least_harmful_by_block(runs) for arm, runs in _of_depth(plan, measured, depth)}
+        for depth in sorted({_depth(plan, arm) for arm in measured})
+    }
+    fig = plot_by_block(panels, ylabel="change of the loss, nats", xlabel="block whose map is replaced")
+    told = [f"{arm} in {alive} of {judged} runs" for arm, (alive, judged) in _alive_runs(measured).items() if judged]
+    together = f" The maps of the deep half together matter for {', '.join(told)}." if told else ""
+    return Drawn(fig, f"What replacing one block's map costs, by the least harmful of four replacements.{together}")
+
+
+def least_harmful_by_block(runs: list[Record]) -> list[float]:
+    """For each block the smallest change of the loss that a replacement of its map makes, means over runs."""
+    kinds = mean_interventions(runs)
+    return np.nanmin([kinds[how] for how in REPLACED_BY if how in kinds], axis=0).tolist()
+
+
+def _alive_runs(measured: dict[str, list[Record]]) -> dict[str, tuple[int, int]]:
+    """By arm: in how many runs the maps of the deep half matter, and in how many that was judged."""
+    judged = {arm: [run["diagnostics"].get("map_matters") for run in runs] for arm, runs in measured.items()}
+    return {arm: (said.count(True), len(said) - said.count(None)) for arm, said in judged.items()}
+
+
+def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetition_excess") -> Drawn | str:
+    """Likeness of neighbouring maps against accuracy: one point an arm of any plan, a panel for each set of images.
+
+    Args:
+        plans: arms that a plan takes from another are drawn once, with the plan that made them.
+        folder: of the records.
+        measure: of the maps, its mean over the deep half: an excess over new weights.
+    """
+    points: dict[str, dict[str, tuple[float, float]]] = {}
+    for plan in plans:
+        for arm, runs in results_of(plan, folder).items():
+            measured = [run for run in runs.values() if has(run, measure)]
+            if measured and plan.arms[arm].taken_from is None:
+                panel = points.setdefault(arm_data(plan, arm)["name"], {})
+                panel[f"{arm} ({_short(plan.name)})"] = (
+                    _mean(measured, measure),
+                    100 * _mean(measured, "test_accuracy"),
+                )
+    if not points:
+        return "Not drawn yet: no run with this measure is recorded."
+    fig, axes = figure(1, len(points), width=4.6 * len(points), height=3.8)
+    for ax, (name, arms) in zip(np.atleast_1d(axes), points.items(), strict=True):
+        for (arm, place), (colour, marker) in zip(arms.items(), _styles(), strict=False):
+            ax.plot(*place, marker, color=colour, label=arm, linestyle="none")
+        ax.set(title=name, xlabel="repetition of the block before, above new weights", ylabel="test accuracy (%)")
+        ax.legend(fontsize=7)
+    told = "; ".join(f"{name}: {_rank_text(list(arms.values()))}" for name, arms in points.items())
+    return Drawn(fig, f"How much the deep half's maps repeat, against accuracy, one point an arm. {told}.")
+
+
+def _mean(runs: list[Record], measure: str) -> float:
+    return float(np.mean([recorded_value(run, measure) for run in runs]))
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Spearman's rank correlation of the two numbers of each pair; NaN where one of them never changes."""
+    ranks = [_ranks(np.array(column)) for column in zip(*pairs, strict=True)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share the mean of theirs."""
+    below, equal = (values[:, None] > values).sum(axis=1), (values[:, None] == values).sum(axis=1)
+    return below + (equal - 1) / 2
+
+
+def _rank_text(pairs: list[tuple[float, float]]) -> str:
+    if len(pairs) < 4:
+        return f"{len(pairs)} arms, too few for a correlation"
+    return f"rank correlation {rank_correlation(pairs):+.2f} over {len(pairs)} arms"
+
+
+def _styles() -> Iterator[tuple[str, str]]:
+    """Colours, and another mark for each round of them."""
+    return ((colour, marker) for marker in cycle(MARKERS) for colour in COLOURS)
+
+
+def _of_depth(plan: Plan, measured: dict[str, list[Record]], depth: int) -> list[tuple[str, list[Record]]]:
+    return [(arm, runs) for arm, runs in measured.items() if _depth(plan, arm) == depth]
+
+
+def _depth(plan: Plan, arm: str) -> int:
+    return arm_config(plan, arm, 10).depth
+
+
+def _waiting(what: str, plan: Plan, found: dict) -> str:
+    """The sentence in a figure's place."""
+    needed = len(plan.arms) * len(plan.seeds)
+    return f"Not drawn yet, {what}: {recorded_runs(found)} of {needed} runs of {plan.name} are recorded."

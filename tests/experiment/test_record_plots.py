@@ -1,0 +1,147 @@
+"""Figures from records: that they show what the records hold, and say so where none is there."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from deepvit_edu import plot
+from deepvit_edu.experiment import load_plan
+from deepvit_edu.experiment.ledger import Claim, Entry, ledger
+from deepvit_edu.experiment.plan import Job
+from deepvit_edu.experiment.results import record_path
+from deepvit_edu.record_plots import (
+    draw_aliveness,
+    draw_curves,
+    draw_doses,
+    draw_forest,
+    draw_likeness,
+    forced_blocks,
+    rank_correlation,
+)
+from deepvit_edu.records import load_record, save_record
+
+from .plans import fill, write_plan
+
+ARMS = {
+    "plain-2": {},
+    "plain-4": {"model": {"depth": 4}},
+    "shared-2": {"model": {"depth": 4, "attention": ["handing", "handed"]}},
+    "tied-1": {"model": {"depth": 4, "attention": ["tied"], "attention_start": 3}},
+}
+CONTRASTS = [
+    {"name": "depth", "treatment": "plain-4", "control": "plain-2"},
+    {"name": "one map for two blocks", "treatment": "shared-2", "control": "plain-4"},
+    {"name": "queries and keys tied", "treatment": "tied-1", "control": "plain-4"},
+]
+ACCURACY = {"plain-2": 0.5, "plain-4": 0.4, "shared-2": 0.3, "tied-1": 0.35}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return load_plan(write_plan(tmp_path, arms=ARMS, contrasts=CONTRASTS, seeds=[0, 1], margin=0.01))
+
+
+@pytest.fixture
+def recorded(study, tmp_path, template):
+    """Records of every arm, with curves by images and diagnostics that a test can tell apart."""
+    fill(study, tmp_path, template, lambda arm, seed: ACCURACY[arm] + 0.002 * seed)
+    for place, arm in enumerate(ARMS):
+        depth = 2 if arm == "plain-2" else 4
+        for seed in study.seeds:
+            path = record_path(study, Job(arm, seed), tmp_path)
+            record = load_record(path)
+            record["diagnostics"] = {
+                "repetition_excess": [9.0] * (depth // 2 - 1) + [0.1 * place] * (depth // 2),
+                "map_matters": bool(place),
+                "interventions": [
+                    {"layer": layer, "how": how, "loss": loss + 0.1 * layer}
+                    for layer in range(depth)
+                    for how, loss in (("uniform", 0.5), ("no attention", 0.2), ("head shuffle", 0.0))
+                ],
+            }
+            record["curves"]["images"] = [40, 80]
+            save_record(record, path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_curves_are_means_over_runs_in_a_panel_for_each_depth(study, recorded):
+    drawn = draw_curves(study, recorded)
+    assert [ax.get_title() for ax in drawn.figure.axes] == ["2 blocks", "4 blocks"]
+    assert [len(ax.lines) for ax in drawn.figure.axes] == [1, 3]
+    assert drawn.figure.axes[0].lines[0].get_xdata().tolist() == [0.04, 0.08]
+    assert drawn.figure.axes[0].lines[0].get_ydata()[-1] == pytest.approx(50.1)
+    assert "plain-4 40.1 %" in drawn.says
+
+
+def test_doses_stand_at_the_number_of_blocks_that_are_forced(study, recorded):
+    assert [forced_blocks(study, arm) for arm in ARMS] == [0, 0, 2, 1]
+    drawn = draw_doses(study, recorded)
+    assert "one map for two blocks, 2 blocks: -10.0 points" in drawn.says
+    assert "queries and keys tied, 1 blocks: -5.0 points" in drawn.says
+    assert "depth" not in drawn.says  # neither arm of that contrast is forced
+    assert [row[2] for row in drawn.figure.own_table[2]] == ["2", "1"]
+
+
+def test_aliveness_takes_the_least_harmful_replacement_of_each_block(study, recorded):
+    drawn = draw_aliveness(study, recorded)
+    shallow, deep = drawn.figure.axes[:2]
+    assert shallow.lines[0].get_ydata().tolist() == pytest.approx([0.2, 0.3])
+    assert len(deep.lines[0].get_ydata()) == 4
+    assert "plain-2 in 0 of 2 runs, plain-4 in 2 of 2 runs" in drawn.says
+
+
+def test_likeness_is_set_against_accuracy_over_all_arms(study, recorded):
+    drawn = draw_likeness([study], recorded)
+    points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in drawn.figure.axes[0].lines}
+    assert points["shared-2 (TINY)"] == pytest.approx((0.2, 30.1))
+    assert "rank correlation -0.80 over 4 arms" in drawn.says
+
+
+def test_rank_correlation_is_spearmans():
+    stats = pytest.importorskip("scipy.stats")
+    pairs = np.random.default_rng(0).integers(0, 5, (12, 2)).tolist()
+    assert rank_correlation(pairs) == pytest.approx(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+    assert math.isnan(rank_correlation([(1, 2), (1, 3)]))
+
+
+def test_the_forest_shows_intervals_pairs_and_the_margin(study, recorded):
+    claims = [
+        Claim("Deeper is worse.", "b", "c", plan="tiny", contrast="depth", expects="lower"),
+        Claim("It repeats.", "b", "c", plan="tiny", contrast="depth", measure="repetition_excess", subject="maps"),
+        Claim("Nobody knows.", "b", "c", subject="open"),
+    ]
+    drawn = draw_forest(ledger(claims, recorded, recorded))
+    rows = drawn.figure.own_table[2]
+    assert [row[:3] for row in rows] == [("depth (TINY)", "reproduced", "-10.00")]
+    assert rows[0][-1] == "-10.00, -10.00"
+    (words,) = drawn.figure.axes[0].texts
+    assert words.get_text() == "depth (TINY): reproduced"
+    dots = [line for line in drawn.figure.axes[0].lines if line.get_marker() == "."]
+    assert dots[0].get_xdata() == pytest.approx([-10, -10])
+    assert "1 claims" in drawn.says
+    assert "1 more claims have no interval yet" in drawn.says
+
+
+@pytest.mark.parametrize("draw", [draw_curves, draw_doses, draw_aliveness])
+def test_a_sentence_stands_where_runs_are_missing(study, tmp_path, draw):
+    assert draw(study, tmp_path).endswith("0 of 8 runs of tiny are recorded.")
+
+
+def test_what_cannot_be_drawn_yet_is_said(study, tmp_path):
+    assert draw_likeness([study], tmp_path) == "Not drawn yet: no run with this measure is recorded."
+    waiting = Entry(Claim("a", "b", "c"), "–", "not decided yet", "–", "–", recorded=3, needed=10)
+    assert draw_forest([waiting]) == "No effect to draw yet: 3 of 10 runs of these claims are recorded."
+
+
+def test_a_figure_brings_its_own_table(study, recorded):
+    page = plot.figure_html(draw_doses(study, recorded).figure, alt="doses", with_numbers=True)
+    assert "<caption>Doses of forced collapse</caption>" in page
+    assert page.count("<table>") == 1

@@ -17,7 +17,7 @@ help: ## list the targets
 .PHONY: book
 book: $(INSTALLED) ## build the book with every cell executed, test its pages, print the page to open
 	@$(BIN)/python -m tools.book.build
-	@$(BIN)/python -m pytest tests/book -m "not colab"
+	@$(BIN)/python -m pytest tests/book -m "not colab" -n logical --maxprocesses 4 --dist worksteal
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
 .PHONY: pdf

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -21,9 +20,9 @@ from pathlib import Path
 
 import yaml
 
+from tools.book.execution import BUILD, TAKEN, execute_pages, outputs_kept
 from tools.contents import ROOT, is_placeholder, load_yaml, notebook_pages, pages, repository_url, source_of
 
-BUILD = ROOT / "_build"
 HTML = BUILD / "html"
 REPORT = BUILD / "report.json"
 # A change of these is not seen by Sphinx, which compares the pages only: build anew then.
@@ -70,6 +69,27 @@ def check_sources() -> None:
             sys.exit(f"{page}.md has code cells, but no jupytext and kernelspec in its front matter: see chapter 1's.")
 
 
+def environment() -> dict[str, str]:
+    """The environment of whatever executes or builds pages."""
+    # Without progress bars: in a page they would be widgets, dead and fetched from a network.
+    quiet = {"DEEPVIT_EDU_PROGRESS": "0"}
+    # The models of the `cpu` tier are too small to gain by a second thread: on small machines it costs time.
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    # The extensions of tools/ are imported from here.
+    imports = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    return {"DEEPVIT_EDU_TIER": "cpu", **threads, **os.environ, **quiet, **imports}
+
+
+def execute_book() -> None:
+    """Execute every page that has cells; stop if one fails."""
+    os.environ.update(environment())
+    failed = execute_pages(notebook_pages())
+    for page, error in failed.items():
+        print(f"{page}.md failed:\n{error}", file=sys.stderr)
+    if failed:
+        sys.exit(f"The book was not built, because cells failed in {', '.join(f'{page}.md' for page in failed)}.")
+
+
 def run_jupyter_book(folder: Path) -> int:
     """Run jupyter-book with warnings as errors, with a copy of the configuration in `folder`; its exit code."""
     config = load_yaml(ROOT / "_config.yml")
@@ -86,31 +106,16 @@ def run_jupyter_book(folder: Path) -> int:
         "-n",
         "--keep-going",
     ]
-    # Without progress bars: in a page they would be widgets, dead and fetched from a network.
-    quiet = {"DEEPVIT_EDU_PROGRESS": "0"}
-    # The models of the `cpu` tier are too small to gain by a second thread: on small machines it costs time.
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    # The extensions of tools/ are imported from here.
-    imports = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    environment = {"DEEPVIT_EDU_TIER": "cpu", **threads, **os.environ, **quiet, **imports}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
 
 
-def execution_seconds() -> dict[str, float]:
-    """Seconds that each executed page took, as MyST-NB noted them in Sphinx's environment."""
-    with (BUILD / ".doctrees" / "environment.pickle").open("rb") as file:
-        metadata = pickle.load(file).nb_metadata
-    return {page: entry["exec_data"]["runtime"] for page, entry in metadata.items() if "exec_data" in entry}
-
-
-def check_pages() -> None:
-    """Stop if the build left out a page, or a page with cells was not executed."""
+def check_pages(executed: int) -> None:
+    """Stop if the build left out a page, or executed one again."""
     missing = [page for page in pages() if not (HTML / f"{page}.html").is_file()]
     if missing:
         sys.exit(f"The build ended without an error, but these pages are missing: {', '.join(missing)}.")
-    idle = sorted(set(notebook_pages()) - set(execution_seconds()))
-    if idle:
-        sys.exit(f"The build ended without an error, but these pages were not executed: {', '.join(idle)}.")
+    if outputs_kept() != executed:
+        sys.exit("MyST-NB did not find the outputs of each page where tools/book/execution.py had put them.")
 
 
 def main() -> None:
@@ -128,20 +133,21 @@ def main() -> None:
     now = fingerprint()
     if not stamp.is_file() or stamp.read_text() != now:
         shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(exist_ok=True)
+    stamp.write_text(now)  # pages that have been executed stay so, whatever fails after them
     started = time.monotonic()
+    execute_book()
+    executed = outputs_kept()
     with tempfile.TemporaryDirectory() as folder:
         code = run_jupyter_book(Path(folder))
     if code:
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)  # else the next build would not repeat the warning
         sys.exit(f"The book did not build (exit code {code}): the first warning or error above says why.")
-    check_pages()
-    stamp.write_text(now)
-    seconds = execution_seconds()
+    check_pages(executed)
+    taken = json.loads(TAKEN.read_text())
     minutes = (time.monotonic() - started) / 60
-    REPORT.write_text(json.dumps({"pages": len(pages()), "minutes": minutes, "execution_seconds": seconds}, indent=1))
-    for page, time_taken in sorted(seconds.items()):
-        print(f"  executed {page} in {time_taken:.0f} s")
-    print(f"Built {len(pages())} pages, {len(seconds)} of them executed, in {minutes:.1f} minutes.")
+    REPORT.write_text(json.dumps({"pages": len(pages()), "minutes": minutes, "executed": taken}, indent=1))
+    print(f"Built {len(pages())} pages, {len(taken)} of them executed, in {minutes:.1f} minutes.")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 
+from tools.book.execution import EXECUTED
 from tools.contents import ROOT, notebook_pages
 
 PICTURE = re.compile(r'<svg class="figure-picture figure-wide"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>', re.DOTALL)
@@ -53,11 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "figures", help="(default: _build/figures)")
     options = parser.parse_args()
-    executed = ROOT / "_build" / "jupyter_execute"
-    missing = [page for page in notebook_pages() if not (executed / f"{page}.ipynb").is_file()]
+    missing = [page for page in notebook_pages() if not (EXECUTED / f"{page}.ipynb").is_file()]
     if missing:
         sys.exit(f"The book is not built: {missing[0]} has not been executed. Run `make book` first.")
-    print(f"{export(executed, options.out)} figures in {options.out}, with captions and licence in README.md.")
+    print(f"{export(EXECUTED, options.out)} figures in {options.out}, with captions and licence in README.md.")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .experiment.ledger import Entry
 from .experiment.plan import Plan, arm_config, arm_data
@@ -144,7 +145,7 @@ def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
     if not doses:
         return _waiting("doses of forced collapse", plan, found)
     controls = sorted({control for control, *_ in doses})
-    fig, ax = figure(width=5.6, height=3.8)
+    fig, ax = figure(width=5.6, height=4.6)
     ax.axhspan(-100 * plan.margin, 100 * plan.margin, color="grey", alpha=0.2, linewidth=0)
     ax.axhline(0, color="grey", linewidth=0.8)
     beside = {}  # points of one dose stand beside each other
@@ -154,8 +155,9 @@ def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
         colour = COLOURS[controls.index(control) % len(COLOURS)]
         at, label = dose + 0.35 * beside[dose], f"{name} (against {control})"
         ax.errorbar([at], [100 * effect.mean], yerr=reach, fmt=marker, color=colour, label=label)
-    ax.set(xlabel="blocks whose maps are forced", ylabel="change of accuracy, points", xlim=(0, None))
-    ax.legend(fontsize=8)
+    ax.set(xlabel="blocks whose maps are forced", ylabel="change of accuracy, points", xlim=(0, max(beside) + 2))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_below(ax, columns=1)
     head = ("contrast", "against", "blocks forced", "change, points", "from", "to")
     rows = [
         (name, control, str(dose), *(f"{100 * v:+.2f}" for v in (effect.mean, effect.low, effect.high)))
@@ -163,7 +165,11 @@ def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
     ]
     fig.own_table = ("Doses of forced collapse", head, rows)
     told = "; ".join(f"{name}, {dose} blocks: {100 * effect.mean:+.1f} points" for _, name, dose, effect in doses)
-    return Drawn(fig, f"What forcing maps to be alike does to accuracy, with intervals. {told}.")
+    return Drawn(
+        fig,
+        f"What forcing maps to be alike does to accuracy, with intervals. {told}. A block that makes a map for others "
+        "is not counted.",
+    )
 
 
 def forced_blocks(plan: Plan, arm: str) -> int:
@@ -225,18 +231,23 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
                 )
     if not points:
         return "Not drawn yet: no run with this measure is recorded."
-    fig, axes = figure(1, len(points), width=4.6 * len(points), height=3.8)
+    fig, axes = figure(1, len(points), width=4.6 * len(points), height=4.6)
     for ax, (name, arms) in zip(np.atleast_1d(axes), points.items(), strict=True):
         for (arm, place), (colour, marker) in zip(arms.items(), _styles(), strict=False):
             ax.plot(*place, marker, color=colour, label=arm, linestyle="none")
         ax.set(title=name, xlabel="repetition of the block before, above new weights", ylabel="test accuracy (%)")
-        ax.legend(fontsize=7)
+        _legend_below(ax, columns=2)
     told = "; ".join(f"{name}: {_rank_text(list(arms.values()))}" for name, arms in points.items())
     return Drawn(fig, f"How much the deep half's maps repeat, against accuracy, one point an arm. {told}.")
 
 
 def _mean(runs: list[Record], measure: str) -> float:
     return float(np.mean([recorded_value(run, measure) for run in runs]))
+
+
+def _legend_below(ax: Axes, columns: int) -> None:
+    """A legend that hides no point."""
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:

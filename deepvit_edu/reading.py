@@ -23,9 +23,10 @@ def reading(path: str | Path, advice: str = "") -> Iterator[None]:
 
     Raises:
         OSError: as the system gives it: no such file, no right to read it.
-        UnreadableError: for everything else.
+        UnreadableError: for everything else, and at once for a device or a pipe, whose end may never come.
     """
     try:
+        check_ends(path)
         yield
     except UnreadableError:
         raise
@@ -35,6 +36,13 @@ def reading(path: str | Path, advice: str = "") -> Iterator[None]:
         raise UnreadableError(_sentence(path, error, advice)) from error
     except Exception as error:  # what is damaged or hostile fails in any way
         raise UnreadableError(_sentence(path, error, advice)) from error
+
+
+def check_ends(path: str | Path) -> None:
+    """UnreadableError for a device, a pipe or a socket: whoever reads one may wait, or read on, for ever."""
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UnreadableError(f"{path} is a device or a pipe; name a file")
 
 
 def _sentence(path: str | Path, error: Exception, advice: str) -> str:

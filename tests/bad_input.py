@@ -1,6 +1,7 @@
 """Bad command lines, in a table: wrong type, range, name, file, folder, encoding, rights, disk and variables."""
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -159,6 +160,10 @@ def _make_images(folder: Path) -> None:
         (folder / "fine" / split / "a").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(folder / "fine" / split / "a" / "a.png")
     (folder / "file.txt").write_text("words")
+    for split in ("train", "test"):
+        (folder / "pipe" / split / "a").mkdir(parents=True)
+        os.mkfifo(folder / "pipe" / split / "a" / "a.png")
+    os.mkfifo(folder / "pipe.yml")
 
 
 def _make_records(folder: Path) -> None:
@@ -181,7 +186,21 @@ def _make_records(folder: Path) -> None:
 BAD = {int: ("x", "1.5", "-1", "nan", ""), float: ("x", "nan", "inf", "-1", ""), str: ("no such", "")}
 DEVICES = ("tpu", "cuda:99", "cpu:x", "", "mps")
 NAMES = ("", "vit_16", "no such", "../x", "\x1b[31m", LONG, "VIT_16B")
-SETS = ("", "no such", "file.txt", "bare", "flat", "heic", "torn", "no_test", "~nobody/x", "cifar1o", LONG, "a\x00b")
+SETS = (
+    "",
+    "no such",
+    "file.txt",
+    "bare",
+    "flat",
+    "heic",
+    "torn",
+    "no_test",
+    "pipe",
+    "~nobody/x",
+    "cifar1o",
+    LONG,
+    "a\x00b",
+)
 WEIGHTS = (
     "none.safetensors",
     "weights",
@@ -302,6 +321,12 @@ def _of_plans() -> Iterator[Line]:
         yield Line(("run", "plans/good.yml", f"--workers={value}", "--folder=out"))
         yield Line(("campaign", "status", f"--workers={value}"))
     yield Line(("run", "plans/good.yml", "--section=none", "--dry-run"))
+    for path in ("pipe.yml", "/dev/zero"):
+        yield Line(("run", path, "--dry-run"))
+        yield Line(("campaign", "status", f"--file={path}"))
+        yield Line(("records", path))
+        yield Line(("evaluate", path, *CPU))
+        yield Line(("similarity", path, *CPU))
     yield Line(("run", "plans/good.yml", "--folder=file.txt"))
     yield Line(("run", "plans/good.yml", "--folder="))
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -29,6 +30,15 @@ def test_what_is_told_already_and_what_the_system_says_stay_as_they_are(tmp_path
         (tmp_path / "none").read_text()
     with pytest.raises(KeyboardInterrupt), reading("x"):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_devices_and_pipes_are_not_read(tmp_path, device):
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    for path in (pipe, device):
+        with pytest.raises(UnreadableError, match="is a device or a pipe; name a file"):
+            read_json(path)
 
 
 def test_long_messages_are_cut():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .. import data
 from ..old_options import current_options
+from ..reading import read_json
 from ..records import Record, load_record
 from ..training import Recipe
 from .plan import ANNOTATOR, Job, Plan, all_jobs, arm_config, arm_data, arm_recipe
@@ -64,7 +65,7 @@ def outcome(plan: Plan, job: Job, folder: Path) -> Record | None:
 
 def _load_failure(plan: Plan, job: Job, path: Path, folder: Path) -> Record:
     try:
-        failed = json.loads(path.read_text(encoding="utf-8"))
+        failed = read_json(path)
         found, recipe = {"failed": failed["failed"]}, current_options(failed["recipe"])
         rate = recipe["learning_rate"]
     except (ValueError, KeyError, TypeError) as error:

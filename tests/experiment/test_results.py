@@ -122,7 +122,7 @@ def test_what_this_plan_cannot_run_is_told(tmp_path, template):
     assert summary(plan, tmp_path).endswith(told[1])
 
 
-@pytest.mark.parametrize("text", ["{}", "not json", "[]", '{"failed": "x", "recipe": 3}'])
+@pytest.mark.parametrize("text", ["{}", "not json", "[" * 100_000, "[]", '{"failed": "x", "recipe": 3}'])
 def test_a_note_of_failure_that_cannot_be_read_is_named(filled, tmp_path, text):
     path = record_path(filled, Job("re", 1), tmp_path)
     path.unlink()

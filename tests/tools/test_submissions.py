@@ -73,6 +73,7 @@ def test_flat_downloads_and_zips(tmp_path) -> None:
 
 def test_every_folder_and_file_gets_a_line_with_a_remark(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.ipynb")
     found = hand_in(
         tmp_path,
         **{
@@ -90,6 +91,7 @@ def test_every_folder_and_file_gets_a_line_with_a_remark(tmp_path) -> None:
     assert "found chapter4.pdf" in remarks["ben", ""]
     assert "no notebook that can be read" in remarks["torn", "chapter_4"]
     assert "bad.zip cannot be read" in remarks["bad", ""]
+    assert "pipe.ipynb is a device or a pipe" in remarks["pipe", ""]
     assert "found plot.ipynb" in remarks["other", ""]
     assert "nothing was handed in" in remarks["empty", ""]
 

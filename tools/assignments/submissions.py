@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import nbformat
 from nbformat import NotebookNode
 
+from deepvit_edu.reading import check_ends
 from tools.assignments.write import assignment_name
 
 LARGEST = 20 * 2**20
@@ -92,6 +93,7 @@ def student_of(entry: Path) -> str:
 
 def _files(entry: Path) -> Iterator[_File]:
     """All files of a student's folder, or a file, with those in zips."""
+    check_ends(entry)
     paths = sorted(path for path in entry.rglob("*") if path.is_file()) if entry.is_dir() else [entry]
     for path in paths:
         name = path.name if path == entry else path.relative_to(entry).as_posix()

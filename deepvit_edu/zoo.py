@@ -128,8 +128,8 @@ def model_config(name: str, **overrides: object) -> ViTConfig:
     Raises:
         ValueError: for a name or an option that does not exist; the message suggests the nearest.
     """
-    if name not in CONFIGS:
-        raise ValueError(f"no model is named '{name}'{nearest(name, list(CONFIGS))}")
+    if not isinstance(name, str) or name not in CONFIGS:
+        raise ValueError(f"no model is named '{name}'{nearest(str(name), list(CONFIGS))}")
     options = [field.name for field in fields(ViTConfig)]
     for option in overrides:
         if option not in options:

@@ -92,6 +92,27 @@ OTHER_PLANS = {
 }
 
 
+RECIPES = {
+    "inherits_itself": "inherits: inherits_itself.yml",
+    "inherits_number": "inherits: 3",
+    "inherits_list": "inherits: [a]",
+    "options_number": "model_options: 3",
+    "options_list": "model_options: [depth]",
+    "model_number": "model: 3",
+    "model_list": "model: [vit_12b]",
+    "key_number": "3: 4",
+    "rate_bytes": "learning_rate: !!binary aGVsbG8=",
+    "epochs_date": "epochs: 2020-01-01",
+    "epochs_set": "epochs: !!set {1}",
+    "switch_word": "mix_token: sometimes",
+    "classes_negative": "num_classes: -1",
+    "size_list": "img_size: [32, 32]",
+    "two_documents": "---\nmodel: vit_12b",
+    "list": "- a",
+    "empty": "",
+}
+
+
 @dataclass(frozen=True)
 class Line:
     """A command line, the variables that are set for it, and a word that its sentence must have."""
@@ -114,6 +135,10 @@ def make_files(folder: Path) -> None:
         (plans / f"{name}.yml").write_text(PLAN.replace(old, new), encoding="utf-8")
     for name, content in OTHER_PLANS.items():
         (plans / f"{name}.yml").write_bytes(content)
+    (folder / "recipes").mkdir()
+    for name, text in RECIPES.items():
+        model = "" if name.startswith("model") or name in ("list", "empty") else "model: cifar_vit_4x64\n"
+        (folder / "recipes" / f"{name}.yml").write_text(model + text, encoding="utf-8")
     (plans / "good.yml").write_text(PLAN, encoding="utf-8")
     (plans / "folder.yml").mkdir()
     _make_weights(folder / "weights")
@@ -252,6 +277,8 @@ def _of_train() -> Iterator[Line]:
     yield Line(("train", "--compile", "--map-penalty=1"))
     for option in ("selection_before=4", "selection=random", "attention=re", "attention_options=[1]", "dense_head=3"):
         yield Line(("train", "--model-options", option), about=option.split("=")[0])
+    for name in (*RECIPES, "none"):
+        yield Line(("train", f"--recipe=recipes/{name}.yml", "--warmup-epochs=0", "--data=no such", *CPU))
     yield Line(("train", "--no-such-option"))
     yield Line(("train", "--evaluate-every=100"))
 

@@ -69,7 +69,10 @@ def load_recipe(name: str | Path, **changes: object) -> Setup:
     declared, model_options = _read(_path_of(name)), {}
     for options in (declared, changes):
         model_options |= {option: options.pop(option) for option in OF_THE_MODEL if option in options}
-        model_options |= options.pop("model_options", {})
+        more = options.pop("model_options", {})
+        if not isinstance(more, dict):
+            raise ValueError(f"model_options is {more!r}; it must be a table of options and their values")
+        model_options |= more
     declared |= changes
     if "model" not in declared:
         raise ValueError(f"the recipe {name} names no model; add a line 'model: deepvit_32b', say")

@@ -25,7 +25,11 @@ window.deepvitExplorer = async (id) => {
   const choice = (text, options, change) => {
     const select = make("select", {}, ...options.map((name, i) => make("option", { value: i }, name)));
     select.addEventListener("change", change);
-    return { box: make("label", {}, text, select), get value() { return Number(select.value); } };
+    return {
+      box: make("label", {}, text, select), most: options.length - 1,
+      get value() { return Number(select.value); },
+      set value(index) { select.value = index; },
+    };
   };
 
   const slider = (text, names, start, change) => {
@@ -38,10 +42,68 @@ window.deepvitExplorer = async (id) => {
     input.addEventListener("input", () => { tell(); change(); });
     tell();
     return {
-      box: make("label", {}, `${text}: `, told, input),
+      box: make("label", {}, `${text}: `, told, input), most: names.length - 1,
       get value() { return Number(input.value); },
       set value(number) { input.value = number; tell(); },
     };
+  };
+
+  const pressed = (text, press) => {
+    const button = make("button", { type: "button", class: "explorer-button" }, text);
+    button.addEventListener("click", press);
+    return button;
+  };
+
+  // In the book, a link to what is shown: the page's address, and after it "#explorer-1&epoch=3", with the number of
+  // the explorer on its page. `controls` by their names in the link.
+  const linked = (controls) => {
+    const place = [...document.querySelectorAll(".deepvit-explorer")].indexOf(root) + 1, start = `#explorer-${place}&`;
+    const values = new URLSearchParams(location.hash.startsWith(start) ? location.hash.slice(start.length) : "");
+    for (const [name, control] of Object.entries(controls)) {
+      if (/^\d+$/.test(values.get(name) ?? "")) control.value = Math.min(Number(values.get(name)), control.most);
+    }
+    const says = make("span", { role: "status" });
+    const copy = async () => {
+      const state = Object.entries(controls).map(([name, { value }]) => `${name}=${value}`);
+      history.replaceState(null, "", start + state.join("&"));
+      try {
+        await navigator.clipboard.writeText(location.href);
+        says.textContent = "Copied.";
+      } catch { // a browser may forbid it
+        says.textContent = "The link is in the address bar.";
+      }
+    };
+    const box = make("p", { class: "explorer-legend" }, pressed("Link to this view", copy), says);
+    box.hidden = !document.querySelector("article.bd-article"); // in a notebook the address leads nowhere
+    return box;
+  };
+
+  // A button that moves a slider on by itself, to its end; for readers who asked for little motion, step by step.
+  const player = (control, moved) => {
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches, PAUSE = 350; // milliseconds
+    let timer = null;
+    const stop = () => {
+      clearInterval(timer);
+      timer = null;
+      button.textContent = still ? "Next" : "Play";
+    };
+    const step = () => {
+      control.value = control.value >= control.most ? 0 : control.value + 1;
+      if (control.value >= control.most) stop();
+      moved(timer !== null);
+    };
+    const button = pressed(still ? "Next" : "Play", () => {
+      if (timer !== null) {
+        stop();
+        moved(false);
+      } else if (still) step();
+      else {
+        timer = setInterval(step, PAUSE);
+        button.textContent = "Pause";
+        step();
+      }
+    });
+    return button;
   };
 
   const panel = (name, choose) => {
@@ -88,6 +150,7 @@ window.deepvitExplorer = async (id) => {
 
     const image = choice("Image", images, () => draw());
     const view = choice("Show", ["the weights", "the weights less their mean"], () => draw());
+    const ground = choice("Full colour is", ["the largest of each row", "the largest of all networks"], () => draw());
     const layer = slider("Block", layers.map(String), layers.length >> 1, () => draw());
     const head = slider("Head", range(heads, String), 0, () => draw());
 
@@ -123,6 +186,7 @@ window.deepvitExplorer = async (id) => {
     classToken.addEventListener("click", () => ask(0));
 
     const ask = (token) => { query = token; draw(); };
+    const asked = { most: tokens - 1, get value() { return query; }, set value(token) { query = token; } };
 
     const paint = (brush, shade) => {
       const pixels = new ImageData(side, side);
@@ -140,6 +204,7 @@ window.deepvitExplorer = async (id) => {
     const place = (token) => token < extra ? "the class token"
       : `row ${Math.floor((token - extra) / grid) + 1}, column ${((token - extra) % grid) + 1}`;
 
+    const link = linked({ image, block: layer, head, view, colour: ground, query: asked });
     const draw = () => {
       paint(input.getContext("2d"), (pixel) => pixel);
       input.setAttribute("aria-label", `Image ${images[image.value]}`);
@@ -148,24 +213,28 @@ window.deepvitExplorer = async (id) => {
         button.tabIndex = i + extra === Math.max(query, extra) ? 0 : -1;
       });
       classToken.setAttribute("aria-pressed", query < extra);
-      const said = models.map((name, model) => {
-        const row = (((model * layers.length + layer.value) * images.length + image.value) * heads + head.value) * tokens + query;
-        const text = drawMap(panels[model], steps.subarray(row * tokens, (row + 1) * tokens), scales[row]);
-        return `${name}: ${text}`;
-      });
+      const rows = models.map((_, model) => weightsOf(model)), all = Math.max(...rows.flat().map(Math.abs));
+      const said = models.map((name, i) => `${name}: ${drawMap(panels[i], rows[i], ground.value ? all : null)}`);
       const where = `Block ${layers[layer.value]}, head ${head.value}, from ${place(query)} of image ${images[image.value]}`
         + (view.value ? ", less the mean." : ".");
       heard.textContent = `${where} ${said.join("; ")}.`;
     };
 
-    const drawMap = ({ brush, say }, row, scale) => {
-      const mean = view.value ? (scale * row.reduce((sum, step) => sum + step, 0)) / levels / tokens : 0;
-      const weights = Array.from(row, (step) => (scale * step) / levels - mean);
+    // The weights of a network from the query, of the chosen block, image and head.
+    const weightsOf = (model) => {
+      const block = (model * layers.length + layer.value) * images.length + image.value;
+      const place = (block * heads + head.value) * tokens + query;
+      const weights = Array.from(steps.subarray(place * tokens, (place + 1) * tokens), (step) => scales[place] * step / levels);
+      const mean = view.value ? weights.reduce((sum, weight) => sum + weight, 0) / tokens : 0;
+      return weights.map((weight) => weight - mean);
+    };
+
+    const drawMap = ({ brush, say }, weights, full) => {
       const largest = weights.reduce((best, weight, i) => (Math.abs(weight) > Math.abs(weights[best]) ? i : best), 0);
       paint(brush, pale);
       for (let i = extra; i < tokens; i++) {
         const [red, green, blue] = weights[i] < 0 ? NEGATIVE : POSITIVE;
-        const share = Math.abs(weights[i] / (weights[largest] || 1));
+        const share = Math.abs(weights[i] / (full ?? weights[largest] ?? 1)) || 0;
         brush.fillStyle = `rgba(${red}, ${green}, ${blue}, ${0.9 * share})`;
         brush.fillRect(((i - extra) % grid) * cell, Math.floor((i - extra) / grid) * cell, cell, cell);
       }
@@ -180,10 +249,10 @@ window.deepvitExplorer = async (id) => {
       make("div", { class: "explorer-row" },
         make("div", { class: "explorer-picker" },
           make("div", { class: "explorer-image" }, input, overlay), ...(extra ? [classToken] : [])),
-        make("div", { class: "explorer-controls" }, image.box, layer.box, head.box, view.box,
+        make("div", { class: "explorer-controls" }, image.box, layer.box, head.box, view.box, ground.box,
           "Choose a patch of the image: click, tap, or move with the arrow keys.")),
       make("div", { class: "explorer-panels" }, ...panels.map(({ figure }) => figure)),
-      legend("below zero", "above zero; full colour is the largest of the row"), heard);
+      legend("below zero", "above zero"), link, heard);
     draw();
   };
 
@@ -197,16 +266,24 @@ window.deepvitExplorer = async (id) => {
 
     const measure = choice("Compare the maps of", measures, () => draw());
     const epoch = slider("Epoch", epochs.map((e) => (e ? String(e) : "0, before training")), epochs.length - 1, () => draw());
+    const play = player(epoch, (playing) => draw(playing));
     const first = slider("One block", blocks, (depth >> 1) - 1, () => draw());
     const second = slider("Other block", blocks, depth >> 1, () => draw());
 
+    // A click chooses a pair of blocks; a mouse that only passes shows the pair under it, until it leaves.
+    let passed = null;
     const choose = (canvas, point) => {
-      const look = (event) => {
+      canvas.addEventListener("click", (event) => {
         [first.value, second.value] = point(event, depth);
+        passed = null;
         draw();
-      };
-      canvas.addEventListener("click", look);
-      canvas.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") look(event); });
+      });
+      canvas.addEventListener("pointermove", (event) => {
+        if (event.pointerType !== "mouse") return;
+        passed = point(event, depth);
+        draw(true);
+      });
+      canvas.addEventListener("pointerleave", () => { passed = null; draw(true); });
     };
     const panels = models.map((name) => panel(name, choose));
     const heard = listener();
@@ -216,9 +293,10 @@ window.deepvitExplorer = async (id) => {
       return cosines.subarray(start, start + depth * depth);
     };
 
-    const draw = () => {
+    // `quietly` while a pointer passes or the epochs play: a screen reader could not follow.
+    const draw = (quietly = false) => {
       const said = models.map((name, model) => `${name}: ${drawMatrix(panels[model], matrixOf(model))}`);
-      heard.textContent = `${measures[measure.value]}, epoch ${epochs[epoch.value]}. ${said.join("; ")}.`;
+      if (!quietly) heard.textContent = `${measures[measure.value]}, epoch ${epochs[epoch.value]}. ${said.join("; ")}.`;
     };
 
     const drawMatrix = ({ brush, say }, matrix) => {
@@ -230,12 +308,14 @@ window.deepvitExplorer = async (id) => {
         brush.fillStyle = `rgb(${colour.map(Math.round).join(", ")})`;
         brush.fillRect((i % depth) * cell, Math.floor(i / depth) * cell, cell, cell);
       });
+      const [one, other] = passed ?? [first.value, second.value];
       mark(brush, second.value, first.value, cell);
+      if (passed) mark(brush, other, one, cell);
       const value = (i, j) => matrix[i * depth + j];
-      const pair = value(first.value, second.value);
+      const pair = value(one, other);
       const neighbours = range(depth - 1, (i) => value(i, i + 1)).filter((cosine) => cosine !== missing);
       const mean = neighbours.reduce((sum, cosine) => sum + cosine, 0) / (neighbours.length || 1);
-      const text = `blocks ${first.value} and ${second.value}: ${pair === missing ? "none" : number(pair / steps, 2)}; `
+      const text = `blocks ${one} and ${other}: ${pair === missing ? "none" : number(pair / steps, 2)}; `
         + `neighbours: ${number(mean / steps, 2)} on average`;
       say(text);
       return text;
@@ -247,11 +327,15 @@ window.deepvitExplorer = async (id) => {
     const hide = () => answer.replaceChildren(GUESS);
     const block = slider("Replace the map of block", blocks, depth >> 1, hide);
     const replacement = choice("by", replacements, hide);
-    const button = make("button", { type: "button", class: "explorer-button" }, "Replace the map");
-    button.addEventListener("click", () => {
+    const link = linked({ measure, epoch, first, second, block, by: replacement });
+    const tell = ([loss, lossError, accuracy, accuracyError]) => [
+      `${signed(loss, 3)} ± ${number(lossError, 3)}`,
+      `${signed(100 * accuracy, 1)} ± ${number(100 * accuracyError, 1)} points`,
+    ];
+    const button = pressed("Replace the map", () => {
       const rows = models.map((name, model) => {
         const effect = effects[model][replacement.value][block.value];
-        const cells = effect ? [signed(effect[0], 3), `${signed(100 * effect[1], 1)} points`] : ["not measured", ""];
+        const cells = effect ? tell(effect) : ["not measured", ""];
         return make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((text) => make("td", {}, text)));
       });
       const head = ["network", "change of loss", "change of accuracy"].map((text) => make("th", { scope: "col" }, text));
@@ -262,10 +346,12 @@ window.deepvitExplorer = async (id) => {
 
     live.append(
       make("div", { class: "explorer-row" },
-        make("div", { class: "explorer-controls" }, measure.box, epoch.box),
+        make("div", { class: "explorer-controls" }, measure.box, epoch.box, make("div", {}, play)),
         make("div", { class: "explorer-controls" }, first.box, second.box)),
       make("div", { class: "explorer-panels" }, ...panels.map(({ figure }) => figure)),
-      legend("−1", "1"), heard,
+      make("p", { class: "explorer-axes" }, `Downwards one block, to the right the other: 0 to ${depth - 1}. A click or `
+        + "tap keeps a pair; a mouse that passes shows the pair under it."),
+      legend("−1", "1, the same scale in all"), link, heard,
       make("fieldset", {}, make("legend", {}, "What if?"),
         make("div", { class: "explorer-row" },
           make("div", { class: "explorer-controls" }, block.box, replacement.box, make("div", {}, button)),

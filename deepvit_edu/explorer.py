@@ -266,8 +266,9 @@ def collapse_html(recording: CollapseRecording) -> str:
 
 
 def _effects(rows: list[dict[str, Any]], depth: int) -> list[list[list[float] | None]]:
-    """Changes of loss and accuracy by replacement and block, None if not measured."""
-    found = {(row["how"], row["layer"]): [round(row["loss"], 5), round(row["accuracy"], 5)] for row in rows}
+    """Changes of loss and accuracy, each with its standard error, by replacement and block; None if not measured."""
+    keys = ("loss", "loss_error", "accuracy", "accuracy_error")
+    found = {(row["how"], row["layer"]): [round(row[key], 5) for key in keys] for row in rows}
     return [[found.get((how, layer)) for layer in range(depth)] for how in INTERVENTIONS]
 
 

@@ -54,7 +54,8 @@ def specimens(monkeypatch):
 
     def interventions(remedy: str, data: str) -> list[dict]:
         kinds = [(layer, how) for layer in range(DEPTH) for how in INTERVENTIONS if layer or how != "previous"]
-        return [{"layer": at, "how": how, "kl": 0.0, "loss": 0.25 + at, "accuracy": -0.125} for at, how in kinds]
+        effect = {"kl": 0.0, "loss_error": 0.5, "accuracy": -0.125, "accuracy_error": 0.0625}
+        return [{"layer": at, "how": how, "loss": 0.25 + at, **effect} for at, how in kinds]
 
     monkeypatch.setattr(explorer.specimens, "load_specimen", load)
     monkeypatch.setattr(explorer.specimens, "specimen_similarity", similarity)
@@ -125,7 +126,7 @@ def test_page_holds_the_cosines_and_the_effects(specimens, undrawn):
     assert cosines[0, :, -1, 0, 1] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], abs=1e-4)
     assert cosines[1, 0, 0, 2, 2] == pytest.approx(-1, abs=1e-4)
     previous = list(INTERVENTIONS).index("previous")
-    assert payload["effects"][0][previous] == [None, [1.25, -0.125], [2.25, -0.125]]
+    assert payload["effects"][0][previous] == [None, [1.25, 0.5, -0.125, 0.0625], [2.25, 0.5, -0.125, 0.0625]]
 
 
 def test_cosine_that_there_is_not_is_told_apart(undrawn):

@@ -19,6 +19,11 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   };
   document.querySelectorAll("script[data-late]").forEach((waiting) => near.observe(waiting.parentElement));
+
+  // An address may end in "#explorer-1&epoch=3": what the first explorer of the page is to show.
+  const asked = () => location.hash.match(/^#explorer-(\d+)&/)?.[1];
+  if (asked()) document.querySelectorAll(".deepvit-explorer")[asked() - 1]?.scrollIntoView();
+  addEventListener("hashchange", () => { if (asked()) location.reload(); });
 });
 
 // An equation that is wider than its column is moved sideways: by the keyboard, too.

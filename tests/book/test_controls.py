@@ -242,6 +242,29 @@ def test_networks_of_a_chapter_answer_to_a_replaced_map(tab: Callable, width: in
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_networks_of_a_chapter_answer_without_patches(tab: Callable, width: int) -> None:
+    figure = tab(width, "book/07_what_attention_costs").locator(".live-on")
+    figure.get_by_role("button", name="Drop them").click()
+    figure.locator(".live-panel figcaption", has_text="of 16 patches").last.wait_for()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("chapter", ["book/02_tokens_to_token", "book/07_what_attention_costs"])
+def test_a_live_figure_gives_a_link(tab: Callable, width: int, chapter: str) -> None:
+    opened = tab(width, chapter)
+    opened.locator(".live-on").get_by_role("button", name="Link to this view").click()
+    opened.wait_for_function("location.hash.startsWith('#live-')")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_epochs_of_an_explorer_play(tab: Callable, width: int) -> None:
+    root = tab(width, "book/03_attention_collapse").locator(".deepvit-explorer").first
+    root.scroll_into_view_if_needed()  # it is loaded when a reader comes near
+    root.get_by_role("button", name="Play").click()
+    root.get_by_role("button", name="Pause").click()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
     ("chapter", "slider"),
     [("book/01_vision_transformer", "Angle of the query"), ("book/02_tokens_to_token", "Window k")],

@@ -20,16 +20,18 @@ def explorer(browser, html: Path) -> Iterator[Callable]:
     """A function that opens a page afresh, without network, and gives the first explorer on it."""
     contexts = []
 
-    def opened(page: str, javascript: bool = True, width: int = 1280):
+    def opened(page: str, javascript: bool = True, width: int = 1280, fragment: str = "", **options):
+        size = {"width": width, "height": 900}
         context = browser.new_context(
-            offline=True, java_script_enabled=javascript, has_touch=True, viewport={"width": width, "height": 900}
+            offline=True, java_script_enabled=javascript, has_touch=True, viewport=size, **options
         )
         context.set_default_timeout(MILLISECONDS)
         contexts.append(context)
         tab = context.new_page()
-        tab.goto((html / f"{page}.html").as_uri())
+        tab.goto((html / f"{page}.html").as_uri() + fragment)
         root = tab.locator(".deepvit-explorer").first
-        root.scroll_into_view_if_needed()  # it is loaded when a reader comes near
+        if not fragment:  # which leads there by itself
+            root.scroll_into_view_if_needed()  # it is loaded when a reader comes near
         root.locator(".explorer-live" if javascript else ".explorer-plain").wait_for(state="visible")
         return root
 
@@ -143,10 +145,16 @@ def test_collapse_follows_epoch_and_measure(explorer: Callable) -> None:
     assert words(root).startswith("same image, rows centred")
 
 
-def test_pair_of_blocks_is_read_by_pointer_and_by_keyboard(explorer: Callable) -> None:
+def test_pair_of_blocks_is_shown_to_a_mouse_that_passes_and_kept_when_clicked(explorer: Callable) -> None:
     root = explorer(COLLAPSE)
-    panel = root.locator(".explorer-panels canvas").first
-    moves(root, lambda: panel.hover(position={"x": panel.bounding_box()["width"] - 3, "y": 3}))
+    panel, caption = (root.locator(f".explorer-panels {part}").first for part in ("canvas", "figcaption"))
+    corner, said = {"x": panel.bounding_box()["width"] - 3, "y": 3}, words(root)
+    panel.hover(position=corner)
+    assert "blocks 0 and 23:" in caption.inner_text()
+    root.get_by_role("combobox", name="Compare the maps of").hover()
+    assert "blocks 11 and 12:" in caption.inner_text()
+    assert words(root) == said
+    moves(root, lambda: panel.click(position=corner))
     assert "blocks 0 and 23:" in words(root)
     root.get_by_role("slider", name="Other block").focus()
     moves(root, lambda: root.page.keyboard.press("ArrowLeft"))
@@ -161,6 +169,50 @@ def test_replacement_answers_when_pressed_and_not_before(explorer: Callable) -> 
     root.get_by_role("button", name="Replace the map").click()
     rows = answer.locator("tbody tr")
     assert rows.count() == root.locator(".explorer-panels canvas").count()
-    assert re.search(r"[+−]\d\.\d{3}\s+[+−]\d+\.\d points", rows.first.inner_text())
+    assert re.search(r"[+−]\d\.\d{3} ± \d\.\d{3}\s+[+−]\d+\.\d ± \d+\.\d points", rows.first.inner_text())
     root.get_by_role("slider", name="Replace the map of block").press("ArrowRight")
     assert "Guess first" in answer.inner_text()
+
+
+def test_epochs_play_to_the_end_and_stop_when_asked(explorer: Callable) -> None:
+    root = explorer(COLLAPSE)
+    slider = root.get_by_role("slider", name="Epoch")
+    last = slider.input_value()
+    root.get_by_role("button", name="Play").click()
+    root.page.wait_for_function("slider => slider.value === '2'", arg=slider.element_handle())
+    root.get_by_role("button", name="Pause").click()
+    stopped = slider.input_value()
+    root.page.wait_for_timeout(800)
+    assert slider.input_value() == stopped
+    root.get_by_role("button", name="Play").click()
+    root.page.wait_for_function(f"slider => slider.value === '{last}'", arg=slider.element_handle())
+    root.get_by_role("button", name="Play").wait_for()
+
+
+def test_with_little_motion_an_epoch_follows_on_each_press(explorer: Callable) -> None:
+    root = explorer(COLLAPSE, reduced_motion="reduce")
+    slider = root.get_by_role("slider", name="Epoch")
+    for epoch in ("0", "1"):
+        root.get_by_role("button", name="Next").click()
+        root.page.wait_for_timeout(500)
+        assert slider.input_value() == epoch
+
+
+@pytest.mark.parametrize(("chapter", "sliders"), [(ATTENTION, ("Block", "Head")), (COLLAPSE, ("Epoch", "One block"))])
+def test_a_link_opens_the_same_view_again(explorer: Callable, chapter: str, sliders: tuple[str, ...]) -> None:
+    root = explorer(chapter)
+    for name in sliders:
+        root.get_by_role("slider", name=name).fill("1")
+    root.get_by_role("combobox").nth(1 if chapter == ATTENTION else 0).select_option(index=1)
+    root.get_by_role("button", name="Link to this view").click()
+    again = explorer(chapter, fragment=root.page.evaluate("location.hash"))
+    assert words(again) == words(root)
+    assert pictures(again) == pictures(root)
+
+
+def test_one_scale_for_all_networks_makes_none_darker(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    before = pictures(root)
+    root.get_by_role("combobox", name="Full colour is").select_option(index=1)
+    changed = [old != new for old, new in zip(before, pictures(root), strict=True)]
+    assert changed.count(False) == 1, "the network with the largest weight keeps its colours"

@@ -113,11 +113,11 @@ def open_figure(browser, site):
     """A function that opens a page's figure afresh."""
     contexts = []
 
-    def opened(name="whole", root=None, width=1280, **options):
+    def opened(name="whole", root=None, width=1280, fragment="", **options):
         context = browser.new_context(viewport={"width": width, "height": 844}, **options)
         context.set_default_timeout(MILLISECONDS)
         contexts.append(context)
-        return Figure(context.new_page(), f"{root or site.as_uri()}/{name}.html")
+        return Figure(context.new_page(), f"{root or site.as_uri()}/{name}.html{fragment}")
 
     yield opened
     for context in contexts:
@@ -484,6 +484,44 @@ def test_kernel_is_dragged_over_a_map(open_figure):
     figure.page.keyboard.press("ArrowUp")
     assert f"Query 7, key 3: {map_[7, 3]:.2f} becomes {after[7, 3]:.2f}" in figure.words()
     assert "two rows" in figure.words()
+
+
+CHANGED = {  # sliders and what they are moved to, boxes and which of their choices is taken, a label that is clicked
+    "whole": (
+        {"Block": "3"},
+        {"Networks trained on": 1, "Head": 2, "Replace its map by": 3},
+        "patch in row 8, column 7",
+    ),
+    "drop": ({"Dropped before block": "2", "Patches that stay": "9"}, {"Which stay": 3, "How often": 1}, None),
+    "query": ({"Angle of the query": "-35", "Its length": "2.4"}, {}, None),
+    "split": ({"Window k": "6", "Stride s": "3", "Padding p": "2"}, {}, "pixel in row 2, column 11"),
+    "kernel": ({}, {"Kernel": 3}, "query 2, key 7"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_link_opens_the_same_view_again(open_figure, name):
+    figure = open_figure(name)
+    sliders, boxes, clicked = CHANGED[name]
+    for box, index in boxes.items():
+        figure.root.get_by_role("combobox", name=box).select_option(index=index)
+        figure.settled()
+    for slider, value in sliders.items():
+        figure.root.get_by_role("slider", name=slider).fill(value)
+    if clicked:
+        figure.root.get_by_label(clicked, exact=True).click()
+    words = figure.settled()
+    figure.root.get_by_role("button", name="Link to this view").click()
+    figure.root.get_by_text(re.compile("Copied|address bar")).wait_for()
+    again = open_figure(name, fragment=figure.page.evaluate("location.hash"))
+    assert again.settled() == words
+    assert again.errors == figure.errors == []
+
+
+def test_what_a_link_says_wrongly_is_left_out(open_figure):
+    figure = open_figure("split", fragment="#live-split&k=99&s=two&pixel=-1&p=0")
+    assert figure.words().startswith("k 4, s 2, p 0.")
+    assert figure.errors == []
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -108,15 +108,39 @@ window.deepvitLive = (() => {
   const forget = (name) => scripts.delete(name);
   const address = (name) => new URL(name, HERE).href;
 
+  // A figure's state as a link: the page's address, and after it "#live-split&k=4&s=2". `given` is what a control was
+  // opened with, a whole number up to `most`; `box` copies a link to what `state` then is.
+  const linked = (kind, state) => {
+    const [first, ...pairs] = location.hash.slice(1).split("&"), opened = first === kind;
+    const values = new URLSearchParams(opened ? pairs.join("&") : "");
+    const given = (name, usual, most, least = 0) => {
+      const value = Number(values.get(name) ?? NaN);
+      return value >= least && value <= most ? value : usual;
+    };
+    const says = make("span", { role: "status" });
+    const copy = async () => {
+      history.replaceState(null, "", `#${kind}&${new URLSearchParams(state())}`);
+      try {
+        await navigator.clipboard.writeText(location.href);
+        says.textContent = "Copied.";
+      } catch { // a browser may forbid it
+        says.textContent = "The link is in the address bar.";
+      }
+    };
+    return { given, opened, box: row(button("Link to this view", copy), says) };
+  };
+
   const figure = (kind, start) => document.addEventListener("DOMContentLoaded", () => {
-    document.querySelectorAll(`.live-figure.${kind}`).forEach((root) => {
+    document.querySelectorAll(`.live-figure.${kind}`).forEach(async (root) => {
       root.classList.add("live-on");
-      start(root, (...children) => root.replaceChildren(...children));
+      await start(root, (...children) => root.replaceChildren(...children));
+      if (location.hash.startsWith(`#${kind}&`)) root.scrollIntoView();
     });
+    addEventListener("hashchange", () => { if (location.hash.startsWith(`#${kind}&`)) location.reload(); });
   });
 
   return {
     make, range, number, signed, choice, slider, button, row, controls, listener, squares, colour, script, forget,
-    address, figure,
+    address, figure, linked,
   };
 })();

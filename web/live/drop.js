@@ -1,7 +1,8 @@
 // Chapter 7: tokens vanish block by block. Two trained networks on a picture: which patches go through each of their
 // blocks, and what the networks say with all of them and with those alone.
 (() => {
-  const { make, range, number, choice, slider, button, row, controls, listener, script, networks } = deepvitLive;
+  const { make, range, number, choice, slider, button, row, controls, listener, script, networks, linked } =
+    deepvitLive;
   const { KINDS, COLUMNS, CELL, noteOn, percent, largest, titled, named, mapCanvas, cornerOf } = deepvitLive.pictures;
   const { drawNumber, drawBars, makePicture, makeChooser, newest, waitingFor } = deepvitLive.pictures;
   const NETWORKS = [["plain", "plain"], ["layerscale", "LayerScale"], ["re", "Re-attention"], ["refiner", "Refiner"]];
@@ -44,7 +45,16 @@
   async function begin(root, fill) {
     await script("live/start.js");
     const { start, samples } = networks;
-    const state = { kind: 0, beside: 1, rule: 0, first: 12, every: 0, keep: 4, seed: 0, picture: samples[0] };
+    const link = linked("live-drop", () => {
+      const { picture: { own }, ...others } = state;
+      return { ...others, picture: own ? 0 : samples.indexOf(state.picture) };
+    });
+    if (link.opened) await script("live/samples.js");
+    const state = {
+      kind: link.given("kind", 0, 1), beside: link.given("beside", 1, 3, 1), rule: link.given("rule", 0, 3),
+      first: link.given("first", 12, 23, 1), every: link.given("every", 0, 3), keep: link.given("keep", 4, 16, 1),
+      seed: link.given("seed", 0, 1e6), picture: samples[link.given("picture", 0, samples.length - 1)],
+    };
     let shape = { depth: 24, tokens: 17, side: 4, width: 64, hidden: 128 }, found = { results: {} };
     const names = () => ["plain", NETWORKS[state.beside][0]].map((each) => `${each}_${KINDS[state.kind][0]}`);
     const picture = makePicture(), holder = make("div", { class: "live-image" }, picture.image);
@@ -64,6 +74,7 @@
     const told = (value) => percent(value / SIXTEENTHS);
     const keep = slider("Patches that stay", { min: 1, max: SIXTEENTHS, value: state.keep, told },
       () => set({ keep: keep.value }));
+    [kind.value, beside.value, rule.value, every.value] = [state.kind, state.beside - 1, state.rule, state.every];
     const panels = range(2, makePanel), about = make("p", { class: "live-note" });
 
     // Blocks before which patches are dropped, and how many stay: as the package counts, and at least one.
@@ -85,6 +96,7 @@
       panel.title.textContent = title;
       drawBlocks(panel.maps, picture.seen, places, shape.side);
       panel.answer.textContent = panel.caption.textContent = "";
+      panel.bars.hidden = !result;
       if (result) {
         const cost = (of) => of.reduce((sum, { size }) => sum + multiplications(size + 1, shape), 0);
         const left = cost(places) / cost(places.map(() => new Set(all)));
@@ -160,9 +172,10 @@
         make("div", { class: "live-panels" }, ...panels.map(({ box }) => box)),
         make("div", { class: "live-settings" },
           controls(rule.box, again, every.box, beside.box, kind.box, chooser.box,
-            make("p", { class: "live-note" }, "Orange lines mark the probabilities with all patches."), chooser.easel))),
-      about, heard);
+            chooser.easel, make("p", { class: "live-note" }, "Orange lines: the probabilities with all patches.")))),
+      about, link.box, heard);
     draw();
+    if (link.opened) compute();
   }
 
   deepvitLive.figure("live-drop", begin);

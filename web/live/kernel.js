@@ -1,6 +1,6 @@
 // Chapter 5: a kernel of 3 x 3 over an attention map of nine patches, three in a row of the image.
 deepvitLive.figure("live-kernel", (root, fill) => {
-  const { make, range, number, choice, row, controls, listener, squares, colour } = deepvitLive;
+  const { make, range, number, choice, row, controls, listener, squares, colour, linked } = deepvitLive;
   const N = 9, CELL = 30;
   const KERNELS = [
     ["its own entry only", [0, 0, 0, 0, 1, 0, 0, 0, 0]],
@@ -16,8 +16,10 @@ deepvitLive.figure("live-kernel", (root, fill) => {
   });
   // The entry that place i of a kernel lies on, whose middle is on (q, k); zeros beyond the edge.
   const under = (i, q, k) => map[q + Math.floor(i / 3) - 1]?.[k + (i % 3) - 1] ?? 0;
-  let chosen = 4 * N + 5;
+  const link = linked("live-kernel", () => ({ kernel: kernel.value, entry: chosen }));
+  let chosen = link.given("entry", 4 * N + 5, N * N - 1);
   const kernel = choice("Kernel", KERNELS.map(([name]) => name), () => show());
+  kernel.value = link.given("kernel", 0, KERNELS.length - 1);
   const canvases = range(2, () => make("canvas", { width: N * CELL, height: N * CELL, role: "img" }));
   const places = squares("Entry that the kernel's middle lies on; move with the arrow keys", N,
     (i) => `query ${Math.floor(i / N)}, key ${i % N}`, (i) => { chosen = i; show(); }, true);
@@ -59,6 +61,6 @@ deepvitLive.figure("live-kernel", (root, fill) => {
   const titled = (title, ...parts) => make("figure", {}, stage(...parts), make("figcaption", {}, title));
   fill(make("p", { class: "live-question" }, "Drag the kernel over the map (queries downwards, keys to the right)."),
     row(titled("before, and the nine entries that are joined", canvases[0], places.box), titled("after", canvases[1])),
-    row(controls(kernel.box, says), weights), heard);
+    row(controls(kernel.box, says, link.box), weights), heard);
   show();
 });

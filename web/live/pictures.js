@@ -1,12 +1,11 @@
 // What the figures with trained networks share: pictures to choose from, a reader's own among them; maps beside one
 // another; the classes' probabilities; and computing that follows a reader's newest wish.
 deepvitLive.pictures = (() => {
-  const { make, range, number, choice, button, row, networks } = deepvitLive;
+  const { make, range, number, choice, script, networks } = deepvitLive;
   const KINDS = [["cifar10", "photographs of ten classes (CIFAR-10)"], ["shapes", "drawn shapes of ten classes"]];
   const MEGABYTES = [1.7, 1]; // that a network of each kind takes to load
   const COLUMNS = 6, CELL = 64, GAP = 4; // of the blocks' maps, in pixels of the canvas
   const SEEN = 32, SHOWN = 192; // pixels along a side of a picture: for the networks, and for the reader
-  const INKS = ["#1b1f24", "#ffffff", "#c0392b", "#e08e0b", "#2e8b57", "#2f6fbf", "#8e5a2b"], PAPER = "#9cc7ee";
   const noteOn = (classes) => "Your picture stays on this machine: the networks run in this page. They see it at "
     + `32 × 32 pixels, and call whatever you show them one of the ten classes that they know: ${classes.join(", ")}.`;
 
@@ -87,44 +86,6 @@ deepvitLive.pictures = (() => {
     return { image, seen, pale, show, showSeen };
   };
 
-  // A small canvas to draw on; `done` gets the drawing as a file after each stroke.
-  const easel = (done) => {
-    const canvas = make("canvas", { class: "live-easel", width: SHOWN, height: SHOWN, role: "img" });
-    named(canvas, "A place to draw with a pointer; a file does the same by keyboard");
-    const brush = canvas.getContext("2d");
-    let ink = INKS[0], last = null;
-    const clear = () => {
-      brush.fillStyle = PAPER;
-      brush.fillRect(0, 0, SHOWN, SHOWN);
-    };
-    const stroke = (event) => {
-      const box = canvas.getBoundingClientRect();
-      const next = [event.clientX - box.left, event.clientY - box.top].map((length) => length * SHOWN / box.width);
-      Object.assign(brush, { strokeStyle: ink, lineWidth: 16, lineCap: "round" });
-      brush.beginPath();
-      brush.moveTo(...(last ?? next));
-      brush.lineTo(...next);
-      brush.stroke();
-      last = next;
-    };
-    canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); stroke(event); });
-    canvas.addEventListener("pointermove", (event) => { if (last) stroke(event); });
-    canvas.addEventListener("pointerup", () => { last = null; canvas.toBlob(done); });
-    canvas.addEventListener("pointercancel", () => { last = null; });
-    const pots = INKS.map((shade, i) => {
-      const pot = make("button", { type: "button", class: "live-ink", style: `background: ${shade}` });
-      named(pot, `colour ${i + 1}`);
-      pot.addEventListener("click", () => {
-        ink = shade;
-        pots.forEach((each) => each.setAttribute("aria-pressed", each === pot));
-      });
-      return pot;
-    });
-    pots[0].setAttribute("aria-pressed", true);
-    clear();
-    return make("details", {}, make("summary", {}, "Draw a picture"), canvas, row(...pots, button("Clear", clear)));
-  };
-
   // Samples, a file or a drawing to choose from, also by dropping a file on the figure; `chosen` is told the picture.
   const makeChooser = (root, chosen) => {
     const { samples } = networks;
@@ -145,8 +106,13 @@ deepvitLive.pictures = (() => {
     upload.addEventListener("change", () => { file(upload.files); upload.value = ""; });
     root.addEventListener("dragover", (event) => event.preventDefault());
     root.addEventListener("drop", (event) => { event.preventDefault(); file(event.dataTransfer.files); });
+    const easel = make("details", {}, make("summary", {}, "Draw a picture"));
+    easel.addEventListener("toggle", async () => {
+      await script("live/easel.js");
+      easel.append(...deepvitLive.easel((drawn) => own(drawn, "your drawing")));
+    }, { once: true });
     return {
-      box: picker.box, put, easel: easel((drawn) => own(drawn, "your drawing")),
+      box: picker.box, put, easel,
       uploader: make("label", { class: "live-button live-upload" }, "Your own photo…", upload),
     };
   };

@@ -1,8 +1,9 @@
 // Chapter 1: one query meets five keys. Drag the query; its dot products become scores, and the softmax probabilities.
 deepvitLive.figure("live-query", (root, fill) => {
-  const { make, number, slider, row, controls, listener } = deepvitLive;
+  const { make, number, slider, row, controls, listener, linked } = deepvitLive;
   const KEYS = [[1.6, 0.3], [1.1, 1.2], [-0.2, 1.5], [-1.5, 0.4], [0.4, -1.4]];
   const VALUES = [[31, 119, 180], [44, 140, 44], [214, 39, 40], [230, 159, 0], [128, 62, 160]]; // colours, to be mixed
+  const QUESTION = "Drag the query, the arrow with a round tip. When does one key take nearly all?";
   const REACH = 3, SIZE = 272, SVG = "http://www.w3.org/2000/svg"; // the plane runs from -REACH to REACH
   const rgb = (values) => `rgb(${values.map(Math.round).join(", ")})`;
   const swatch = (values) => make("span", { class: "live-swatch", style: `background: ${rgb(values)}` });
@@ -18,9 +19,11 @@ deepvitLive.figure("live-query", (root, fill) => {
     return draw("line", { x1: SIZE / 2, y1: SIZE / 2, x2, y2, ...look });
   };
 
-  const degrees = { min: -180, max: 180, step: 5, value: 60, told: (value) => `${number(value, 0)}°` };
+  const link = linked("live-query", () => ({ angle: angle.value, length: length.value }));
+  const turned = (value) => `${number(value, 0)}°`;
+  const degrees = { min: -180, max: 180, step: 5, value: link.given("angle", 60, 180, -180), told: turned };
   const angle = slider("Angle of the query", degrees, () => show());
-  const lengths = { min: 0, max: 3, step: 0.1, value: 1.5, told: (value) => number(value, 1) };
+  const lengths = { min: 0, max: 3, step: 0.1, value: link.given("length", 1.5, 3), told: (value) => number(value, 1) };
   const length = slider("Its length", lengths, () => show());
   const plane = draw("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, class: "live-plane", role: "img" });
   const table = make("table"), heard = listener(), output = make("p");
@@ -57,7 +60,7 @@ deepvitLive.figure("live-query", (root, fill) => {
     output.replaceChildren("The values are colours here; the output is their mix: ", swatch(mix));
     heard.textContent = text;
   };
-  fill(make("p", { class: "live-question" }, "Drag the query, the arrow with a round tip. When does one key take nearly all?"),
-    row(make("div", { class: "live-stage" }, plane), controls(angle.box, length.box, table, output)), heard);
+  fill(make("p", { class: "live-question" }, QUESTION),
+    row(make("div", { class: "live-stage" }, plane), controls(angle.box, length.box, table, output, link.box)), heard);
   show();
 });

@@ -3,7 +3,7 @@
 // of class `live-networks` gets the picture and the maps; with `live-whole`, all of it.
 (() => {
   const { make, range, number, signed, choice, slider, button, row, controls, listener } = deepvitLive;
-  const { squares, colour, script, networks } = deepvitLive;
+  const { squares, colour, script, networks, linked } = deepvitLive;
   const { KINDS, COLUMNS, CELL, noteOn, percent, largest, titled, named, outline, drawNumber } = deepvitLive.pictures;
   const { mapCanvas, cornerOf, onCell, drawBars, makePicture, makeChooser, newest, waitingFor } = deepvitLive.pictures;
   const REMEDIES = [["re", "Re-attention"], ["refiner", "Refiner"], ["layerscale", "LayerScale"]];
@@ -72,8 +72,16 @@
     const whole = root.classList.contains("live-whole");
     await script("live/start.js");
     const { start, samples, effects } = networks;
+    const link = linked("live-networks", () => ({
+      kind: state.kind, remedy: state.remedy, way: state.way, deep: Number(state.deep), query: state.query,
+      head: state.head, block: state.block, picture: state.picture.own ? 0 : samples.indexOf(state.picture),
+    }));
+    if (link.opened) await script("live/samples.js");
     const state = {
-      kind: 0, remedy: 0, way: 0, deep: false, picture: samples[0], query: start.query, head: -1, block: 12,
+      kind: link.given("kind", 0, 1), remedy: link.given("remedy", 0, 2), way: link.given("way", 0, 5),
+      deep: link.given("deep", 0, 1) === 1, picture: samples[link.given("picture", 0, samples.length - 1)],
+      query: link.given("query", start.query, 64), head: link.given("head", -1, 7, -1),
+      block: link.given("block", 12, 23),
     };
     let shape = { depth: 24, heads: 8, tokens: 17, side: 4 }; // of the networks that are shown
     const names = () => ["plain", REMEDIES[state.remedy][0]].map((remedy) => `${remedy}_${KINDS[state.kind][0]}`);
@@ -82,8 +90,8 @@
       return `row ${Math.floor((token - 1) / shape.side) + 1}, column ${((token - 1) % shape.side) + 1}`;
     };
     // What was computed, by network: at first the rows of one patch, from the book's build.
-    const known = Object.values(start.networks).map((each) => ({ ...each, before: each.shares }));
-    let found = { results: Object.fromEntries(names().map((name, i) => [name, known[i]])), signature: null };
+    const known = Object.entries(start.networks).map(([name, each]) => [name, { ...each, before: each.shares }]);
+    let found = { results: Object.fromEntries(known), signature: null };
 
     // The picture, the patches over it, and pictures of the reader's own
     const picture = makePicture(), holder = make("div", { class: "live-image" }, picture.image);
@@ -106,6 +114,9 @@
     const block = slider("Block", { max: shape.depth - 1, value: state.block }, () => set({ block: block.value }));
     const way = choice("Replace its map by", titled(WAYS), () => set({ way: way.value }));
     const where = choice("in", ["this block", "the deep half, all its blocks"], () => set({ deep: where.value === 1 }));
+
+    [kind.value, remedy.value, head.value] = [state.kind, state.remedy, state.head + 1];
+    [way.value, where.value] = [state.way, Number(state.deep)];
 
     const panels = range(2, () => makePanel(whole));
     panels.forEach((panel) => {
@@ -196,10 +207,8 @@
       shape = loaded;
       found = { ...answer, signature: signature(message) };
       picture.showSeen(answer.pixels);
-      if (resized) {
-        state.query = Math.min(state.query, shape.tokens - 1);
-        putPatches();
-      }
+      state.query = Math.min(state.query, shape.tokens - 1);
+      if (resized) putPatches();
       waiting.textContent = "";
       draw();
     }
@@ -240,8 +249,9 @@
     ];
     fill(make("p", { class: "live-question" }, question), waiting, make("div", { class: "live-parts" }, ...parts),
       make("p", { class: "live-legend" }, "below zero", make("span"), "above zero"),
-      about, heard);
+      about, link.box, heard);
     draw();
+    if (link.opened) compute();
   }
 
   deepvitLive.figure("live-networks", begin);

@@ -1,12 +1,13 @@
 // Chapter 2: the windows of a soft split, and which of them hold one pixel.
 deepvitLive.figure("live-split", (root, fill) => {
-  const { make, range, slider, row, controls, listener, squares } = deepvitLive;
+  const { make, range, slider, row, controls, listener, squares, linked } = deepvitLive;
   const SIDE = 12, MARGIN = 3, CELL = 16; // a margin for the padding
   const LINES = ["#0b5cad", "#a84300", "#00693f", "#8a3f76"];
-  let pixel = 5 * SIDE + 5;
-  const kernel = slider("Window k", { min: 2, max: 7, value: 4 }, () => show());
-  const stride = slider("Stride s", { min: 1, max: 7, value: 2 }, () => show());
-  const padding = slider("Padding p", { min: 0, max: MARGIN, value: 1 }, () => show());
+  const link = linked("live-split", () => ({ k: kernel.value, s: stride.value, p: padding.value, pixel }));
+  let pixel = link.given("pixel", 5 * SIDE + 5, SIDE * SIDE - 1);
+  const kernel = slider("Window k", { min: 2, max: 7, value: link.given("k", 4, 7, 2) }, () => show());
+  const stride = slider("Stride s", { min: 1, max: 7, value: link.given("s", 2, 7, 1) }, () => show());
+  const padding = slider("Padding p", { min: 0, max: MARGIN, value: link.given("p", 1, MARGIN) }, () => show());
   const size = (SIDE + 2 * MARGIN) * CELL, canvas = make("canvas", { width: size, height: size, role: "img" });
   const places = squares("Pixel whose windows are shown; move with the arrow keys", SIDE,
     (i) => `pixel in row ${Math.floor(i / SIDE) + 1}, column ${(i % SIDE) + 1}`, (i) => { pixel = i; show(); }, true);
@@ -46,6 +47,6 @@ deepvitLive.figure("live-split", (root, fill) => {
   };
   fill(make("p", { class: "live-question" }, "Which tokens share a pixel? Choose a pixel, and change the windows."),
     row(make("div", { class: "live-stage" }, canvas, places.box),
-      controls(kernel.box, stride.box, padding.box, says)), heard);
+      controls(kernel.box, stride.box, padding.box, says, link.box)), heard);
   show();
 });

@@ -161,6 +161,14 @@ lint: $(INSTALLED) ## check the style of code, workflows and metadata
 	@$(BIN)/python -m tools.book.tables --check
 	@$(BIN)/python -m tools.assignments.exercise_list --check
 
+.PHONY: older-versions
+older-versions: $(INSTALLED) ## put the pages of releases that stay online beside the built ones (needs gh and the network)
+	@for version in $$($(BIN)/python -m tools.book.versions); do \
+		gh release download "v$$version" --pattern pages.zip --output - > _build/pages.zip; \
+		$(BIN)/python -m zipfile --extract _build/pages.zip "_build/html/v$$version"; \
+		rm _build/pages.zip; \
+	done
+
 .PHONY: publish-check
 publish-check: $(INSTALLED) ## fail while the repository's address is a placeholder or a notebook is stale
 	@$(BIN)/python -m tools.book.build --publish --check-only

@@ -3,7 +3,7 @@
 The newest stands at the site's own address with versions.json, which every version's pages read (web/versions.js); an
 older one, 0.1.0 say, stands in the folder v0.1.0/ below it.
 
-python -m tools.book.versions   print the older ones, one a line: a workflow fetches their pages from their releases
+python -m tools.book.versions   print the older ones, one a line: `make older-versions` fetches their pages
 """
 
 from __future__ import annotations

@@ -26,12 +26,45 @@ document.addEventListener("DOMContentLoaded", () => {
   addEventListener("hashchange", () => { if (asked()) location.reload(); });
 });
 
-// An equation that is wider than its column is moved sideways: by the keyboard, too.
+// The section at the top of the window is marked in the page's contents. The theme's own marking forgets it after a jump.
+document.addEventListener("DOMContentLoaded", () => {
+  document.body.removeAttribute("data-bs-spy");
+  const links = [...document.querySelectorAll(".bd-toc-nav :is(.toc-h2, .toc-h3) > a")];
+  const headings = links.map((link) => document.getElementById(decodeURIComponent(link.hash.slice(1))));
+  let marked;
+
+  const mark = () => {
+    const passed = headings.filter((heading) => heading?.getBoundingClientRect().top < innerHeight / 3);
+    const link = links[headings.indexOf(passed.at(-1))];
+    if (link === marked) return;
+    marked?.classList.remove("active");
+    link?.classList.add("active");
+    marked = link;
+    if (!link?.checkVisibility()) return;
+    const sidebar = link.closest(".bd-sidebar-secondary");
+    const [place, frame] = [link.getBoundingClientRect(), sidebar.getBoundingClientRect()];
+    if (place.top < frame.top || place.bottom > frame.bottom) sidebar.scrollTop += place.top - frame.top - frame.height / 3;
+  };
+
+  let waiting = false;
+  window.addEventListener("scroll", () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; mark(); });
+  }, { passive: true });
+  mark();
+});
+
+// What is wider than its box is moved sideways, by the keyboard too; a table fades where it goes on.
 window.addEventListener("load", () => {
-  const reach = () => document.querySelectorAll("article div.math").forEach((box) => {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  const boxes = document.querySelectorAll("article :is(div.math, .pst-scrollable-table-container)");
+  const look = (box) => {
+    const left = box.scrollWidth - box.clientWidth;
+    if (left > 0) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
-  });
-  reach();
-  window.addEventListener("resize", reach);
+    box.classList.toggle("goes-on", box.scrollLeft < left - 1);
+  };
+  boxes.forEach((box) => box.addEventListener("scroll", () => look(box), { passive: true }));
+  const size = new ResizeObserver((entries) => entries.forEach(({ target }) => look(target)));
+  boxes.forEach((box) => size.observe(box));
 });

@@ -87,6 +87,31 @@ def test_contents_lead_to_a_section(tab: Callable, width: int) -> None:
     opened.wait_for_function("Math.abs(document.querySelector('#quiz h2').getBoundingClientRect().y) < innerHeight")
 
 
+def test_contents_mark_where_one_is_after_a_jump(tab: Callable) -> None:
+    opened = tab(WIDE)
+    contents = opened.locator(".bd-toc-nav")
+    assert contents.locator(".toc-h3 a").locator("visible=true").count() > 3
+    for target in ("#quiz", "#summary", "#exercises"):
+        # Into the middle of a section, where no heading is in sight.
+        opened.evaluate(
+            "id => scrollTo(0, document.querySelector(id + ' :is(h2, h3)').getBoundingClientRect().y + scrollY)", target
+        )
+        contents.locator(f"a[href='{target}'].active").wait_for()
+        assert contents.locator("a.active").count() == 1
+
+
+def test_wide_table_says_that_it_goes_on(tab: Callable) -> None:
+    opened = tab(PHONE, "book/claims")
+    table = opened.locator(".pst-scrollable-table-container.goes-on").first.element_handle()
+    first = table.query_selector("tbody tr > *")
+    before = first.bounding_box()["x"]
+    table.focus()  # it is reached by the keyboard
+    assert opened.evaluate("box => document.activeElement === box", table)
+    table.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    opened.wait_for_function("box => !box.classList.contains('goes-on')", arg=table)
+    assert abs(first.bounding_box()["x"] - before) < 2  # its first column stays
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_theme_goes_round_and_is_remembered(tab: Callable, width: int) -> None:
     opened = tab(width)

@@ -134,3 +134,7 @@ def test_buttons_lead_to_files_of_the_repository(read_page: Reader, page: str) -
 def test_book_is_not_heavy(html: Path) -> None:
     megabytes = sum(file.stat().st_size for file in HTML.rglob("*") if file.is_file()) / 1e6
     assert megabytes < 60  # the trained networks, to run in the page and to download, are 24 of these
+
+
+def test_book_carries_no_second_copy_of_its_notebooks(html: Path) -> None:
+    assert not (html / "_sources").exists()

@@ -64,9 +64,13 @@ def write_downloads(folder: Path) -> None:
 
 
 def after_build(app: Sphinx, error: Exception | None) -> None:
-    """Write them when the pages are there."""
+    """Write them when the pages are there, and take away the sources that the theme put beside the pages.
+
+    Without them it would make no button for a notebook; the button leads to the learner's (tools/book/header.py).
+    """
     if error is None and app.builder.format == "html":
         write_downloads(Path(app.outdir))
+        shutil.rmtree(Path(app.outdir) / "_sources", ignore_errors=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

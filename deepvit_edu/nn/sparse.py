@@ -132,8 +132,8 @@ class Selection(nn.Module):
     """
 
     attention = "plain"  # what takes the place of plain attention in the blocks
-    serves: tuple[type[nn.Module], ...] = (nn.Module,)  # the attentions that do what is asked of the blocks concerned
-    asks = ""  # what that is
+    suitable: tuple[type[nn.Module], ...] = (nn.Module,)  # the attentions that `special_blocks` may have
+    reason = ""  # why
 
     def __init__(self, dim: int, num_tokens: int, before: tuple[int, ...], keep_ratio: float) -> None:
         super().__init__()
@@ -142,33 +142,30 @@ class Selection(nn.Module):
         self.num_tokens, self.before, self.keep_ratio = num_tokens, before, keep_ratio
         self.takes_mask: frozenset[int] = frozenset()
 
-    def concerned(self, depth: int) -> Iterable[int]:
-        """The blocks, of `depth`, whose attention this selection needs for more than tokens."""
+    def special_blocks(self, depth: int) -> Iterable[int]:
+        """The blocks, of `depth`, whose attention must do more than turn tokens into tokens."""
         return ()
 
     def check_attention(self, attentions: Sequence[nn.Module]) -> None:
         """ValueError where an attention, one for each block, cannot do what this selection asks of it."""
-        for layer in self.concerned(len(attentions)):
-            if not isinstance(attentions[layer], self.serves):
+        for layer in self.special_blocks(len(attentions)):
+            if not isinstance(attentions[layer], self.suitable):
                 raise ValueError(
-                    f"this selection {self.asks}, and {type(attentions[layer]).__name__} in block {layer} cannot do "
+                    f"this selection {self.reason}, and {type(attentions[layer]).__name__} in block {layer} cannot do "
                     f"that; give this block plain attention, or select at random"
                 )
         self.takes_mask = frozenset(i for i, attn in enumerate(attentions) if isinstance(attn, MaskedAttention))
 
     def forward(self, x: Tensor, blocks: Sequence[Callable]) -> Selected:
         """The tokens (B, 1 + N, C) through all blocks, with the selections between them."""
-        places = torch.arange(self.num_tokens, device=x.device).expand(
-            x.shape[0], -1
-        )  # (B, N), of the tokens still there
+        batch, count = x.shape[0], self.num_tokens
+        places = torch.arange(count, device=x.device).expand(batch, -1)  # (B, N), of the tokens still there
         chosen, scored, row = [], [], None
         for layer, block in enumerate(blocks):
             if layer in self.before:
                 scores = self.scores(len(chosen), x, row, places)  # (B, n)
-                index = best(scores, int(self.num_tokens * self.keep_ratio ** (len(chosen) + 1)))
-                scored.append(
-                    x.new_full((x.shape[0], self.num_tokens), torch.nan).scatter(1, places, scores.to(x.dtype))
-                )
+                index = best(scores, int(count * self.keep_ratio ** (len(chosen) + 1)))
+                scored.append(x.new_full((batch, count), torch.nan).scatter(1, places, scores.to(x.dtype)))
                 places = places.gather(1, index)
                 chosen.append(places)
                 x = torch.cat([x[:, :1], take(x[:, 1:], index)], dim=1)
@@ -217,7 +214,7 @@ class RandomSelection(Selection):
 class SelectionByAttention(Selection):
     """What selections that read the class token's attention have in common."""
 
-    attention, serves, asks = "watched", (WatchedAttention,), "reads the class token's attention"
+    attention, suitable, reason = "watched", (WatchedAttention,), "reads the class token's attention"
 
     def __init__(self, dim: int, num_tokens: int, before: tuple[int, ...], keep_ratio: float) -> None:
         super().__init__(dim, num_tokens, before, keep_ratio)
@@ -226,8 +223,8 @@ class SelectionByAttention(Selection):
                 "the class token's attention comes from the block before, and block 0 has none; begin at 1"
             )
 
-    def concerned(self, depth: int) -> Iterable[int]:
-        """See `Selection.concerned`."""
+    def special_blocks(self, depth: int) -> Iterable[int]:
+        """See `Selection.special_blocks`."""
         return [layer - 1 for layer in self.before]
 
 
@@ -264,7 +261,8 @@ class Predictor(nn.Module):
         """Patch tokens (B, n, C) and their mask (B, n) to log-probabilities of staying and of going (B, n, 2)."""
         own, shared = self.project(x).chunk(2, dim=-1)  # (B, n, C / 2) each
         kept = kept[..., None].to(x.dtype)
-        mean = (shared * kept).sum(dim=1, keepdim=True) / kept.sum(dim=1, keepdim=True)
+        count = kept.sum(dim=1, keepdim=True).clamp(min=0.5)  # a mask may leave none, and 0 / 0 is no number
+        mean = (shared * kept).sum(dim=1, keepdim=True) / count
         return self.classify(torch.cat([own, mean.expand_as(own)], dim=-1))
 
 
@@ -278,7 +276,7 @@ class PredictedSelection(Selection):
         ValueError: where it would keep no token at all.
     """
 
-    attention, serves, asks = "masked", (MaskedAttention, NoAttention), "masks keys in training"
+    attention, suitable, reason = "masked", (MaskedAttention, NoAttention), "masks keys in training"
 
     def __init__(self, dim: int, num_tokens: int, before: tuple[int, ...], keep_ratio: float) -> None:
         super().__init__(dim, num_tokens, before, keep_ratio)
@@ -286,8 +284,8 @@ class PredictedSelection(Selection):
             raise ValueError(f"keep_ratio {keep_ratio} leaves none of {num_tokens} tokens to be scored; give a larger")
         self.build(dim)
 
-    def concerned(self, depth: int) -> Iterable[int]:
-        """See `Selection.concerned`."""
+    def special_blocks(self, depth: int) -> Iterable[int]:
+        """See `Selection.special_blocks`."""
         return range(min(self.before), depth)
 
     def build(self, dim: int) -> None:
@@ -367,8 +365,8 @@ class WaitingSelection(SelectionByAttention):
         self.norm_cls = nn.LayerNorm(dim, eps=1e-6) if class_head else None
         self.head_cls: nn.Module | None = None
 
-    def concerned(self, depth: int) -> Iterable[int]:
-        """See `Selection.concerned`."""
+    def special_blocks(self, depth: int) -> Iterable[int]:
+        """See `Selection.special_blocks`."""
         return range(min(self.before) - 1, depth)
 
     def reset_classifier(self, new_head: Callable[[], nn.Module]) -> None:

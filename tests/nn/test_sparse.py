@@ -15,7 +15,14 @@ from deepvit_edu.diagnostics import (
 from deepvit_edu.nn.attention import legible_attention
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.nn.registry import ATTENTIONS
-from deepvit_edu.nn.sparse import NeedsRecalibration, class_logits, masked_softmax, recalibrate, select_tokens
+from deepvit_edu.nn.sparse import (
+    NeedsRecalibration,
+    Predictor,
+    class_logits,
+    masked_softmax,
+    recalibrate,
+    select_tokens,
+)
 from deepvit_edu.zoo import copy_shared_weights, create_model
 from tests.reference import answers, images, weights
 from tools.measure.exactness import OUTPUT_BOUND
@@ -137,6 +144,11 @@ def test_gradients_reach_the_predictors_through_the_masks():
     model(IMAGES).square().sum().backward()
     for predictor in model.selection.predictors:
         assert predictor.classify[-2].weight.grad.abs().sum() > 0
+
+
+def test_an_image_whose_tokens_are_all_masked_still_has_probabilities():
+    log_p = Predictor(8)(torch.randn(2, 4, 8), torch.tensor([[0.0] * 4, [1.0, 0, 0, 0]]))
+    torch.testing.assert_close(log_p.exp().sum(dim=-1), torch.ones(2, 4))
 
 
 # What every selection promises

@@ -24,7 +24,18 @@ from deepvit_edu.diagnostics import record_attention
 from deepvit_edu.diagnostics.interventions import changes_by_image, replaced_logits
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.zoo import copy_shared_weights
-from tools.book.live import FOLDER, PHOTO_FILE, QUERY, photo_path, write_live
+from tools.book.live import (
+    FIRST,
+    FOLDER,
+    PHOTO_FILE,
+    QUERY,
+    first_view,
+    photo_path,
+    start,
+    with_first_view,
+    words_of,
+    write_live,
+)
 from tools.contents import ROOT
 
 PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Live</title>
@@ -414,6 +425,8 @@ def test_patches_are_dropped_by_touch_on_a_phone(open_figure):
     assert figure.settled() != first
     figure.root.get_by_role("combobox", name="Networks trained on").select_option(index=1)
     assert "16 of 64 patches come to the end" in figure.settled()
+    image, maps = (figure.root.locator(part).first.bounding_box() for part in (".live-image", ".live-panel canvas"))
+    assert maps["y"] + maps["height"] - image["y"] < 844, "picture and maps fit on one screen"
     assert figure.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert figure.errors == []
 
@@ -535,6 +548,30 @@ def test_figures_are_accessible(open_figure, name, theme):
     assert [
         (each["id"], each["nodes"][0]["html"]) for each in violations if each["impact"] in ("serious", "critical")
     ] == []
+
+
+def test_without_scripts_the_first_view_is_a_picture_with_words(browser, site):
+    body = '<div class="live-figure live-networks docutils container"><p>In the built book.</p></div>'
+    found = start()["networks"]
+    html = with_first_view(body, f"_static/live/{FIRST}", words_of(found))
+    (site / "plain.html").write_text(html, encoding="utf-8")
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / "plain.html").as_uri())
+    assert page.locator("img").bounding_box()["width"] > 300
+    assert "row 2, column 3. Block 12 looks most: plain, to row" in page.locator("img").get_attribute("alt")
+    assert "Recorded when the book was built" in page.locator("figcaption").inner_text()
+    context.close()
+    assert with_first_view("<p>live-networks</p>", "x", "y") == "<p>live-networks</p>"
+
+
+def test_the_first_view_is_reddest_where_a_block_looks_most():
+    found = start()["networks"]
+    pixels = np.asarray(first_view(found)).astype(int)
+    rows = np.array(found["plain_cifar10"]["rows"])[:, 1:]
+    block, patch = np.unravel_index(rows.argmax(), rows.shape)
+    y, x = 68 * (block // 6) + 16 * (patch // 4) + 8, 68 * (block % 6) + 16 * (patch % 4) + 8
+    assert pixels[y, x, 0] - pixels[y, x, 2] > 100
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -3,6 +3,7 @@
 plain_cifar10.js, …   a trained network each: the bytes of its .safetensors in base64, and what replacing its maps cost
 start.js              where two networks look in the first picture: what a figure shows before it loads a network
 samples.js            pictures, as the networks see them
+first.webp            the same first view as a picture, for readers without scripts
 
 A page opened from a folder may load scripts and pictures, but not fetch files: so all of them are scripts.
 """
@@ -13,6 +14,9 @@ import base64
 import hashlib
 import io
 import json
+import re
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +42,10 @@ SEEN, SHOWN = 32, 192  # pixels along a side: for the networks, and for the read
 START = ("plain_cifar10", "re_cifar10")
 QUERY = 7  # the token that the figure starts with: Grace Hopper's left eye
 SHAPES = 3
+FIRST = "first.webp"
+PLACE = re.compile(r'<div class="[^"]*\blive-networks\b[^"]*">')
+RED, BLUE = (178, 24, 43), (33, 102, 172)  # weights above and below zero, as in web/live
+CELL, GAP, COLUMNS = 64, 4, 6  # of the maps of one network, in pixels and maps
 
 
 def specimen(name: str) -> dict:
@@ -76,6 +84,7 @@ def photo_path() -> str:
     return get_sample_data(PHOTO, asfileobj=False)
 
 
+@cache
 def start() -> dict:
     """The rows of one patch of the photograph in each block, the mean over heads: (blocks, tokens)."""
     pixels = read_image(photo_path(), SEEN)
@@ -89,6 +98,49 @@ def start() -> dict:
             shares = model(images)[0].softmax(dim=-1)
         networks[name] = {"rows": [rounded(row, 3) for row in rows.tolist()], "shares": rounded(shares.tolist())}
     return {"title": PHOTO_TITLE, "shown": PHOTO_FILE, "query": QUERY, "networks": networks}
+
+
+def strongest(row: np.ndarray) -> str:
+    """The patch with the largest weight of a row (tokens,), in words."""
+    patch = int(np.abs(row[1:]).argmax())
+    return f"row {patch // 4 + 1}, column {patch % 4 + 1} ({row[1 + patch]:.2f})"
+
+
+def words_of(networks: dict) -> str:
+    """What the first view shows, for those who do not see it."""
+    middle = {name.split("_")[0]: strongest(np.array(each["rows"][12])) for name, each in networks.items()}
+    told = "; ".join(f"{'Re-attention' if name == 're' else name}, to {place}" for name, place in middle.items())
+    return (
+        f"Two groups of 24 small maps over a {PHOTO_TITLE}: where each block of two networks looks from the patch in "
+        f"row {(QUERY - 1) // 4 + 1}, column {(QUERY - 1) % 4 + 1}. Block 12 looks most: {told}."
+    )
+
+
+def first_view(networks: dict) -> Image.Image:
+    """The maps of `start` over the pale photograph, a network beside the other, each on a scale of its own."""
+    pale = 153 + 0.4 * read_image(photo_path(), SEEN).mean(axis=0)  # (32, 32)
+    pale = pale.repeat(CELL // SEEN, 0).repeat(CELL // SEEN, 1)[..., None]
+    groups = []
+    for network in networks.values():
+        weights = np.array(network["rows"])[:, 1:].reshape(-1, 4, 4)
+        cover = (0.9 * weights / np.abs(weights).max()).repeat(CELL // 4, 1).repeat(CELL // 4, 2)[..., None]
+        maps = (1 - np.abs(cover)) * pale + np.abs(cover) * np.where(cover < 0, BLUE, RED)
+        y, x = ((CELL // 4) * place for place in divmod(QUERY - 1, 4))
+        outlined = maps[:, y : y + CELL // 4, x : x + CELL // 4]
+        outlined[:, [0, -1]] = outlined[:, :, [0, -1]] = 0
+        spaced = np.pad(maps, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+        lines = spaced.reshape(-1, COLUMNS, CELL + GAP, CELL + GAP, 3).transpose(0, 2, 1, 3, 4)
+        groups.append(lines.reshape(-1, COLUMNS * (CELL + GAP), 3))
+    gap = np.full((len(groups[0]), 4 * GAP, 3), 255)
+    return Image.fromarray(np.uint8(np.concatenate([groups[0], gap, groups[1]], axis=1)))
+
+
+def with_first_view(body: str, address: str, alt: str) -> str:
+    """A page's HTML with the first view where the networks would run, for readers without scripts."""
+    caption = "Recorded when the book was built: 24 blocks of the plain network (left) and of one with Re-attention."
+    picture = f'<img src="{escape(address)}" alt="{escape(alt)}" width="832" height="272">'
+    figure = f"<noscript><figure>{picture}<figcaption>{caption}</figcaption></figure></noscript>"
+    return PLACE.sub(lambda found: found[0] + figure, body)
 
 
 def samples() -> list[dict]:
@@ -116,7 +168,9 @@ def write_live(folder: Path) -> None:
     for name in (f"{remedy}_{kind}" for kind in DATA for remedy in REMEDIES):
         script(name, "takeSpecimen", specimen(name))
     classes = {kind: classes_of(f"plain_{kind}") for kind in DATA}
-    script("start", "takeStart", start() | {"classes": classes, "recorded": NUM_IMAGES})
+    first = start()
+    (folder / FIRST).write_bytes(encoded(first_view(first["networks"]), "WEBP", quality=60))
+    script("start", "takeStart", first | {"classes": classes, "recorded": NUM_IMAGES})
     script("samples", "takeSamples", samples())
     with Image.open(photo_path()) as photo:
         size = round(photo.height * SHOWN / photo.width)
@@ -131,7 +185,15 @@ def write_beside_pages(app: Sphinx, error: Exception | None) -> None:
         write_live(Path(app.outdir, FOLDER))
 
 
+def put_first_view(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
+    """Puts it into the pages that have networks."""
+    if PLACE.search(context.get("body", "")):
+        address = context["pathto"](f"{FOLDER}/{FIRST}", 1)
+        context["body"] = with_first_view(context["body"], address, words_of(start()["networks"]))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("html-page-context", put_first_view)
     app.connect("build-finished", write_beside_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

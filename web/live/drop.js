@@ -115,7 +115,7 @@
     };
     const draw = () => {
       again.hidden = RULES[state.rule][0] !== "random";
-      about.textContent = noteOn(start.classes[KINDS[state.kind][0]]);
+      about.replaceChildren(...noteOn(start.classes[KINDS[state.kind][0]]));
       const titles = ["plain", NETWORKS[state.beside][1]];
       const said = names().map((name, which) => drawPanel(panels[which], name, titles[which]));
       if (found.signature) heard.textContent = `${state.picture.title}, before block ${state.first}. ${said.join(" ")}`;

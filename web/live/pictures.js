@@ -1,13 +1,17 @@
 // What the figures with trained networks share: pictures to choose from, a reader's own among them; maps beside one
 // another; the classes' probabilities; and computing that follows a reader's newest wish.
 deepvitLive.pictures = (() => {
-  const { make, range, number, choice, script, networks } = deepvitLive;
+  const { make, range, number, choice, script, networks, address } = deepvitLive;
   const KINDS = [["cifar10", "photographs of ten classes (CIFAR-10)"], ["shapes", "drawn shapes of ten classes"]];
   const MEGABYTES = [1.7, 1]; // that a network of each kind takes to load
   const COLUMNS = 6, CELL = 64, GAP = 4; // of the blocks' maps, in pixels of the canvas
   const SEEN = 32, SHOWN = 192; // pixels along a side of a picture: for the networks, and for the reader
-  const noteOn = (classes) => "Your picture stays on this machine: the networks run in this page. They see it at "
-    + `32 × 32 pixels, and call whatever you show them one of the ten classes that they know: ${classes.join(", ")}.`;
+  const noteOn = (classes) => [
+    "Your picture stays on this machine: the networks ",
+    make("a", { href: address("../book/appendix/in_the_page.html") }, "run in this page"),
+    ". They see it at 32 × 32 pixels, and call whatever you show them one of the ten classes that they know: "
+      + `${classes.join(", ")}.`,
+  ];
 
   const percent = (share) => `${number(100 * share, share < 0.0995 ? 1 : 0)} %`;
   const largest = (values) => values.reduce((best, value, i) => (value > values[best] ? i : best), 0);

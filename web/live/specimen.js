@@ -175,7 +175,7 @@
     const draw = () => {
       patches.mark(state.query - 1);
       classToken.setAttribute("aria-pressed", state.query === 0);
-      about.textContent = noteOn(start.classes[KINDS[state.kind][0]]);
+      about.replaceChildren(...noteOn(start.classes[KINDS[state.kind][0]]));
       const titles = ["plain", REMEDIES[state.remedy][1]];
       const told = names().map((name, which) => drawPanel(panels[which], name, titles[which]));
       const from = `From ${place(state.query)} of ${state.picture.title}, ${heads[state.head + 1]}.`;

@@ -81,6 +81,16 @@ def test_a_helper_below_the_answer_runs_before_the_tests(keeps_metadata: bool, t
     assert any("yours were put back" in remark for remark in remarks) == tests_changed
 
 
+@pytest.mark.parametrize("grade_id", [[], {}, 3, None])
+def test_metadata_of_another_kind_counts_as_lost(grade_id) -> None:
+    back = student_notebook(CHAPTER, SEED)
+    for cell in back.cells:
+        cell.metadata["nbgrader"] = nbformat.from_dict({"grade_id": grade_id})
+    mended, remarks = mend(back, source_notebook(CHAPTER, SEED))
+    assert ids(mended) == ids(source_notebook(CHAPTER, SEED))
+    assert any("had lost its metadata" in remark for remark in remarks)
+
+
 def test_an_answer_that_is_there_twice_is_told_and_the_changed_one_taken() -> None:
     back, source = student_notebook(CHAPTER, SEED), source_notebook(CHAPTER, SEED)
     answer = next(i for i, cell in enumerate(back.cells) if cell.source.startswith("# answer 1"))

@@ -96,6 +96,15 @@ def test_every_folder_and_file_gets_a_line_with_a_remark(tmp_path) -> None:
     assert "nothing was handed in" in remarks["empty", ""]
 
 
+def test_a_damaged_zip_takes_nothing_along_that_is_beside_it(tmp_path) -> None:
+    good = zipped(**{"chapter_3.ipynb": BYTES.replace(b'"chapter": 4', b'"chapter": 3')})
+    files = {"a.zip": b"no zip", "cut.zip": good[: len(good) // 2], "chapter_4.ipynb": BYTES, "z.zip": good}
+    found = hand_in(tmp_path, **{f"ada/{name}": content for name, content in files.items()})
+    assert {entry.assignment for entry in found if entry.is_readable} == {"chapter_3", "chapter_4"}
+    (rest,) = (entry for entry in found if not entry.assignment)
+    assert [remark.split(" (")[0] for remark in rest.remarks] == ["a.zip cannot be read", "cut.zip cannot be read"]
+
+
 def test_of_several_notebooks_one_is_graded_and_it_is_said_which(tmp_path) -> None:
     hand_in(tmp_path, **{"ada/chapter_4 (1).ipynb": BYTES, "ada/chapter_4 (2).ipynb": BYTES})
     os.utime(tmp_path / "ada" / "chapter_4 (1).ipynb", (2e9, 2e9))

@@ -65,7 +65,7 @@ def _named(name: str, notebook: NotebookNode) -> list[NotebookNode]:
 
 def _about(cell: NotebookNode) -> dict:
     about = cell.metadata.get("nbgrader", {})
-    return about if isinstance(about, dict) else {}
+    return about if isinstance(about, dict) and isinstance(about.get("grade_id"), str) else {}
 
 
 def _alike(cell: NotebookNode, notebook: NotebookNode) -> list[NotebookNode]:

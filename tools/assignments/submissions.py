@@ -4,7 +4,6 @@ import io
 import json
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import nbformat
 from nbformat import NotebookNode
 
-from deepvit_edu.reading import check_ends
+from deepvit_edu.reading import check_ends, reason
 from tools.assignments.write import assignment_name
 
 LARGEST = 20 * 2**20
@@ -69,10 +68,12 @@ def find_submissions(folder: Path, chapters: Sequence[int]) -> list[Submission]:
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
         student = student_of(entry)
-        try:
-            students.setdefault(student, []).extend(_files(entry))
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            remarks.setdefault(student, []).append(f"{entry.name} cannot be read ({error})")
+        files = students.setdefault(student, [])
+        for path, name in _paths(entry):
+            try:
+                files += _files(path, name)
+            except Exception as error:  # one bad file must not take the good ones beside it along
+                remarks.setdefault(student, []).append(f"{name} cannot be read ({reason(error)})")
     found = [
         entry
         for student in sorted({*students, *remarks})
@@ -91,19 +92,21 @@ def student_of(entry: Path) -> str:
     return name or "unnamed"
 
 
-def _files(entry: Path) -> Iterator[_File]:
-    """All files of a student's folder, or a file, with those in zips."""
-    check_ends(entry)
-    paths = sorted(path for path in entry.rglob("*") if path.is_file()) if entry.is_dir() else [entry]
-    for path in paths:
-        name = path.name if path == entry else path.relative_to(entry).as_posix()
-        if _is_beside_the_point(name):
-            continue
-        if path.suffix.lower() == ".zip":
-            yield from _unzipped(path, name)
-            continue
-        size, changed = path.stat().st_size, path.stat().st_mtime
-        yield _File(name, path.read_bytes() if size <= LARGEST and name.lower().endswith(".ipynb") else b"", changed)
+def _paths(entry: Path) -> list[tuple[Path, str]]:
+    """All files of a student's folder, or a file that was handed in as it is, each with its name."""
+    if not entry.is_dir():
+        return [(entry, entry.name)]
+    named = ((path, path.relative_to(entry).as_posix()) for path in sorted(entry.rglob("*")) if not path.is_dir())
+    return [(path, name) for path, name in named if not _is_beside_the_point(name)]
+
+
+def _files(path: Path, name: str) -> list[_File]:
+    """A file, or those in a zip."""
+    check_ends(path)
+    if path.suffix.lower() == ".zip":
+        return list(_unzipped(path, name))
+    size, changed = path.stat().st_size, path.stat().st_mtime
+    return [_File(name, path.read_bytes() if size <= LARGEST and name.lower().endswith(".ipynb") else b"", changed)]
 
 
 def _unzipped(path: Path, name: str) -> Iterator[_File]:

@@ -60,12 +60,15 @@ def keep_top(scores: Tensor, count: int = 5) -> Tensor:
 
 
 def check_label_maps(label_maps: Tensor, num_classes: int) -> Tensor:
-    """Returns label maps (B, 2, k, h, w); ValueError for another shape or an unknown class."""
+    """Returns label maps (B, 2, k, h, w); ValueError for another shape, scores that are NaN, or an unknown class."""
     if label_maps.ndim != 5 or label_maps.shape[1] != 2:
         raise ValueError(f"label maps are (B, 2, k, h, w), scores and classes, not {tuple(label_maps.shape)}")
-    classes = label_maps[:, 1]
-    if classes.numel() and not 0 <= classes.min().item() <= classes.max().item() < num_classes:
-        raise ValueError(f"the label maps name class {int(classes.max())} of {num_classes}; they are of other data")
+    scores, classes = label_maps.unbind(1)
+    if not scores.isfinite().all():
+        raise ValueError("the label maps have scores that are NaN or infinite; make them again")
+    unknown = (classes < 0) | (classes >= num_classes) | (classes != classes.round())
+    if unknown.any():
+        raise ValueError(f"the label maps name class {classes[unknown][0]:g} of {num_classes}; they are of other data")
     return label_maps
 
 

@@ -202,6 +202,10 @@ def test_wrong_files_are_refused(tmp_path):
         (lambda: keep_top(torch.zeros(1, 2049, 1, 1)), "2049 classes are too many"),
         (lambda: fill_in(torch.zeros(2, 5, 4, 4), 3), r"not \(2, 5, 4, 4\)"),
         (lambda: fill_in(map_of_classes(LEFT_1_RIGHT_2), 2), "name class 2 of 2"),
+        (lambda: fill_in(map_of_classes(-LEFT_1_RIGHT_2), 3), "name class -1 of 3"),
+        (lambda: fill_in(map_of_classes(LEFT_1_RIGHT_2 / 2), 3), "name class 0.5 of 3"),
+        (lambda: fill_in(map_of_classes(LEFT_1_RIGHT_2 * torch.nan), 3), "name class nan of 3"),
+        (lambda: fill_in(map_of_classes(LEFT_1_RIGHT_2) * torch.inf, 3), "scores that are NaN or infinite"),
         (
             lambda: token_labeling_loss(
                 torch.zeros(2, 3), torch.zeros(2, 4, 3), torch.eye(3)[:2], torch.zeros(2, 9, 3)

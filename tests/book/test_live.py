@@ -499,6 +499,38 @@ def test_kernel_is_dragged_over_a_map(open_figure):
     assert "two rows" in figure.words()
 
 
+def test_query_is_dragged_by_mouse(open_figure):
+    figure = open_figure("query", width=390)
+    box, mouse = figure.root.locator(".live-plane").bounding_box(), figure.page.mouse
+    mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.4 * box["height"])
+    mouse.down()
+    mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.1 * box["height"], steps=4)
+    mouse.up()
+    assert figure.root.get_by_role("slider", name="Angle of the query").input_value() == "90"
+    assert 2.2 <= float(figure.root.get_by_role("slider", name="Its length").input_value()) <= 2.6
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "told"),
+    [
+        ("split", "pixel in row 2, column 3", "pixel in row 2, column 4", "tokens 1, 2, 7, 8"),
+        ("kernel", "query 2, key 7", "query 2, key 8", "Query 2, key 8"),
+    ],
+)
+def test_a_square_is_chosen_by_finger_mouse_and_keys_on_a_phone(open_figure, name, first, second, told):
+    figure = open_figure(name, width=390, has_touch=True)
+    squares = [figure.root.get_by_label(each, exact=True) for each in (first, second)]
+    start = figure.words()
+    squares[0].tap()
+    before = figure.words()
+    assert before != start
+    figure.page.keyboard.press("ArrowRight")
+    assert told in figure.words()
+    squares[0].click()
+    assert figure.words() == before
+    assert figure.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 CHANGED = {  # sliders and what they are moved to, boxes and which of their choices is taken, a label that is clicked
     "whole": (
         {"Block": "3"},

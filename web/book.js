@@ -55,7 +55,7 @@ document.addEventListener("DOMContentLoaded", () => {
   mark();
 });
 
-// What is wider than its box is moved sideways, by the keyboard too; a table fades where it goes on.
+// What is wider than its box is moved sideways, by the keyboard too; and fades where it goes on.
 window.addEventListener("load", () => {
   const boxes = document.querySelectorAll("article :is(div.math, .pst-scrollable-table-container)");
   const look = (box) => {

@@ -125,11 +125,14 @@ class Entry:
     @property
     def effects(self) -> str:
         """What was found, in words: the contrast with its effect, and the further contrasts with theirs."""
-        if self.effect == "–":
-            return "–"
-        of = f" ({LIKENESS[self.claim.measure]})" if self.claim.measure in LIKENESS else ""
         further = [f"{name}: {effect}" for name, effect in self.conditions.items()]
-        return "; ".join([f"{self.claim.contrast}{of}: {self.effect}", *further])
+        return "; ".join([self.main_effect, *further]) if self.result else "–"
+
+    @property
+    def main_effect(self) -> str:
+        """What was found, in words: the contrast with its effect alone."""
+        of = f" ({LIKENESS[self.claim.measure]})" if self.claim.measure in LIKENESS else ""
+        return f"{self.claim.contrast}{of}: {self.effect}"
 
     @property
     def runs(self) -> str:
@@ -284,18 +287,22 @@ def _agreement(effect: Effect, expects: str, margin: float) -> str:
 def ledger_table(entries: list[Entry], published: dict[str, Published] | None = None) -> str:
     """The ledger as a Markdown table, with a column of what others have published where their tables are given."""
     others = () if published is None else ("published, by others",)
-    effect = "effect here, 95 % interval"
-    rows = [("claim", "verdict", effect, "p, corrected", "runs", *others, "source (how we know it)", "plan")]
+    effect, source = "effect here, 95 % interval", "source (how we know it); plan"
+    rows = [("claim", "verdict", effect, "runs; p, corrected", *others, source)]
     for entry in entries:
         claim = entry.claim
-        section = "" if entry.scale in ("–", "full") else f", {entry.scale}"
-        source = f"{claim.source} ({claim.grade})"
         verdict = _scoped(entry) + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
-        p_value = "–" if entry.p_value is None else _shown_p(entry.p_value)
-        plan = f"{claim.plan or '–'}{section}"
+        runs = entry.runs if entry.p_value is None else f"{entry.runs}; {_shown_p(entry.p_value)}"
         theirs = (published[claim.published].short if claim.published else "–" for _ in others)
-        rows.append((claim.claim, verdict, entry.effects, p_value, entry.runs, *theirs, source, plan))
+        source = f"{claim.source} ({claim.grade}); {_plan_and_section(entry)}"
+        rows.append((claim.claim, verdict, entry.effects, runs, *theirs, source))
     return markdown_table(rows)
+
+
+def _plan_and_section(entry: Entry) -> str:
+    """The plan that tests a claim, and the section whose runs do, where it is not the whole plan."""
+    section = "" if entry.scale in ("–", "full") else f", section {entry.scale}"
+    return f"{entry.claim.plan or 'no plan'}{section}"
 
 
 def _shown_p(p_value: float) -> str:
@@ -315,10 +322,16 @@ def findings(entries: list[Entry]) -> str:
         if entry.verdict in UNDECIDED and entry.needed:
             verdict = f"Not decided yet: {entry.runs} runs recorded"
         verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
-        section = "" if entry.scale == "full" else f", section {entry.scale}"
-        found = f" {entry.effects} ({entry.claim.plan}{section})" if entry.effect != "–" else ""
-        lines.append(f"- {entry.claim.claim} {verdict}{found}")
+        found = f" {entry.effects} ({_plan_and_section(entry)})" if entry.result else ""
+        lines.append(f"- {entry.claim.claim} {verdict}{found}{_corrected_away(entry)}")
     return "\n".join(lines)
+
+
+def _corrected_away(entry: Entry) -> str:
+    """Why an interval that decides by itself has no verdict; empty for all others."""
+    if entry.verdict != "inconclusive" or entry.result is None or entry.result.verdict(entry.margin) == "inconclusive":
+        return ""
+    return f" By itself this would decide; among the claims read beside it, it may be chance (p {entry.p_value:.2f})."
 
 
 def added_later(entries: list[Entry]) -> str:
@@ -372,8 +385,9 @@ def answers_table(entries: list[Entry]) -> str:
             continue
         scope = f", {entry.scope}" if entry.scope else ""
         lines = [f"**{question[0].upper()}{question[1:]}**", f"{answer(entry)}{scope}."]
-        if entry.effect != "–":
-            lines.append(f"{entry.effects[0].upper()}{entry.effects[1:]}.")
+        if entry.result:
+            number = entry.effects if entry.verdict == "conditional" else entry.main_effect
+            lines.append(f"{number[0].upper()}{number[1:]}.")
         lines.append(f"*What would change this:* {would_change(entry)}.")
         rows.append(("<br>".join(lines), entry.verdict))
     return markdown_table(rows)

@@ -277,6 +277,8 @@ def test_claims_that_are_read_together_share_a_correction(tmp_path, template):
     waiting = [Claim(f"claim {n}", "b", "c") for n in range(9)]
     together, *_ = ledger([barely.claim, *waiting], tmp_path, tmp_path)
     assert (together.verdict, together.p_value) == ("inconclusive", pytest.approx(10 * barely.p_value))
+    assert "By itself this would decide" in findings([together])
+    assert "By itself" not in findings([alone])
     assert would_change(together).endswith("not after the correction for the claims that are read beside it")
 
 

@@ -1,5 +1,7 @@
 """Our models as timm's users meet them."""
 
+from fnmatch import fnmatch
+
 import pytest
 import timm
 import torch
@@ -12,6 +14,7 @@ from deepvit_edu import timm_names, zoo
 from deepvit_edu.data.catalogue import SOURCES
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.zoo import create_model, list_models
+from tools.measure import timm_tests
 
 HALF = (0.5, 0.5, 0.5)
 SMALL = {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 4}
@@ -178,3 +181,12 @@ def test_the_first_convolution_is_where_the_configuration_says(name):
     assert bool(names) == (name != "t2t_vit_7")
     assert model.eval().reset_classifier(3) is None
     assert not model.head.training
+
+
+def test_what_is_left_out_of_timms_own_tests_is_said_of_models_and_tests_that_there_are():
+    assert set(timm_tests.MODELS) <= set(list_models())
+    for family, tests, why in timm_tests.NOT_FOR:
+        left_out = [(model, test) for model in list_models(family) for test in timm_tests.TESTS if fnmatch(test, tests)]
+        assert left_out
+        assert all(timm_tests.reason(model, test) == why for model, test in left_out)
+    assert not timm_tests.reason("vit_12b", "test_model_backward")

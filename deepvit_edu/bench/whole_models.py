@@ -4,7 +4,6 @@ Ours on the legible path is the authors' plain arithmetic, as in `bench/layers.p
 process, memory in a process of its own for each model.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -302,6 +301,8 @@ def peak_memory(case: Case, training: bool, batch_size: int, device: str, num_th
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # Windows has none, and everything else here works there
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB
 

@@ -26,7 +26,7 @@ from .experiment import (
     waiting_text,
 )
 from .files import check_output
-from .options import check_number
+from .options import LARGEST_SEED, check_number
 from .signals import Interrupted
 from .training import TrialEnded
 from .training.commands import add_evaluate, add_train, evaluate_command, train_command
@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `deepvit-edu models | head`
         _silence_output(is_program)
         return 0
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
+        if not isinstance(error, EXPECTED_ERRORS) and not _is_short_of_memory(error):
+            raise
         print(f"deepvit-edu: {_sentence(error)}", file=sys.stderr)
         if isinstance(error, OSError):
             _silence_output(is_program)
@@ -71,6 +73,13 @@ EXPECTED_ERRORS = (ValueError, OSError, data.DataError, FloatingPointError, torc
 """Errors that are printed as one sentence; others are faults of this package and show a traceback."""
 
 
+def _is_short_of_memory(error: BaseException) -> bool:
+    """Whether memory was too little: on a CPU PyTorch has no class of its own for that error."""
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    known = ("can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in known)
+
+
 def _silence_output(is_program: bool) -> None:
     """Sends what is still to be printed nowhere: Python would complain at its end that it cannot print."""
     if is_program:
@@ -78,7 +87,7 @@ def _silence_output(is_program: bool) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if _is_short_of_memory(error):
         return "there is too little memory for this; choose a smaller --batch-size, model or limit"
     if isinstance(error, OSError) and error.strerror:
         return one_line(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
@@ -169,6 +178,7 @@ def similarity_command(options: argparse.Namespace) -> None:
     _check_outputs(options.out)
     if options.plot is not None:
         check_output(options.plot, similarity.PICTURES)
+    check_number("--seed", options.seed, whole=True, at_least=0, at_most=LARGEST_SEED)
     device = pick_device(options.device)
     subject = similarity.find_subject(options.model, options.timm, options.checkpoint, options.seed)
     images = similarity.find_images(subject, options.images, options.count, options.data_root, options.seed)

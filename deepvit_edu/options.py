@@ -4,6 +4,9 @@ import math
 from dataclasses import MISSING, field, fields
 from typing import Any, get_origin
 
+LARGEST_SEED = 2**64 - 1
+"""PyTorch's random numbers take no larger one."""
+
 
 def option(
     default: object = MISSING,

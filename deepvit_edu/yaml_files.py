@@ -16,7 +16,7 @@ DEEPEST = 50
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that reads 1e-6 as a number and refuses a key that is given twice."""
+    """A safe loader that reads 1e-6 as a number and 1:30 as text, and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Hashable] = set()
@@ -31,7 +31,17 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
+        """A whole number; YAML 1.1 would take 1:30 for ninety."""
+        return node.value if ":" in node.value else super().construct_yaml_int(node)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float | str:
+        """A number."""
+        return node.value if ":" in node.value else super().construct_yaml_float(node)
+
+
+for kind, construct in (("int", _Loader.construct_yaml_int), ("float", _Loader.construct_yaml_float)):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", construct)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -41,7 +51,7 @@ def yaml_value(text: str) -> Any:
     """What a word of a command line means as YAML: a number, true, a list, or the word itself."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a ValueError: what looks like a date and is none
         return text
 
 

@@ -33,6 +33,8 @@ CHANGES = {  # of the plan: a name, what stands there, and what is put in its pl
     "no_seeds": ("seeds: [0]", ""),
     "seeds_word": ("seeds: [0]", "seeds: many"),
     "seeds_negative": ("seeds: [0]", "seeds: [-1]"),
+    "seeds_huge": ("seeds: [0]", "seeds: [99999999999999999999999]"),
+    "seeds_clock": ("seeds: [0]", "seeds: [1:30]"),
     "seeds_twice": ("seeds: [0]", "seeds: [0, 0]"),
     "seeds_none": ("seeds: [0]", "seeds: []"),
     "key_twice": ("seeds: [0]", "seeds: [0]\nseeds: [1]"),
@@ -275,6 +277,9 @@ def _of_train() -> Iterator[Line]:
         options = ("--token-weight=0.5", "--smallest-crop=0.5", "--limit=64", "--batch-size=8")
         yield Line(("train", f"--label-maps={name}", *options, *CPU))
     yield Line(("train", "--compile", "--map-penalty=1"))
+    yield Line(("train", "--seed=99999999999999999999999", "--limit=40", *CPU), about="seed")
+    yield Line(("train", "--model-options", f"depth={'[' * 3000}"), about="depth")
+    yield Line(("train", "--model-options", "depth=2020-13-45"), about="depth")
     for option in ("selection_before=4", "selection=random", "attention=re", "attention_options=[1]", "dense_head=3"):
         yield Line(("train", "--model-options", option), about=option.split("=")[0])
     for name in (*RECIPES, "none"):
@@ -327,7 +332,11 @@ def _of_measures() -> Iterator[Line]:
         yield Line(("bench", "whole-models", f"--batch-size={value}"))
     for out in OUTPUTS:
         yield Line(("bench", "whole-models", f"--out={out}"))
-    yield Line(("bench", "whole-models", "--threads=0"))
+    for option in ("--threads=0", "--threads=99999999999", "--batch-size=99999999999999"):
+        yield Line(("bench", "whole-models", option), about=option[2:].split("=")[0].replace("-", "_"))
+    yield Line(("bench", "models", "--models=99999999999"), about="models")
+    yield Line(("similarity", "cifar_vit_4x64", "--seed=99999999999999999999999", *CPU), about="seed")
+    yield Line(("similarity", "cifar_vit_4x64", "--seed=-1", *CPU), about="seed")
     yield Line(("bench", "everything"))
 
 

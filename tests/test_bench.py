@@ -146,7 +146,7 @@ def test_a_process_that_died_is_told():
 
 def test_no_models_are_refused(capsys):
     assert main(["bench", "models", "--models", "0"]) == 1
-    assert "give at least 1" in capsys.readouterr().err
+    assert "--models is 0; it must be at least 1" in capsys.readouterr().err
 
 
 SMALL = {"img_size": 224, "patch_size": 56, "depth": 1, "num_classes": 10}

@@ -204,3 +204,30 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_numbers(here):
     whole, cut = (load_record(here / name / "record.json") for name in ("whole", "cut"))
     assert cut["curves"]["train_loss"] == whole["curves"]["train_loss"]
     assert cut["test_loss"] == whole["test_loss"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("Storage size calculation overflowed with sizes=[99999999999999, 3, 224, 224]"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(error, monkeypatch, capsys):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(cli, "list_models", fail)
+    assert main(["models"]) == 1
+    assert "there is too little memory for this; choose a smaller" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_package_is_not_hidden(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "list_models", fail)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        main(["models"])

@@ -19,8 +19,8 @@ def ten_times_each(levels: int) -> bytes:
 
 
 def test_numbers_are_numbers(tmp_path):
-    read = read_yaml(written(tmp_path, b"a: 1e-6\nb: 5E4\nc: 0.1\nd: 3"))
-    assert read == {"a": 1e-6, "b": 5e4, "c": 0.1, "d": 3}
+    read = read_yaml(written(tmp_path, b"a: 1e-6\nb: 5E4\nc: 0.1\nd: 3\ne: 1:30\nf: 1:30.5"))
+    assert read == {"a": 1e-6, "b": 5e4, "c": 0.1, "d": 3, "e": "1:30", "f": "1:30.5"}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..devices import autocast, pick_precision
 from ..nn.attention import legible_attention
+from ..options import check_number
 from ..words import align
 from ..zoo import create_model
 from .rounds import quartiles_text, rate_row, threads, wait_for
@@ -117,11 +118,10 @@ def time_models(
         one flat row per way: medians and quartiles, "speedup" over one after another within a round.
 
     Raises:
-        ValueError: when `count` is below 1.
+        ValueError: when `count` is not 1 to 256.
         OSError: when one of the processes ended, perhaps for lack of memory.
     """
-    if count < 1:
-        raise ValueError(f"there are {count} models to train; give at least 1")
+    check_number("--models", count, whole=True, at_least=1, at_most=256)
     load = load or (ON_CPU if torch.device(device).type == "cpu" else ON_GPU)
     singles, stack = (
         [Single(load.model(device)) for _ in range(count)],

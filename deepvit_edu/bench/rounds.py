@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ..options import check_number
+
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     """The lower quartile, the median and the upper quartile."""
@@ -36,9 +38,8 @@ def rate_row(rates: list[float], base: list[float]) -> dict[str, float]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Context manager: torch computes on `count` threads; ValueError below 1."""
-    if count < 1:
-        raise ValueError(f"threads is {count}; it must be at least 1")
+    """Context manager: torch computes on `count` threads; ValueError unless these are 1 to 1,024."""
+    check_number("threads", count, whole=True, at_least=1, at_most=1024)
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -214,7 +214,7 @@ def time_whole_models(
         ValueError: for too few images.
         OSError: when a process that measured memory ended, perhaps for lack of it.
     """
-    check_number("--batch-size", batch_size, whole=True, at_least=2)
+    check_number("--batch-size", batch_size, whole=True, at_least=2, at_most=2**16)
     groups, where = tuple(map(_without_missing, groups or GROUPS)), torch.device(device)
     rows = []
     total = sum((rounds + 2) * len(group.cases) * len(MODES) for group in groups)

@@ -11,7 +11,7 @@ import torch
 
 from ..nn.model import VisionTransformer
 from ..old_options import current_options
-from ..options import check_number
+from ..options import LARGEST_SEED, check_number
 from ..reading import reason
 from ..training import Recipe
 from ..training.recipe_files import recipe_options
@@ -273,7 +273,12 @@ def _tuning_of(options: Any) -> dict:
 
 
 def _seeds_of(what: str, seeds: Any) -> tuple[int, ...]:
-    _check_list(what, seeds, lambda seed: _is_whole(seed) and seed >= 0, "whole numbers from 0, such as [0, 1, 2]")
+    _check_list(
+        what,
+        seeds,
+        lambda seed: _is_whole(seed) and 0 <= seed <= LARGEST_SEED,
+        "whole numbers from 0, such as [0, 1, 2]",
+    )
     return tuple(seeds)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from timm.data import create_transform
 
 from ..devices import check_precision
-from ..options import check_options, option
+from ..options import LARGEST_SEED, check_options, option
 
 EXECUTION = ("compile", "channels_last", "grad_checkpointing")
 """Options that change how fast a step is and not what it computes: a run may be continued with others."""
@@ -102,7 +102,7 @@ class Recipe:
     channels_last: bool = option(False, "another order in memory, for convolutional stems")
     grad_checkpointing: bool = option(False, "compute each block again on the way back: less memory, more time")
     sync_batchnorm: bool = option(False, "BatchNorm over the batches of all GPUs")
-    seed: int = option(0, "of the images' order and of all augmentation", at_least=0)
+    seed: int = option(0, "of the images' order and of all augmentation", at_least=0, at_most=LARGEST_SEED)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -1,5 +1,6 @@
-// What can be changed in a network while it computes: maps replaced, tokens dropped, as by the package's `INTERVENTIONS`
-// and selections. One function, so that a worker can be made from its text; it is given what `visionNetwork` returns.
+// What can be changed in a network while it computes: maps replaced, tokens dropped, as by the package's
+// `INTERVENTIONS` and selections. One function, so that a worker can be made from its text; it is given what
+// `visionNetwork` returns.
 const interventions = ({ goOn, upTo }) => {
   // --- Replacing maps ---
   // Every entry as the mean of its row, or of its column where `step` is a whole row.
@@ -19,9 +20,10 @@ const interventions = ({ goOn, upTo }) => {
     mean: (map, tokens) => means(map, tokens, tokens), // all queries use the mean of their rows
   };
 
-  // The run `base` with the maps of some blocks replaced. Of `base` and `other` each gets the other's maps.
+  // The run `base` with the maps of some blocks replaced. Of `base` and `other`, each gets the other's.
   function replace(model, base, blocks, how, other = base) {
-    const runs = (how === "other" ? [base, other] : [base]).map((each) => upTo(each, Math.min(...blocks)));
+    const begun = how === "other" ? [base, other] : [base];
+    const runs = begun.map((each) => upTo(each, Math.min(...blocks)));
     const change = (index, own, last, others) => (
       blocks.includes(index) ? REPLACEMENTS[how](own, model.tokens, last, others) : own
     );
@@ -43,10 +45,12 @@ const interventions = ({ goOn, upTo }) => {
     return looks;
   }
 
-  // The run `base` with fewer tokens: before each block of `before`, which is at least 1, the class token goes on and
-  // `count(stage)` patch tokens, those with the largest `scores(looks, places)`; `kept` is where these are in the image.
+  // The run `base` with fewer tokens: before each block of `before`, which is at least 1, the class
+  // token goes on and `count(stage)` patch tokens, those with the largest `scores(looks, places)`;
+  // `kept` says where these are in the image.
   function drop(model, base, before, count, scores) {
-    if (REASONS[model.attention]) throw new Error(`no token can be dropped here: ${REASONS[model.attention]}`);
+    const reason = REASONS[model.attention];
+    if (reason) throw new Error(`no token can be dropped here: ${reason}`);
     const { width } = model, row = (x, token) => x.subarray(token * width, (token + 1) * width);
     let run = base, places = Array.from({ length: model.tokens - 1 }, (_, i) => i);
     const kept = before.map((first, stage) => {

@@ -66,7 +66,7 @@ const visionNetwork = () => {
   }
 
   // --- What Re-attention and Refiner make of maps ---
-  // Re-attention mixes the heads; then its norm, in evaluation, is a factor and a shift for each head.
+  // Re-attention mixes the heads; its norm, in evaluation, is a factor and a shift for each head.
   function mixing(part, heads, options) {
     const [gain, offset, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
       .map((name) => part(`norm.batch.${name}`));
@@ -81,7 +81,7 @@ const visionNetwork = () => {
     };
   }
 
-  // Refiner's three convolutions have no bias: in a row they are one, of 3 x 3, from every head to every head.
+  // Refiner's three convolutions have no bias: together they are one, from all heads to all heads.
   function refinement(part, heads) {
     const [expand, local, reduce] = ["expand", "local", "reduce"].map((name) => part(`${name}.weight`));
     const wide = expand.length / heads;
@@ -121,8 +121,8 @@ const visionNetwork = () => {
   }
 
   // --- Arithmetic ---
-  // x (rows, inputs) times the transpose of weight (outputs, inputs), plus bias. Two rows and four outputs at a time:
-  // each number that is read then serves in several products. Past the edge, the last one is computed again.
+  // x (rows, inputs) times the transpose of weight (outputs, inputs), plus bias; two rows and four
+  // outputs at a time, so that what is read serves often. Past the edge, the last is computed again.
   function linear(x, { weight, bias }, outputs = bias.length) {
     const inputs = weight.length / outputs, rows = x.length / inputs, out = new Float64Array(rows * outputs);
     for (let row = 0; row < rows; row += 2) {
@@ -185,8 +185,8 @@ const visionNetwork = () => {
   const gelu = (x) => 0.5 * x * (1 + erf(x / Math.SQRT2));
 
   // --- One block ---
-  // Its maps (heads, tokens, tokens), after the softmax and whatever the attention makes of them, and its values, each
-  // head's below one another (width, tokens).
+  // Its maps (heads, tokens, tokens), after softmax and whatever the attention makes of them, and its
+  // values, each head's below one another (width, tokens).
   function attend({ width, heads, eps }, block, x) {
     const normed = layerNorm(x, block.norm1, eps), tokens = x.length / width, area = tokens * tokens;
     const maps = new Float64Array(heads * area);
@@ -198,7 +198,7 @@ const visionNetwork = () => {
     return { maps: block.change ? block.change(maps) : maps, values: transpose(linear(normed, block.values), tokens) };
   }
 
-  // The tokens (tokens, width) after a block, of which `attend` has found the values, and whose maps are given.
+  // The tokens (tokens, width) after a block: `attend` has found its values, and its maps are given.
   function finish({ width, heads, eps, scale }, block, x, values, maps) {
     const add = (to, branch, gamma) => to.map((value, i) => value + branch[i] * (gamma ? gamma[i % width] : 1) * scale);
     const tokens = x.length / width, each = x.length / heads, area = tokens * tokens, seen = new Float64Array(x.length);
@@ -227,7 +227,7 @@ const visionNetwork = () => {
   // One image through the model: { logits, maps, streams }, where streams[i] enters block i.
   const run = (model, pixels) => goOn(model, [{ streams: [embedImage(model, pixels)], maps: [] }])[0];
 
-  // Runs that have begun, up to block `until`. `change` may put other maps in the place of a block's own.
+  // Runs that have begun, on to block `until`. `change` may put other maps in the place of a block's.
   function goOn(model, runs, until = model.blocks.length, change = (index, own) => own) {
     for (let index = runs[0].maps.length; index < until; index++) {
       const block = model.blocks[index], own = runs.map(({ streams }) => attend(model, block, streams[index]));

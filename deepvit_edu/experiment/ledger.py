@@ -327,9 +327,14 @@ def findings(entries: list[Entry]) -> str:
     return "\n".join(lines)
 
 
+def _decides_alone(entry: Entry) -> bool:
+    """Whether the interval by itself, before the correction, is a verdict."""
+    return entry.result is not None and _agreement(entry.result, entry.claim.expects, entry.margin) != "inconclusive"
+
+
 def _corrected_away(entry: Entry) -> str:
     """Why an interval that decides by itself has no verdict; empty for all others."""
-    if entry.verdict != "inconclusive" or entry.result is None or entry.result.verdict(entry.margin) == "inconclusive":
+    if entry.verdict != "inconclusive" or not _decides_alone(entry):
         return ""
     return f" By itself this would decide; among the claims read beside it, it may be chance (p {entry.p_value:.2f})."
 
@@ -363,7 +368,7 @@ def would_change(entry: Entry) -> str:
 def _seeds_that_decide(entry: Entry) -> str:
     """How many seeds bring the interval down to the margin, if the differences go on to scatter as they do."""
     result = entry.result
-    if result.verdict(entry.margin) != "inconclusive":
+    if _decides_alone(entry):
         return "its own interval decides, but not after the correction for the claims that are read beside it"
     if not entry.margin:
         return "this measure has no margin by which to count them"

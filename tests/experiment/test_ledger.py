@@ -314,3 +314,11 @@ def test_a_published_table_that_is_not_well_formed_is_refused(tmp_path):
 def test_the_books_published_tables_say_where_they_were_read():
     for table in load_published(PLANS / "published.yml").values():
         assert "read" in table.known
+
+
+def test_an_interval_that_reaches_into_the_margin_is_not_blamed_on_the_correction(tmp_path, template):
+    # Above zero, but not wholly beyond the margin: that refutes no claim of no difference.
+    entry = five_seeds(tmp_path, template, 0.0125, spread=8.5, expects="no difference that matters")
+    assert entry.verdict == "inconclusive"
+    assert "By itself" not in findings([entry])
+    assert would_change(entry).startswith("more seeds; ")

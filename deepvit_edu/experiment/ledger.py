@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..assets import asset_folder
-from ..words import markdown_table, nearest
+from ..words import fold, markdown_table, nearest
 from ..yaml_files import read_yaml
 from .plan import Contrast, Plan
 from .power import MOST, deviation_of, pairs_for
@@ -31,6 +31,7 @@ VERDICTS = (
     "not decided yet",
     "not tested",
 )
+FIRST_EPOCH = "The first epoch"  # the subject of claims that older studies, of one epoch, tested
 UNDECIDED = ("not decided yet", "not tested")
 
 
@@ -315,7 +316,22 @@ def _scoped(entry: Entry) -> str:
 
 
 def findings(entries: list[Entry]) -> str:
-    """A Markdown list of claims with their verdicts and effects: for the head of a chapter."""
+    """A Markdown list of claims with their verdicts and effects: for the head of a chapter.
+
+    Where newer studies ask, too, what was seen after one epoch stands under a fold.
+    """
+    early = [entry for entry in entries if entry.claim.subject == FIRST_EPOCH]
+    current = [entry for entry in entries if entry.claim.subject != FIRST_EPOCH]
+    if not current:
+        return _list_of(early)
+    title = (
+        f"Seen at the first epoch, which decides nothing by itself: {len(early)} earlier claim{'s' * (len(early) > 1)}"
+    )
+    return _list_of(current) + (f"\n\n{fold(title, _list_of(early))}" if early else "")
+
+
+def _list_of(entries: list[Entry]) -> str:
+    """Claims with their verdicts and effects, a line each."""
     lines = []
     for entry in entries:
         verdict = entry.verdict.capitalize()

@@ -3,6 +3,7 @@ import yaml
 
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.ledger import (
+    FIRST_EPOCH,
     VERDICTS,
     Claim,
     Entry,
@@ -106,6 +107,14 @@ def test_a_verdict_says_what_it_holds_for(tmp_path, template):
     entry = judge(tmp_path, {"re": 0.1}, template, scope="after two epochs")
     assert "| **reproduced** after two epochs |" in ledger_table([entry])
     assert findings([entry]).startswith("- It helps. **Reproduced** after two epochs. main: +10.00 points")
+
+
+def test_what_was_seen_at_the_first_epoch_is_folded_where_newer_studies_ask():
+    new, old = Claim("It helps.", "somebody", "paper"), Claim("It did.", "somebody", "paper", subject=FIRST_EPOCH)
+    told = findings(ledger([old, new], PLANS, PLANS))
+    assert told.startswith("- It helps. **Not tested.**\n\n<details>")
+    assert "1 earlier claim</summary>\n\n- It did." in told
+    assert findings(ledger([old], PLANS, PLANS)) == "- It did. **Not tested.**"
 
 
 def test_what_nobody_has_run_is_found_not_tested():

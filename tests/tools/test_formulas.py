@@ -1,12 +1,16 @@
 """Formulas typeset while the book is built."""
 
+from types import SimpleNamespace
+
 import pytest
 from bs4 import BeautifulSoup
+from docutils import nodes
+from docutils.utils import new_document
 
 pytest.importorskip("sphinx", reason="Only the book's environment has Sphinx.")
 pytest.importorskip("py_mini_racer", reason="Only the book's environment has a JavaScript engine.")
 
-from tools.book.formulas import in_lines, typeset
+from tools.book.formulas import in_lines, keep_stops, typeset
 
 
 def test_formula_is_there_for_the_eye_and_for_screen_readers() -> None:
@@ -33,3 +37,18 @@ def test_mistake_is_named_with_its_reason() -> None:
 def test_lines_of_a_display_are_rows(tex: str, rows: int) -> None:
     formula = BeautifulSoup(typeset(in_lines(tex), display=True), "html.parser")
     assert len(formula.select("math mtable mtr")) == rows
+
+
+@pytest.mark.parametrize(
+    ("tex", "after", "kept"),
+    [("N", "). Next", "N)."), ("N", " tokens.", None), (r"\frac{q^\top k}{\sqrt D} + \frac12", ". Next", None)],
+)
+def test_short_formula_stays_in_one_line_with_its_stop(tex: str, after: str, kept: str | None) -> None:
+    paragraph = nodes.paragraph("", "", nodes.Text("of "), nodes.math("", tex), nodes.Text(after))
+    document = new_document("page")
+    document += paragraph
+    words = paragraph.astext()
+    keep_stops(SimpleNamespace(builder=SimpleNamespace(format="html")), document, "page")
+    unbroken = [one.astext() for one in paragraph.findall(nodes.inline) if "unbroken" in one["classes"]]
+    assert unbroken == ([kept] if kept else [])
+    assert paragraph.astext() == words

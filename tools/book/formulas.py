@@ -7,6 +7,7 @@ also keeps the TeX. A browser needs only KaTeX's styles and fonts. mini-racer is
 from __future__ import annotations
 
 import html
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 KATEX = ROOT / "web" / "vendor" / "katex" / "katex.min.js"
 CLASSES = "math notranslate nohighlight"
+SHORT = 24  # characters of TeX: such a formula fits a line of any screen
+STOP = re.compile(r"[.,;:!?)\]”’]+")
 logger = logging.getLogger(__name__)
 
 
@@ -90,7 +93,21 @@ def visit_display(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def keep_stops(app: Sphinx, doctree: nodes.document, _page: str) -> None:
+    """Keep a short formula and the stop after it in one line: browsers would let the next line begin with the stop."""
+    if app.builder.format != "html":
+        return
+    for formula in list(doctree.findall(nodes.math)):
+        around, place = formula.parent, formula.parent.index(formula)
+        after = around[place + 1] if place + 1 < len(around) else None
+        stop = STOP.match(after) if isinstance(after, nodes.Text) else None
+        if stop and len(formula.astext()) <= SHORT:
+            around[place + 1] = nodes.Text(after[stop.end() :])
+            around[place] = nodes.inline("", "", formula, nodes.Text(stop[0]), classes=["unbroken"])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("doctree-resolved", keep_stops)
     app.add_html_math_renderer("katex", (visit_inline, None), (visit_display, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

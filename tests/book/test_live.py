@@ -326,7 +326,7 @@ def test_the_page_never_waits(open_figure):
     longest = longest_task(figure.page, load_and_compute)
     figure.page.evaluate(PLAIN_LOOP, 60_000_000)
     figure.page.evaluate("plain()")
-    plain = longest_task(figure.page, lambda: figure.page.evaluate("plain()"))
+    plain = min(longest_task(figure.page, lambda: figure.page.evaluate("plain()")) for _ in range(3))
     print(f"longest task of the page {longest:.1f} ms, the plain loop {plain:.1f} ms")
     assert 0 < longest <= plain
 

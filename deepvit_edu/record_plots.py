@@ -65,7 +65,7 @@ def draw_forest(entries: Sequence[Entry]) -> Drawn | str:
     return Drawn(
         fig,
         f"Effects on accuracy with their intervals, {len(rows)} claims. Small dots are pairs of runs; grey is the "
-        f"margin within which a difference does not matter.{more}",
+        f"margin within which a difference does not matter. Full circles decided their claim, open ones did not.{more}",
     )
 
 

@@ -110,6 +110,7 @@ def test_moved_page_leads_to_the_new_one(tmp_path: Path) -> None:
         html_baseurl=None,
         html_title="Book",
         book_moved_pages={"book/old/name": "book/new"},
+        book_older_versions=[],
     )
     app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=str(tmp_path), config=config)
     metadata.write_files(app, None)

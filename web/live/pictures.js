@@ -60,6 +60,7 @@ deepvitLive.pictures = (() => {
       const share = make("span", {}, percent(shares[i]));
       return make("span", { class: "live-class" }, make("span", {}, name), track, share);
     }));
+    bars.setAttribute("role", "img"); // not before there are words for it
     const each = classes.map((name, i) => `${name} ${percent(shares[i])}`);
     named(bars, `Probabilities of the classes: ${each.join(", ")}`);
   };

@@ -61,7 +61,7 @@
   const makePanel = (whole) => {
     const title = make("h4", { class: "live-title" }), maps = mapCanvas(COLUMNS, 4), caption = make("figcaption");
     const headsTitle = make("p", { class: "live-note" }), heads = mapCanvas(4, 2);
-    const bars = make("div", { class: "live-bars", role: "img" }), answer = make("p", { class: "live-answer" });
+    const bars = make("div", { class: "live-bars" }), answer = make("p", { class: "live-answer" });
     const more = whole ? [headsTitle, heads, bars] : [];
     const box = make("figure", { class: "live-panel" }, title, maps, caption, ...more, answer);
     return { box, title, maps, caption, headsTitle, heads, bars, answer };

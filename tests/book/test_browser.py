@@ -58,6 +58,8 @@ def test_page_fits_a_phone(visit: Callable, page: str) -> None:
 def test_page_is_accessible(visit: Callable, page: str, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
+    if scheme == "dark" and page.startswith("book/reference/") and page != "book/reference/models":
+        pytest.skip("pages of the reference look alike: in the dark one of them is judged")
     opened = visit(page, scheme).page
     if scheme == "light" or page == "book/04_re_attention":  # what is folded takes long to judge
         opened.evaluate("document.querySelectorAll('article details').forEach(folded => folded.open = true)")

@@ -80,7 +80,7 @@ def assets() -> Iterator[str]:
     server.server_close()
 
 
-ASSET_CALLS = ("asset_path(", "asset_folder(", "load_specimen(", "specimen_record(")
+ASSET_CALLS = ("asset_path(", "asset_folder(", "load_specimen(", "specimen_record(", "book_ledger(", "book_published(")
 
 
 @pytest.mark.parametrize("notebook_page", notebook_pages())

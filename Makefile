@@ -14,12 +14,10 @@ help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Browsers that test pages side by side: more than cores, since each waits now and then for a page to come to rest.
-BROWSERS ?= 4
 .PHONY: book
 book: $(INSTALLED) ## build the book with every cell executed, test its pages, print the page to open
 	@$(BIN)/python -m tools.book.build
-	@$(BIN)/python -m pytest tests/book -m "not colab" -n $(BROWSERS) --dist worksteal
+	@$(BIN)/python -m pytest tests/book -m "not colab" -n logical --maxprocesses 4 --dist worksteal
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
 .PHONY: pdf

@@ -111,6 +111,7 @@ def visit(browser, html: Path) -> Callable[..., Visit]:
             for complaints in (visit.requests, visit.missing, visit.errors):
                 complaints.clear()
             visit.page.goto(address, wait_until="networkidle")
+        visit.page.wait_for_load_state("load")  # a long page may ask for nothing while it is still being read
         return visit
 
     def open_page(page: str, scheme: str = "light", width: int = 1280, javascript: bool = True) -> Visit:

@@ -59,6 +59,15 @@ def test_a_failing_page_is_told_and_leaves_no_outputs(written, tmp_path: Path) -
     assert '"bad"' not in noted
 
 
+def test_outputs_without_a_note_of_what_they_took_are_made_again(written, tmp_path: Path) -> None:
+    code = "from pathlib import Path\nPath('runs').open('a').write('x')"
+    written(page=code)
+    execution.TAKEN.unlink()  # a build was stopped before it wrote this
+    _, noted = written(page=code)
+    assert (tmp_path / "runs").read_text() == "xx"
+    assert '"page"' in noted
+
+
 def test_what_started_processes_use_is_seen() -> None:
     with execution.Watch() as idle:
         time.sleep(2 * execution.SECONDS_BETWEEN)

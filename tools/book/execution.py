@@ -25,6 +25,7 @@ from tools.contents import ROOT, load_yaml, source_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jupyter_cache.base import JupyterCacheAbstract
     from nbformat import NotebookNode
 
 BUILD = ROOT / "_build"
@@ -99,6 +100,15 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_kept(cache: JupyterCacheAbstract, notebook: NotebookNode) -> bool:
+    """Whether the cache has the outputs of these cells."""
+    try:
+        cache.match_cache_notebook(notebook)
+    except KeyError:
+        return False
+    return True
+
+
 def execute_pages(pages: Sequence[str]) -> dict[str, str]:
     """Execute the pages whose outputs the cache lacks; note what each took.
 
@@ -116,9 +126,7 @@ def execute_pages(pages: Sequence[str]) -> dict[str, str]:
         for page in pages:
             record = cache.add_nb_to_project(str(source_of(page)), read_data=READER)
             notebook = cache.get_project_notebook(record.pk).nb
-            try:
-                cache.match_cache_notebook(notebook)
-            except KeyError:
+            if page not in taken or not is_kept(cache, notebook):
                 waiting[page] = pool.submit(execute, notebook, str(source_of(page).parent), timeout)
         for page, future in waiting.items():
             result, page_taken = future.result()
@@ -131,6 +139,7 @@ def execute_pages(pages: Sequence[str]) -> dict[str, str]:
             written.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(result.nb, written)
             taken[page] = asdict(page_taken)
+            TAKEN.write_text(json.dumps(taken, indent=1))  # a build that is stopped goes on from here
             print(f"  executed {page} in {result.time:.0f} s", flush=True)
     TAKEN.write_text(json.dumps({page: taken[page] for page in pages if page in taken}, indent=1))
     return failed

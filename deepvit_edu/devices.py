@@ -1,10 +1,16 @@
 """Devices and number formats: what a model computes on, and in."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def available_processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_precision(precision: str) -> None:

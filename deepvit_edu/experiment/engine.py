@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .. import data
 from ..data import ImageSet
 from ..data.image_set import balanced_choice
-from ..devices import pick_device
+from ..devices import available_processors, pick_device
 from ..files import atomic_path, only_process_in
 from ..labels import load_label_maps
 from ..nn.model import VisionTransformer
@@ -399,7 +399,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 def _default_workers(device: torch.device) -> int:
     if device.type != "cpu":
         return 4
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_processors()
 
 
 def _next_job(plan: Plan, folder: Path, waiting: Iterable[Job]) -> Job | None:

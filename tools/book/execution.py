@@ -7,7 +7,6 @@ The folder lives as long as the build it belongs to, so a change of the package 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 
+from deepvit_edu.devices import available_processors
 from tools.contents import ROOT, load_yaml, source_of
 
 if TYPE_CHECKING:
@@ -95,11 +95,6 @@ def execute(notebook: NotebookNode, folder: str, timeout: int) -> tuple[Executio
     return result, Taken(result.time, watch.processor_seconds, watch.memory, time.time())
 
 
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def is_kept(cache: JupyterCacheAbstract, notebook: NotebookNode) -> bool:
     """Whether the cache has the outputs of these cells."""
     try:
@@ -122,7 +117,7 @@ def execute_pages(pages: Sequence[str]) -> dict[str, str]:
     taken = json.loads(TAKEN.read_text()) if TAKEN.is_file() else {}
     timeout = load_yaml(ROOT / "_config.yml")["execute"]["timeout"]
     failed, waiting = {}, {}
-    with ProcessPoolExecutor(min(processors(), MOST_AT_ONCE)) as pool:
+    with ProcessPoolExecutor(min(available_processors(), MOST_AT_ONCE)) as pool:
         for page in pages:
             record = cache.add_nb_to_project(str(source_of(page)), read_data=READER)
             notebook = cache.get_project_notebook(record.pk).nb

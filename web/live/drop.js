@@ -4,7 +4,7 @@
   const { make, range, number, choice, slider, button, row, controls, listener, script, networks, linked } =
     deepvitLive;
   const { KINDS, COLUMNS, CELL, noteOn, percent, largest, titled, named, mapCanvas, cornerOf } = deepvitLive.pictures;
-  const { drawNumber, drawBars, makePicture, makeChooser, newest, waitingFor } = deepvitLive.pictures;
+  const { drawNumber, drawBars, makePicture, makeChooser, newest, prepare } = deepvitLive.pictures;
   const NETWORKS = [["plain", "plain"], ["layerscale", "LayerScale"], ["re", "Re-attention"], ["refiner", "Refiner"]];
   const RULES = [
     ["most", "those that the class token looks at most"],
@@ -128,13 +128,7 @@
     const signature = () => JSON.stringify({ ...state, picture: state.picture.key });
 
     async function work() {
-      waiting.textContent = waitingFor(names(), state.kind);
-      await script("live/samples.js");
-      if (state.unchosen) {
-        Object.assign(state, { picture: samples[state.kind], unchosen: false });
-        picture.show(state.picture);
-      }
-      chooser.put(state.picture);
+      await prepare(state, { names: names(), waiting, picture, chooser });
       const before = signature();
       [shape] = await Promise.all(names().map(networks.load));
       const answer = await networks.ask(wanted());

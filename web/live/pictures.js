@@ -153,8 +153,19 @@ deepvitLive.pictures = (() => {
     return missing ? `loading ${what}, ${number(missing * MEGABYTES[kind], 1)} MB …` : "computing …";
   };
 
+  // Before networks compute: says so, and shows the sample of their kind where the reader has chosen no picture.
+  const prepare = async (state, { names, waiting, picture, chooser }) => {
+    waiting.textContent = waitingFor(names, state.kind);
+    await script("live/samples.js");
+    if (state.unchosen) {
+      Object.assign(state, { picture: networks.samples[state.kind], unchosen: false });
+      picture.show(state.picture);
+    }
+    chooser.put(state.picture);
+  };
+
   return {
     KINDS, COLUMNS, CELL, noteOn, percent, largest, titled, named, outline, mapCanvas, cornerOf, drawNumber, onCell,
-    drawBars, makePicture, makeChooser, newest, waitingFor,
+    drawBars, makePicture, makeChooser, newest, prepare,
   };
 })();

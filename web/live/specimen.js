@@ -5,7 +5,7 @@
   const { make, range, number, signed, choice, slider, button, row, controls, listener } = deepvitLive;
   const { squares, colour, script, networks, linked } = deepvitLive;
   const { KINDS, COLUMNS, CELL, noteOn, percent, largest, titled, named, outline, drawNumber } = deepvitLive.pictures;
-  const { mapCanvas, cornerOf, onCell, drawBars, makePicture, makeChooser, newest, waitingFor } = deepvitLive.pictures;
+  const { mapCanvas, cornerOf, onCell, drawBars, makePicture, makeChooser, newest, prepare } = deepvitLive.pictures;
   const REMEDIES = [["re", "Re-attention"], ["refiner", "Refiner"], ["layerscale", "LayerScale"]];
   const WAYS = [ // for the network, for the reader, in the records
     [null, "nothing: leave it"],
@@ -193,13 +193,7 @@
     const signature = (message) => JSON.stringify([message.names, message.picture.key, message.change]);
 
     async function computeOnce() {
-      waiting.textContent = waitingFor(names(), state.kind);
-      await script("live/samples.js");
-      if (state.unchosen) {
-        Object.assign(state, { picture: samples[state.kind], unchosen: false });
-        picture.show(state.picture);
-      }
-      chooser.put(state.picture);
+      await prepare(state, { names: names(), waiting, picture, chooser });
       const [loaded] = await Promise.all(names().map(networks.load));
       const message = wanted(), answer = await networks.ask(message);
       if (signature(message) !== signature(wanted())) return; // the reader has gone on, and it is computed again

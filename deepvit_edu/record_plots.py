@@ -10,6 +10,7 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import spearmanr
 
 from .experiment.ledger import Entry
 from .experiment.plan import Plan, arm_config, arm_data
@@ -252,16 +253,9 @@ def _legend_below(ax: Axes, columns: int) -> None:
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
     """Spearman's rank correlation of the two numbers of each pair; NaN where one of them never changes."""
-    ranks = [_ranks(np.array(column)) for column in zip(*pairs, strict=True)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
+    if any(np.ptp(column) == 0 for column in np.transpose(pairs)):
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share the mean of theirs."""
-    below, equal = (values[:, None] > values).sum(axis=1), (values[:, None] == values).sum(axis=1)
-    return below + (equal - 1) / 2
+    return float(spearmanr(pairs).statistic)
 
 
 def _rank_text(pairs: list[tuple[float, float]]) -> str:

@@ -1,6 +1,7 @@
 """The numbers behind a figure as HTML tables, for readers who cannot see it or want to read one off."""
 
 import html
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,8 +13,8 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
-MOST_ROWS = 30
-"""A longer curve is thinned to this many points, including its first and last."""
+MOST_ROWS = 60
+"""A longer curve is thinned to this many points, including its first and last; its table says so."""
 MOST_ENTRIES = 30
 """A picture with more pixels a side than this is a picture, no table."""
 
@@ -45,15 +46,22 @@ def folded_tables(fig: Figure) -> str:
 
 
 def _name(fig: Figure, ax: Axes, number: int) -> str:
-    """What a panel is called; in a grid, what stands above its column and before its row comes first."""
+    """What a panel is called; in a grid, by its own title or its column's, and by what stands before its row."""
     parts = [ax.get_title() or ax.get_ylabel()]
     if (place := ax.get_subplotspec()) and place.get_gridspec().nrows > 1:
         grid = [other for other in fig.axes if other.get_subplotspec()]
         above = next((other for other in grid if other.get_subplotspec().colspan == place.colspan), ax)
-        before = next((other for other in grid if other.get_subplotspec().rowspan == place.rowspan), ax)
-        parts = [above.get_title(), before.get_ylabel(), *parts]
+        parts = [ax.get_title() or above.get_title(), _first_of_row(ax).get_ylabel(), *parts]
     named = ", ".join(dict.fromkeys(part.replace("\n", " ") for part in parts if part))
     return named or (f"Panel {number}" if len(fig.axes) > 1 else "Values")
+
+
+def _first_of_row(ax: Axes) -> Axes:
+    """The panel at the beginning of a panel's row, itself where it stands alone."""
+    if not (place := ax.get_subplotspec()):
+        return ax
+    grid = [other for other in ax.figure.axes if other.get_subplotspec()]
+    return next((other for other in grid if other.get_subplotspec().rowspan == place.rowspan), ax)
 
 
 def _tables(ax: Axes, name: str) -> Iterator[str]:
@@ -106,7 +114,8 @@ def _tables_of_lines(ax: Axes, name: str) -> Iterator[str]:
         rows = [
             (_named(at, across), *(_shown(points.get(at, np.nan)) for _, points in members)) for at in x[kept].tolist()
         ]
-        yield html_table(name, head, rows)
+        thinned = f" ({len(kept)} of {len(x)} points)" if len(kept) < len(x) else ""
+        yield html_table(name + thinned, head, rows)
 
 
 def _tables_of_bars(ax: Axes, name: str) -> Iterator[str]:
@@ -141,7 +150,7 @@ def _table_of_intervals(ax: Axes, intervals: list[ErrorbarContainer], name: str)
 def _table_of_points(ax: Axes, points: PathCollection, name: str) -> str:
     label = _label(points.get_label(), ax)
     rows = [tuple(map(_shown, point)) for point in np.ma.filled(points.get_offsets(), np.nan)]
-    return html_table(f"{name}: {label}", (ax.get_xlabel() or "x", ax.get_ylabel() or "y"), rows)
+    return html_table(f"{name}: {label}", (ax.get_xlabel() or "x", _ylabel(ax) or "y"), rows)
 
 
 def _words(axis: Axis) -> dict[float, str]:
@@ -159,9 +168,19 @@ def _named(at: float, words: dict[float, str]) -> str:
 
 
 def _label(label: object, ax: Axes) -> str:
-    """A legend's words; matplotlib's own labels begin with an underscore."""
+    """A legend's words. A label that begins with an underscore is in no legend, but names its line here.
+
+    Labels of matplotlib's own say nothing: there the panel's, or its row's, vertical axis is the name.
+    """
     text = str(label)
-    return (ax.get_ylabel() or "value") if text.startswith("_") or not text else text
+    if not text or re.fullmatch(r"_[a-z]+\d*_?", text):
+        return _ylabel(ax) or "value"
+    return text.removeprefix("_")
+
+
+def _ylabel(ax: Axes) -> str:
+    """What a panel's vertical axis shows; it may be written at the first panel of the row alone."""
+    return ax.get_ylabel() or _first_of_row(ax).get_ylabel()
 
 
 def _shown(value: float) -> str:

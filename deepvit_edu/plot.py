@@ -132,20 +132,29 @@ def _stack_panels(fig: Figure) -> bool:
     rows, columns = panels[0].get_subplotspec().get_gridspec().get_geometry() if panels else (1, 1)
     if pictures and rows > 1:  # rows of pictures belong together column by column
         return False
-    across = (2 if len(panels) <= 4 else 3) if pictures else 1
-    if columns <= across:
+    across = _pictures_across(panels) if pictures else 1
+    if columns <= min(across, 2):
         return False
     down = -(-len(panels) // across)
     panel_height = NARROW_WIDTH / across if pictures else min(fig.get_figheight() / rows, 2.8)
-    grid = GridSpec(down, across, figure=fig)
+    grid = GridSpec(down, 2 * across, figure=fig)
+    missing = down * across - len(panels)
     for place, ax in enumerate(panels):
-        ax.set_subplotspec(grid[place // across, place % across])
+        row, column = divmod(place, across)
+        start = 2 * column + (missing if row == down - 1 else 0)  # half a panel for each that is missing: in the middle
+        ax.set_subplotspec(grid[row, start : start + 2])
         if pictures:
             _narrow_title(ax, NARROW_WIDTH / across)
         else:  # a panel by itself says what it counts
             ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
     fig.set_size_inches(NARROW_WIDTH, panel_height * down)
     return True
+
+
+def _pictures_across(panels: Sequence[Axes]) -> int:
+    """How many pictures stand side by side on a phone: three fill a row unless they have axes of their own."""
+    bare = not any(ax.axison for ax in panels)
+    return 3 if len(panels) > 4 or (len(panels) == 3 and bare) else 2
 
 
 def _narrow_title(ax: Axes, width: float) -> None:

@@ -56,8 +56,10 @@ def test_a_shorter_line_has_gaps(drawn) -> None:
 def test_long_curves_are_thinned_and_keep_their_ends(drawn) -> None:
     fig, ax = drawn
     ax.plot(np.arange(1000), np.arange(1000) / 7)
-    rows = cells(folded_tables(fig))[1:]
+    page = folded_tables(fig)
+    rows = cells(page)[1:]
     assert len(rows) == MOST_ROWS
+    assert f"({MOST_ROWS} of 1000 points)" in page
     assert rows[0][0] == "0"
     assert rows[-1] == ["999", "143"]
 
@@ -147,3 +149,25 @@ def test_effects_are_listed_by_name_with_their_intervals(drawn) -> None:
     assert cells(folded_tables(fig)) == [
         ["", "points", "from", "to"], ["mixing", "1", "0.5", "1.25"], ["norm", "-2", "-3", "1"]
     ]  # fmt: skip
+
+
+def test_panels_of_a_grid_are_called_by_their_own_titles() -> None:
+    fig, axes = plt.subplots(2, 2)
+    for name, ax in zip("abcd", axes.flat, strict=True):
+        ax.plot([0, 1], [2, 3])
+        ax.set_title(name)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("loss")
+    page = folded_tables(fig)
+    plt.close(fig)
+    assert re.findall(r"<caption>(.*?)</caption>", page) == ["a, loss", "b, loss", "c, loss", "d, loss"]
+    assert [row[1] for row in cells(page)[::3]] == ["loss"] * 4  # written at the first panel of a row alone
+
+
+def test_a_line_that_the_legend_leaves_out_may_have_a_name(drawn) -> None:
+    fig, ax = drawn
+    for seed in range(2):
+        ax.plot([0, 1], [seed, 3], label=f"_with skips, seed {seed}")
+    ax.plot([0, 1], [5, 6])
+    ax.set_ylabel("rest")
+    assert cells(folded_tables(fig))[0][1:] == ["with skips, seed 0", "with skips, seed 1", "rest"]

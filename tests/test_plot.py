@@ -82,6 +82,18 @@ def test_a_row_of_pictures_stands_in_twos_on_a_phone():
     assert 0.7 < narrow[0] / narrow[1] < 1.4
 
 
+@pytest.mark.parametrize(("heads", "rows"), [(2, [3]), (4, [3, 2]), (6, [3, 3, 1])])
+def test_a_row_of_pictures_that_is_not_full_stands_in_the_middle_on_a_phone(heads, rows):
+    fig = plot.plot_attention(torch.rand(3, 8, 8), torch.rand(heads, 4), 2)
+    assert len(svgs(plot.figure_html(fig, "an image and its maps"))) == 2
+    places = [ax.get_position() for ax in fig.axes]  # in the form for phones, which is drawn last
+    for count in rows:
+        row, places = places[:count], places[count:]
+        assert len({round(place.y0, 2) for place in row}) == 1
+        assert (row[0].x0 + row[-1].x1) / 2 == pytest.approx(0.5, abs=0.02)
+    assert not places
+
+
 def test_titles_and_the_scale_of_a_row_of_maps_fit_a_phone():
     titles = ("as in the paper", "rows centred", "before training, as in the paper")
     page = plot.figure_html(plot.plot_similarity(dict.fromkeys(titles, torch.eye(3))), "three maps")

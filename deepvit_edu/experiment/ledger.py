@@ -336,7 +336,7 @@ def _list_of(entries: list[Entry]) -> str:
     for entry in entries:
         verdict = entry.verdict.capitalize()
         if entry.verdict in UNDECIDED and entry.needed:
-            verdict = f"Not decided yet: {entry.runs} runs recorded"
+            verdict += f": {entry.runs} runs recorded"
         verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
         found = f" {entry.effects} ({_plan_and_section(entry)})" if entry.result else ""
         lines.append(f"- {entry.claim.claim} {verdict}{found}{_corrected_away(entry)}")
@@ -363,7 +363,7 @@ def added_later(entries: list[Entry]) -> str:
 def answer(entry: Entry) -> str:
     """The answer to an entry's question in words, as far as the records go."""
     if entry.verdict in UNDECIDED:
-        return f"Not decided yet: {entry.runs} runs recorded"
+        return f"{entry.verdict.capitalize()}: {entry.runs} runs recorded"
     if entry.verdict == "inconclusive":
         return "The runs cannot say"
     if entry.verdict == "not at this scale":

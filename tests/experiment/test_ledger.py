@@ -138,7 +138,7 @@ def test_diagnostics_are_compared_over_the_deep_half(tmp_path, template):
 def test_nothing_run_is_not_tested_and_the_command_stands_there(tmp_path, template):
     entry = judge(tmp_path, lambda arm, seed: None, template)
     assert (entry.verdict, entry.runs, entry.p_value) == ("not tested", "0 of 6", None)
-    assert findings([entry]) == "- It helps. **Not decided yet: 0 of 6 runs recorded.**"
+    assert findings([entry]) == "- It helps. **Not tested: 0 of 6 runs recorded.**"
     assert ledger([Claim("a", "b", "paper")], tmp_path, tmp_path)[0].verdict == "not tested"
 
 

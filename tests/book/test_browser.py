@@ -1,7 +1,7 @@
 """The built pages in a browser, opened from their files with the network blocked: what a reader sees offline."""
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,24 +54,82 @@ def test_page_fits_a_phone(visit: Callable, page: str) -> None:
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_is_accessible(visit: Callable, page: str, scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
+MARK_SEEN = """() => {
+    const looks = new Map(), seen = new Set();
+    const look = element => {  // what its text looks like: the colours behind it, and its own
+        if (!element) return '';
+        if (!looks.has(element)) {
+            const {backgroundColor, backgroundImage, opacity} = getComputedStyle(element);
+            const own = [backgroundColor, backgroundImage, opacity].join();
+            looks.set(element, look(element.parentElement) + (own === 'rgba(0, 0, 0, 0),none,1' ? '' : '/' + own));
+        }
+        return looks.get(element);
+    };
+    for (const element of document.body.querySelectorAll('*')) {
+        const style = getComputedStyle(element);
+        if (element.closest('svg') || !element.checkVisibility({visibilityProperty: true})) continue;
+        if (![...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())) continue;
+        const key = [look(element), style.color, style.fontSize, style.fontWeight, style.textShadow].join();
+        if (seen.has(key)) element.dataset.seen = '';
+        seen.add(key);
+    }
+}"""
+"""Marks text that looks as an earlier one does: judging the contrast of each of 20,000 words takes most of a minute."""
 
-    if scheme == "dark" and page.startswith("book/reference/") and page != "book/reference/models":
-        pytest.skip("pages of the reference look alike: in the dark one of them is judged")
-    opened = visit(page, scheme).page
-    if scheme == "light" or page == "book/04_re_attention":  # what is folded takes long to judge
-        opened.evaluate("document.querySelectorAll('article details').forEach(folded => folded.open = true)")
-        opened.wait_for_function("document.getAnimations().every(it => it.playState != 'running')")  # it fades in
-    violations = Axe().run(opened).response["violations"]
-    found = [
+
+RULES_OF_COLOUR = ["color-contrast", "link-in-text-block"]
+
+
+def violations_of(opened, rules: Sequence[str] = ()) -> list[str]:
+    """What axe finds serious or critical on an opened page, by all of its rules unless some are named.
+
+    Contrast is judged once for each look of text.
+    """
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    opened.evaluate(MARK_SEEN)
+    opened.evaluate(AXE_SCRIPT)
+    opened.evaluate("axe.configure({rules: [{id: 'color-contrast', selector: '*:not([data-seen])'}]})")
+    options = {"runOnly": list(rules)} if rules else {}
+    violations = opened.evaluate("async options => (await axe.run(options)).violations", options)
+    return [
         f"{violation['id']} ({violation['impact']}): {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
         for violation in violations
         if violation["impact"] in SERIOUS
         for node in violation["nodes"]
     ]
-    assert found == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible(visit: Callable, page: str, scheme: str) -> None:
+    if scheme == "dark" and page.startswith("book/reference/") and page != "book/reference/models":
+        pytest.skip("pages of the reference look alike: in the dark one of them is judged")
+    opened = visit(page, scheme).page
+    opened.evaluate("document.querySelectorAll('article details').forEach(folded => folded.open = true)")
+    opened.wait_for_function("document.getAnimations().every(it => it.playState != 'running')")  # it fades in
+    # In the dark nothing but the colours is another.
+    assert violations_of(opened, RULES_OF_COLOUR if scheme == "dark" else ()) == []
+
+
+PALE = '<p style="color: #bbb">pale</p>'
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("<p>dark</p>" + PALE + PALE, 1),
+        ("<p>dark</p>" + PALE + PALE.replace("bbb", "ccc"), 2),
+        (PALE.replace("bbb", "777") + '<div style="background: #999">' + PALE.replace("bbb", "777") + "</div>", 2),
+        (PALE.replace("bbb", "000") + '<div style="opacity: 0.3">' + PALE.replace("bbb", "000") + "</div>", 1),
+        ('<p style="color: #767676">grey</p><p style="color: #767676; background: #eee">grey</p>', 1),
+        ('<p>dark</p><img src="data:image/png;base64,">', 1),
+    ],
+)
+def test_contrast_is_judged_for_each_look_of_text(browser, body: str, found: int) -> None:
+    opened = browser.new_page()
+    opened.set_content(f"<html lang=en><title>t</title><main><h1>title</h1>{body}</main>")
+    assert len(violations_of(opened)) == found
+    opened.close()
 
 
 def test_quiz_is_answered_by_keyboard(visit: Callable) -> None:

@@ -149,7 +149,7 @@ def answer(name, pixels):
     with torch.no_grad():
         shares = model(images)[0].softmax(dim=-1)
     share = 100 * shares.max().item()
-    return f"{classes[shares.argmax()]}, {share:.{0 if share >= 9.95 else 1}f} %"
+    return f"{classes[shares.argmax()]}, {share:.{0 if share >= 9.95 else 1}f}\u00a0%"
 
 
 def hopper():
@@ -395,7 +395,7 @@ def named_with_fewer(name, pixels, how, before, keep):
     with torch.no_grad():
         shares = [each(images)[0].softmax(dim=-1) for each in (model, fewer)]
     tops = [each.argmax().item() for each in shares]
-    percents = [f"{100 * each.max():.{0 if each.max() >= 0.0995 else 1}f} %" for each in shares]
+    percents = [f"{100 * each.max():.{0 if each.max() >= 0.0995 else 1}f}\u00a0%" for each in shares]
     changed = "" if tops[0] == tops[1] else f"{classes[tops[1]]}, "
     return f"It says: {classes[tops[0]]}, {percents[0]} → {changed}{percents[1]}."
 

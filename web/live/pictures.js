@@ -13,7 +13,7 @@ deepvitLive.pictures = (() => {
       + `${classes.join(", ")}.`,
   ];
 
-  const percent = (share) => `${number(100 * share, share < 0.0995 ? 1 : 0)} %`;
+  const percent = (share) => `${number(100 * share, share < 0.0995 ? 1 : 0)}\u00a0%`;
   const largest = (values) => values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
   const titled = (pairs) => pairs.map(([, title]) => title);
   const named = (element, name) => element.setAttribute("aria-label", name);

@@ -16,8 +16,10 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from torch import Tensor
 
 from .figure_data import folded_tables
@@ -40,6 +42,7 @@ STYLE = {
 
 SCREEN_DPI = 96
 NARROW_WIDTH = 3.7  # inches: a phone's column, so that text keeps its size there
+SMALLEST_TEXT = 7.0  # points: 9 pixels of a screen; what would be smaller on a phone is drawn anew for it
 # Black is the colour of the page's text; the others are variables of the page's style, with these values without it.
 THEME_COLOURS = {"#000000": "currentColor"} | {
     colour.lower(): f"var(--figure-{number}, {colour.lower()})" for number, colour in enumerate(COLOURS[:-1], 1)
@@ -70,10 +73,10 @@ def show(fig: Figure, alt: str, caption: str = "", name: str = "") -> None:
 
 
 def figure_html(fig: Figure, alt: str, caption: str = "", name: str = "", with_numbers: bool = False) -> str:
-    """A figure as HTML: an SVG, a second one for phones where panels can stand one below the other; closes it."""
+    """A figure as HTML: an SVG, a second one for phones where the first would not be legible there; closes it."""
     tables = folded_tables(fig) if with_numbers else ""
     pictures = [_svg(fig, alt, "figure-wide")]
-    if _stack_panels(fig):
+    if _stack_panels(fig) or _fit_phone(fig):
         pictures.append(_svg(fig, alt, "figure-narrow"))
     plt.close(fig)
     stacked = " figure-stacked" if len(pictures) > 1 else ""
@@ -148,6 +151,8 @@ def _stack_panels(fig: Figure) -> bool:
         else:  # a panel by itself says what it counts
             ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
     fig.set_size_inches(NARROW_WIDTH, panel_height * down)
+    if pictures:
+        _small_text(fig)
     return True
 
 
@@ -155,6 +160,43 @@ def _pictures_across(panels: Sequence[Axes]) -> int:
     """How many pictures stand side by side on a phone: three fill a row unless they have axes of their own."""
     bare = not any(ax.axison for ax in panels)
     return 3 if len(panels) > 4 or (len(panels) == 3 and bare) else 2
+
+
+def _fit_phone(fig: Figure) -> bool:
+    """Arranges a figure that stays as it is for a phone's column, where its text would be too small; whether it was."""
+    sizes = [text.get_fontsize() for text in fig.findobj(Text) if text.get_text().strip()]
+    scale = NARROW_WIDTH / fig.get_figwidth()
+    if scale >= 1 or min(sizes, default=SMALLEST_TEXT) * scale >= SMALLEST_TEXT:
+        return False
+    pictures = [ax for ax in fig.axes if ax.images and ax.get_label() != "<colorbar>"]
+    more_lines = 0
+    _small_text(fig)
+    if pictures:
+        columns = pictures[0].get_subplotspec().get_gridspec().ncols if pictures[0].get_subplotspec() else 1
+        for ax in pictures:
+            before = ax.get_title().count("\n")
+            if columns > 3:
+                ax.title.set_fontsize(SMALLEST_TEXT)
+            _narrow_title(ax, NARROW_WIDTH / columns)
+            more_lines += (ax.get_title().count("\n") - before) / columns
+    for ax in fig.axes:
+        if isinstance(ax.yaxis.get_major_locator(), FixedLocator):  # names, which take the panel's place
+            names = [label.get_text() for label in ax.get_yticklabels()]
+            ax.set_yticks(ax.get_yticks(), [textwrap.fill(name, 18) for name in names])
+    height = fig.get_figheight() * (scale if pictures else 1)
+    fig.set_size_inches(NARROW_WIDTH, height + more_lines * SMALLEST_TEXT * 1.3 / 72)
+    return True
+
+
+def _small_text(fig: Figure) -> None:
+    """Gives the text of a figure sizes that suit a phone's column."""
+    for ax in fig.axes:
+        ax.tick_params(labelsize=8)
+    for text in fig.findobj(Text):
+        text.set_fontsize(min(9, max(SMALLEST_TEXT, text.get_fontsize())))
+    for legend in fig.findobj(Legend):
+        for text in legend.get_texts():
+            text.set_fontsize(8)
 
 
 def _narrow_title(ax: Axes, width: float) -> None:

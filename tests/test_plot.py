@@ -106,13 +106,40 @@ def test_titles_and_the_scale_of_a_row_of_maps_fit_a_phone():
     assert 0.6 < width / height < 1.4
 
 
-@pytest.mark.parametrize("kind", ["one panel", "two pictures", "rows of pictures", "maps with a scale"])
+def lines_with_a_legend():
+    fig, ax = plot.figure(width=6, height=3)
+    ax.plot([0, 48], [80, 30], label="most attended left out first")
+    ax.set(xlabel="patches left out", ylabel="accuracy (%)")
+    ax.legend(fontsize=8)
+    return fig
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lines_with_a_legend,
+        lambda: plot.plot_images(torch.rand(8, 3, 8, 8), ["speckled triangle"] * 8, columns=4),
+        lambda: plot.plot_effects({"Re-attention with mean pooling": (1, 0, 2), "norm": (0, -1, 1)}, 0.5, "points"),
+        lambda: plot.plot_similarity({"a": torch.eye(3), "b": torch.eye(3)}),
+    ],
+    ids=["lines", "rows of pictures", "effects", "maps with a scale"],
+)
+def test_what_would_be_too_small_on_a_phone_is_drawn_anew_for_it(draw):
+    wide, narrow = svgs(plot.figure_html(draw(), "a figure"))
+    for picture, small in ((wide, True), (narrow, False)):
+        width = float(picture.get("viewBox").split()[2])  # in points, as the sizes of text
+        scale = min(1, 0.97 * 72 * plot.NARROW_WIDTH / width)  # a phone's column
+        sizes = [float(size) for size in re.findall(r"font:[^;]*?([\d.]+)px", ElementTree.tostring(picture, "unicode"))]
+        assert sizes
+        assert (min(sizes) * scale < 0.93 * plot.SMALLEST_TEXT) == small
+
+
+@pytest.mark.parametrize("kind", ["one panel", "two pictures", "rows of pictures"])
 def test_what_belongs_together_has_one_form(kind):
     draw = {
-        "one panel": lambda: plot.figure()[0],
+        "one panel": lambda: plot.figure(width=3.6)[0],
         "two pictures": lambda: plot.plot_images(torch.rand(2, 3, 8, 8)),
         "rows of pictures": lambda: plot.plot_images(torch.rand(4, 3, 8, 8), columns=2),
-        "maps with a scale": lambda: plot.plot_similarity({"a": torch.eye(3), "b": torch.eye(3)}),
     }
     page = plot.figure_html(draw[kind](), "as it is")
     assert len(svgs(page)) == 1

@@ -129,7 +129,10 @@ def test_what_would_be_too_small_on_a_phone_is_drawn_anew_for_it(draw):
     for picture, small in ((wide, True), (narrow, False)):
         width = float(picture.get("viewBox").split()[2])  # in points, as the sizes of text
         scale = min(1, 0.97 * 72 * plot.NARROW_WIDTH / width)  # a phone's column
-        sizes = [float(size) for size in re.findall(r"font:[^;]*?([\d.]+)px", ElementTree.tostring(picture, "unicode"))]
+        sizes = [
+            float(size)
+            for size in re.findall(r"font(?:-size)?:[^;]*?([\d.]+)px", ElementTree.tostring(picture, "unicode"))
+        ]
         assert sizes
         assert (min(sizes) * scale < 0.93 * plot.SMALLEST_TEXT) == small
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import save_for_hf
+from timm.models._hub import save_for_hf
 from timm.optim import create_optimizer_v2
 
 from deepvit_edu import timm_names, zoo

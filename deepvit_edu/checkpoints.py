@@ -15,10 +15,12 @@ from .nn.model import VisionTransformer, ViTConfig
 from .options import check_number
 from .reading import UnreadableError, reading
 from .tensors import check_finite, is_safetensors, read_pytorch, read_tensors, write_tensors
-from .zoo import model_config
+from .zoo import CONFIGS, default_cfgs, model_config
 
 WRAPPINGS = ("state_dict_ema", "model_ema", "ema", "state_dict", "net", "model")
 """Under what name trainers put the weights, the best first."""
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+"""Ways of resizing that a model's file may name."""
 PREFIXES = ("module.", "_orig_mod.")
 """What wrappers of a model (DistributedDataParallel, torch.compile) put before every name."""
 
@@ -29,7 +31,8 @@ def save_model(model: VisionTransformer, path: str | Path, **about: object) -> P
     Args:
         model: the model.
         path: the file to write.
-        about: anything JSON can hold that belongs with the weights (name, data set, classes, mean, std).
+        about: anything JSON can hold that belongs with the weights: name, dataset, classes, and how its images are
+            prepared (mean, std, interpolation, crop_pct).
     """
     texts = {"config": json.dumps(asdict(model.config)), "about": json.dumps(about)}
     return write_tensors(path, model.state_dict(), {**texts, "version": version("deepvit-edu")})
@@ -59,7 +62,16 @@ def load_model(path: str | Path) -> tuple[VisionTransformer, dict]:
     check_finite(weights, path)
     model = VisionTransformer(config)
     model.load_state_dict(weights)
+    model.pretrained_cfg = model.default_cfg = _inputs(about, config)
     return model.eval(), about
+
+
+def _inputs(about: dict, config: ViTConfig) -> dict:
+    """What timm's transforms ask a model for: as its file says, or else as the model of its name has it."""
+    named = default_cfgs[about["name"]].default.to_dict() if about.get("name") in CONFIGS else {}
+    said = {name: about[name] for name in ("mean", "std", "interpolation", "crop_pct") if about.get(name) is not None}
+    said |= {name: tuple(said[name]) for name in ("mean", "std") if name in said}
+    return {**named, "input_size": (config.in_chans, config.img_size, config.img_size), **said}
 
 
 def _config_of(options: dict) -> ViTConfig:
@@ -83,6 +95,9 @@ def _check_about(about: object, config: ViTConfig) -> None:
             raise ValueError(f"its {name} is {numbers!r}, not a number for each of {config.in_chans} channels")
         for number in numbers:
             check_number(f"its {name}", number, above=above)
+    check_number("its crop_pct", about.get("crop_pct", 1.0), above=0, at_most=2)
+    if (way := about.get("interpolation", "bicubic")) not in INTERPOLATIONS:
+        raise ValueError(f"its interpolation is {way!r}, none of {', '.join(INTERPOLATIONS)}")
     classes = about.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
         raise ValueError(f"its classes are {classes!r}, not a list of names")
@@ -301,6 +316,18 @@ def load_pretrained(model: VisionTransformer, path: str | Path) -> list[str]:
     return sorted(name for name in new if name in expected)
 
 
+def normalisation_of(model: VisionTransformer, path: str | Path) -> dict[str, tuple[float, ...]]:
+    """How the images were normalised on which a file's weights were trained: `mean` and `std`, for an `ImageSet`.
+
+    A file of ours says it; for the authors' it is what their code has, as in the model's `default_cfg`.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `load_model`, for a file of ours.
+    """
+    about = load_model(path)[1] if is_safetensors(path) else {}
+    return {name: tuple(about.get(name) or model.default_cfg[name]) for name in ("mean", "std")}
+
+
 def _weights_of(model: VisionTransformer, path: str | Path) -> dict[str, Tensor]:
     """The weights in a file under our names, whoever wrote it."""
     weights = read_weights(path)
@@ -369,7 +396,7 @@ def _without_prefixes(name: str) -> str:
 
 def _is_weight(entry: tuple[object, object]) -> bool:
     name, value = entry
-    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _fit_positions(positions: Tensor, model: VisionTransformer) -> Tensor:

@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, 1 after an error (printed as one sentence), or 130 when interrupted."""
     is_program = arguments is None  # and not called by a program
     if is_program:
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="replace")  # a terminal that has no × still gets its numbers
+        _open_streams()
     options = build_parser().parse_args(arguments)
     if is_program and options.command in (train_command, run_command):
         restart_with_memory_kept(sys.argv[1:])
@@ -78,6 +77,17 @@ def _is_short_of_memory(error: BaseException) -> bool:
     said = str(error) if isinstance(error, RuntimeError) else ""
     known = ("can't allocate memory", "Storage size calculation overflowed")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in known)
+
+
+def _open_streams() -> None:
+    """Sees to streams that take every sign, and to ones that go nowhere where the caller has closed them (`>&-`)."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no × still gets its numbers
 
 
 def _silence_output(is_program: bool) -> None:
@@ -295,7 +305,7 @@ def run_command(options: argparse.Namespace) -> None:
 
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise ValueError(f"the shard '{text}' is not I/N with I from 1 to N, such as 2/4")
     return int(index), int(count)
 
@@ -314,7 +324,7 @@ def campaign_command(options: argparse.Namespace) -> None:
     """`deepvit-edu campaign`."""
     path, folder = Path(options.file), Path(options.folder)
     check_number("--workers", options.workers, whole=True, at_least=1)
-    check_number("--minutes", options.minutes, above=0)
+    check_number("--minutes", options.minutes, above=0, at_most=60 * 24 * 365)
     if options.what == "run":
         campaign.run_campaign(path, folder, options.workers)
     elif options.what == "status":

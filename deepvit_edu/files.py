@@ -71,7 +71,9 @@ def check_output(path: str | Path, endings: Sequence[str] = (), folder: bool = F
         raise FileExistsError(f"{path} is no ordinary file; name another")
     above = path
     while not above.is_dir():  # the nearest folder that is there
-        if above.exists():
+        if above.is_symlink() and not above.exists():
+            raise FileNotFoundError(f"{above} is a link that leads nowhere; name another place")
+        if above.exists() and above != path:  # a file at the very place is replaced
             raise NotADirectoryError(f"{above} is a file, so nothing can be written below it; name another place")
         if len(os.fsencode(above.name)) > 255 - BESIDE_A_NAME:
             raise ValueError(f"the name {above.name[:40]}… has {len(above.name)} characters; choose a shorter one")

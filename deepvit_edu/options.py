@@ -4,8 +4,14 @@ import math
 from dataclasses import MISSING, field, fields
 from typing import Any, get_origin
 
+from .words import one_line
+
 LARGEST_SEED = 2**64 - 1
 """PyTorch's random numbers take no larger one."""
+LARGEST_COUNT = 10**12
+"""Of epochs, images and whatever else is counted: products of two of them are still numbers of a machine."""
+LARGEST = 10**100
+"""No number that anybody means is larger, and the largest floats are."""
 
 
 def option(
@@ -35,7 +41,10 @@ def check_options(options: object) -> None:
     for each in fields(options):
         value = getattr(options, each.name)
         if each.type in (int, float):
-            check_number(each.name, value, whole=each.type is int, **each.metadata.get("limits", {}))
+            limits = each.metadata.get("limits", {})
+            if each.type is int and not limits.get("at_most", math.inf) < math.inf:
+                limits = {**limits, "at_most": LARGEST_COUNT}
+            check_number(each.name, value, whole=each.type is int, **limits)
         elif each.type is bool and not isinstance(value, bool):
             raise ValueError(f"{each.name} is {value!r}; it must be true or false")
         choices = each.metadata.get("choices")
@@ -59,6 +68,13 @@ def check_kinds(options: object) -> None:
             raise ValueError(f"{each.name} is {value!r}; it must be {words}")
 
 
+def is_number(value: object, whole: bool = False) -> bool:
+    """Whether something is a finite number; a whole one may be larger than any float, so that it is none."""
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return False
+    return abs(value) <= LARGEST if isinstance(value, int) else math.isfinite(value)
+
+
 def check_number(
     name: str,
     value: object,
@@ -70,9 +86,9 @@ def check_number(
     below: float = math.inf,
 ) -> None:
     """Raises ValueError, naming the option, for NaN, infinity, words, fractions of whole numbers, and out of range."""
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}; it must be a {'whole' if whole else 'finite'} number")
+    if not is_number(value, whole):
+        what = f"a {'whole' if whole else 'finite'} number" + (f" up to {LARGEST:g}" if isinstance(value, int) else "")
+        raise ValueError(f"{name} is {one_line(repr(value))}; it must be {what}")
     if not (at_least <= value <= at_most and above < value < below):
         raise ValueError(f"{name} is {value}; it must be {_range(at_least, above, at_most, below)}")
 

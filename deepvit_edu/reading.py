@@ -67,10 +67,19 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         OSError: when it cannot be opened.
-        UnreadableError: when it is no JSON, or holds NaN or infinity, which JSON has not.
+        UnreadableError: when it is no JSON, holds NaN or infinity, which JSON has not, or says something twice.
     """
     with reading(path):
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_doubles)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' is there twice")
+    return found
 
 
 def _no_number(word: str) -> NoReturn:

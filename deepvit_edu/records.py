@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import math
 import os
 import platform
 import subprocess
@@ -16,7 +15,8 @@ import torch
 
 from .environment import variable
 from .files import atomic_path
-from .reading import read_json
+from .options import is_number
+from .reading import read_json, reason
 from .words import align
 
 Record = dict
@@ -71,7 +71,7 @@ def validate_record(record: Record) -> Record:
             raise ValueError(f"the record has no field '{field}'; records are written by a run, not by hand")
         if not isinstance(record[field], kind) or isinstance(record[field], bool):
             raise ValueError(f"the record's '{field}' is a {type(record[field]).__name__}, not a {kind.__name__}")
-        if isinstance(record[field], float) and not math.isfinite(record[field]):
+        if isinstance(record[field], int | float) and not is_number(record[field]):
             raise ValueError(f"the record's '{field}' is {record[field]}, which is not a finite number")
     _check_curves(record["curves"])
     if not 0 <= record["test_accuracy"] <= 1:
@@ -90,12 +90,8 @@ def validate_record(record: Record) -> Record:
 
 def _check_curves(curves: dict) -> None:
     for name, curve in curves.items():
-        if not isinstance(curve, list) or not all(_is_finite(value) for value in curve):
+        if not isinstance(curve, list) or not all(map(is_number, curve)):
             raise ValueError(f"the record's curve '{name}' is not a list of finite numbers; records are not edited")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _evaluated_by_images(record: Record) -> bool:
@@ -130,8 +126,10 @@ def load_record(path: str | Path) -> Record:
     """
     try:
         return validate_record(read_json(path))
-    except ValueError as error:  # JSON errors are ValueErrors too
-        raise ValueError(f"{path} is not a record of a run: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a record can hold anything, and so can what it breaks
+        raise ValueError(f"{path} is not a record of a run: {reason(error)}") from error
 
 
 def list_records(folder: str | Path) -> list[tuple[Path, Record]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import data, records
 from .checkpoints import load_model, load_official, read_weights
 from .data import DataError, ImageSet
+from .data.folders import has_splits, tell_left_out
 from .data.pictures import pictures_in, read_image
 from .diagnostics import at_initialisation, attention_blocks, collapse_report, excess_report, permutation_bound
 from .diagnostics.recording import WhichMap
@@ -26,6 +27,8 @@ from .environment import expanded
 from .experiment.measure import MAP_IMAGES, NEW_SEEDS, NUM_IMAGES, measure_aliveness, rounded
 from .files import atomic_path, file_hash
 from .nn.model import VisionTransformer
+from .reading import reason
+from .tensors import check_finite
 from .words import align, nearest
 from .zoo import CONFIGS, create_model
 
@@ -156,14 +159,14 @@ def _from_timm(name: str, checkpoint: str | Path | None) -> Subject:
     def new_model(seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # the reader's random numbers go on as if nothing had been drawn
             torch.manual_seed(seed)
-            return timm.create_model(name, pretrained=False, **options).eval()
+            return _of_timm(name, **options)
 
     model = new_model(0)
     attention_blocks(model)  # before a download: an unknown kind of model is refused
     if checkpoint:
         try:
             load_checkpoint(model, str(checkpoint), weights_only=True)
-        except RuntimeError as error:
+        except Exception as error:  # its filters meet whatever the file holds
             raise ValueError(f"the weights in {checkpoint} do not fit {name}; name their own model") from error
     else:
         model = _download(name)
@@ -180,9 +183,19 @@ def _from_timm(name: str, checkpoint: str | Path | None) -> Subject:
 def _classes_of(name: str, checkpoint: str | Path) -> int:
     """The number of classes of a checkpoint's head, 0 where it has none."""
     state = read_weights(checkpoint)
+    check_finite(state, checkpoint)
     with torch.device("meta"):
-        head = timm.create_model(name).default_cfg["classifier"]
-    return len(state[f"{head}.weight"]) if f"{head}.weight" in state else 0
+        head = _of_timm(name).default_cfg["classifier"]
+    weight = state.get(f"{head if isinstance(head, str) else head[0]}.weight")
+    return len(weight) if weight is not None and weight.ndim else 0
+
+
+def _of_timm(name: str, **options: object) -> nn.Module:
+    """A model of timm's with new weights; ValueError where timm cannot make it."""
+    try:
+        return timm.create_model(name, pretrained=False, **options).eval()
+    except Exception as error:  # a name may stand for a folder or a page of the hub, and what is there can be anything
+        raise ValueError(f"timm cannot make the model '{name}': {reason(error)}") from error
 
 
 def _download(name: str) -> nn.Module:
@@ -222,7 +235,7 @@ def find_images(subject: Subject, source: str | None, count: int, root: str | No
         raise ValueError(f"--count is {count}; maps of different images are compared, so choose 2 or more")
     source, generator = source or subject.dataset or "shapes", torch.Generator().manual_seed(seed)
     folder = expanded(source)
-    if folder.is_dir() and not any((folder / split).is_dir() for split in data.SPLITS):
+    if folder.is_dir() and not has_splits(folder):
         images = _unlabelled_images(folder, subject.img_size, count, generator)
     else:
         images = data.load(source, "test", root=root, img_size=subject.img_size, limit=count, seed=seed)
@@ -234,7 +247,8 @@ def find_images(subject: Subject, source: str | None, count: int, root: str | No
 
 
 def _unlabelled_images(folder: Path, img_size: int, count: int, generator: torch.Generator) -> ImageSet:
-    paths, _ = pictures_in(folder)
+    paths, others = pictures_in(folder)
+    tell_left_out(folder, others)
     if not paths:
         raise DataError(f"{folder} holds no image; name a folder that does")
     chosen = [paths[index] for index in torch.randperm(len(paths), generator=generator)[:count]]

@@ -109,7 +109,8 @@ def is_safetensors(path: str | Path) -> bool:
 def check_finite(tensors: dict[str, Tensor], path: str | Path) -> None:
     """UnreadableError, naming it, where a tensor holds NaN or infinity."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        values = tensor.float() if tensor.element_size() == 1 else tensor  # PyTorch does not ask this of 8 bits
+        if tensor.is_floating_point() and not values.isfinite().all():
             raise UnreadableError(f"{path} has a {name} that is not all finite numbers; take another file")
 
 

@@ -16,7 +16,7 @@ DEEPEST = 50
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that reads 1e-6 as a number and 1:30 as text, and refuses a key that is given twice."""
+    """A safe loader that reads 1e-6 as a number and 1:30 as text, and refuses a key that is given twice, and 010."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Hashable] = set()
@@ -32,7 +32,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
-        """A whole number; YAML 1.1 would take 1:30 for ninety."""
+        """A whole number; YAML 1.1 would take 1:30 for ninety, and 010 for eight, as YAML 1.2 does not."""
+        if re.match(r"[-+]?0[0-7_]+$", node.value):
+            raise yaml.constructor.ConstructorError(
+                problem=f"{node.value} (line {node.start_mark.line + 1}) begins with 0; write it without"
+            )
         return node.value if ":" in node.value else super().construct_yaml_int(node)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float | str:

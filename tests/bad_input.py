@@ -17,6 +17,8 @@ from deepvit_edu.zoo import create_model
 
 CPU = ("--device", "cpu")
 LONG = "x" * 300
+HUGE = "9" * 400
+"""A whole number that is larger than any float."""
 PLAN = """
 title: t
 question: q
@@ -146,6 +148,15 @@ def make_files(folder: Path) -> None:
     _make_weights(folder / "weights")
     _make_images(folder)
     _make_records(folder / "records")
+    _make_runs(folder / "runs")
+
+
+def _make_runs(folder: Path) -> None:
+    """Checkpoints that are whole files, and nothing that can be continued."""
+    weights = create_model("cifar_vit_4x64", num_classes=3).state_dict()
+    for name, content in {"list": [1], "other": weights}.items():
+        (folder / name).mkdir(parents=True)
+        torch.save(content, folder / name / "checkpoint-00000001.pt")
 
 
 def _make_weights(folder: Path) -> None:
@@ -172,6 +183,9 @@ def _make_weights(folder: Path) -> None:
     (folder / "words.pth").write_bytes(b"no weights")
     (folder / "code.pth").write_bytes(pickle.dumps(print))
     torch.save([1, 2], folder / "list.pth")
+    torch.save({name: value.to("meta") for name, value in model.state_dict().items()}, folder / "meta.pth")
+    torch.save({"head.weight": torch.tensor(1.0)}, folder / "scalar.pth")
+    torch.save({"head.weight": torch.full((3, 192), torch.nan)}, folder / "nan.pth")
     (folder / "run_without_model").mkdir()
 
 
@@ -284,6 +298,26 @@ def _of_train() -> Iterator[Line]:
         yield Line(("train", "--model-options", option), about=option.split("=")[0])
     for name in (*RECIPES, "none"):
         yield Line(("train", f"--recipe=recipes/{name}.yml", "--warmup-epochs=0", "--data=no such", *CPU))
+    yield Line(("train", f"--epochs={HUGE}"), about="epochs")
+    yield Line(("train", "--epochs=99999999999999999999"), about="epochs")
+    yield Line(("train", f"--learning-rate={HUGE}"), about="learning_rate")
+    yield Line(("train", f"--limit={HUGE}"))
+    yield Line(("train", f"--img-size={HUGE}"))
+    yield Line(("train", "--workers=1000000"), about="workers")
+    yield Line(("train", "--model-options", "depth=2", "depth=3"), about="depth")
+    yield Line(("train", "--model-options", "depth=2", "--model-options", "depth=3"), about="depth")
+    yield Line(("train", "--model-options", "depth=010"), about="depth")
+    for value in ("x", "nan", "inf", "-1", "0", "1e300"):
+        yield Line(("train", f"--timeout-minutes={value}", *CPU), about="timeout")
+        yield Line(("evaluate", "weights/whole.safetensors", f"--timeout-minutes={value}", *CPU), about="timeout")
+    for name in ("cut", "flipped", "header", "nan", "foreign", "about_list", "says_nothing"):
+        yield Line(("train", f"--from=weights/{name}.safetensors", *CPU))
+    for name in ("empty", "page", "pointer", "words", "code", "list", "meta", "scalar"):
+        yield Line(("train", f"--from=weights/{name}.pth", "--model=cifar_vit_4x64", "--limit=64", *CPU))
+    for name in ("list", "other"):
+        yield Line(
+            ("train", f"--out=runs/{name}", "--resume", "--limit=64", "--batch-size=8", *CPU), about="checkpoint"
+        )
     yield Line(("train", "--no-such-option"))
     yield Line(("train", "--evaluate-every=100"))
 
@@ -303,6 +337,13 @@ def _of_measures() -> Iterator[Line]:
         "weights/classes.safetensors",
     ):
         yield Line(("evaluate", path, "--limit=20", *CPU))
+    for option in ("batch-size=0", f"batch-size={HUGE}", "workers=-1", "workers=99999999"):
+        about = option.split("=")[0].replace("-", "_")
+        yield Line(("evaluate", "weights/whole.safetensors", "--limit=20", f"--{option}", *CPU), about=about)
+    for name in ("meta", "scalar", "nan", "list", "code"):
+        yield Line(("similarity", "--timm=vit_tiny_patch16_224", f"--checkpoint=weights/{name}.pth", "--count=2", *CPU))
+    for name in ("local-dir:nowhere", "local-dir:weights", "x:y", ":", ""):
+        yield Line(("similarity", f"--timm={name}", "--count=2", *CPU))
     for path in WEIGHTS:
         yield Line(("similarity", path, "--count=2", *CPU))
         yield Line(("similarity", "cifar_vit_4x64", f"--checkpoint={path}", "--count=2", *CPU))
@@ -348,11 +389,12 @@ def _of_plans() -> Iterator[Line]:
         yield Line(("records", "records/none", f"--plan={path}"))
     for name in ("list", "word", "utf16", "binary", "none", "folder", "loop"):
         yield Line(("campaign", "status", f"--file=plans/{name}.yml"))
-    for shard in ("", "1", "0/2", "3/2", "a/b", "1/0", "-1/2"):
+    for shard in ("", "1", "0/2", "3/2", "a/b", "1/0", "-1/2", "²/²"):
         yield Line(("run", "plans/good.yml", f"--shard={shard}", "--dry-run"))
     for value in ("x", "nan", "inf", "-1"):
         yield Line(("run", "plans/good.yml", f"--budget-seconds={value}", "--folder=out"))
         yield Line(("campaign", "pause", f"--minutes={value}", "--folder=out"))
+    yield Line(("campaign", "pause", "--minutes=1e308", "--folder=out"), about="minutes")
     for value in ("x", "0", "-1", "1.5"):
         yield Line(("run", "plans/good.yml", f"--workers={value}", "--folder=out"))
         yield Line(("campaign", "status", f"--workers={value}"))
@@ -394,3 +436,8 @@ def _with_variables() -> Iterator[Line]:
     yield Line(("data", "cifar10"), {"DEEPVIT_EDU_CACHE": "file.txt"})
     yield Line(("data", "cifar10"), {"DEEPVIT_EDU_CACHE": "~nobody/x"})
     yield Line(("train", "--data=cifar10"), {"DEEPVIT_EDU_DATA": "file.txt"})
+    yield Line(("train", *CPU), {"WORLD_SIZE": "2"}, about="RANK")
+    yield Line(("train", *CPU), {"WORLD_SIZE": "2", "RANK": "x"}, about="torchrun")
+    for value in ("many", "-1", "1.5", "2 2"):
+        yield Line(("train", *CPU), {"WORLD_SIZE": value}, about="WORLD_SIZE")
+        yield Line(("run", "plans/good.yml", "--folder=out", *CPU), {"WORLD_SIZE": value}, about="WORLD_SIZE")

@@ -83,6 +83,14 @@ def test_a_pipe_that_is_closed_ends_without_a_word(place) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(("closed", "status"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("<&- >&- 2>&-", 0)])
+def test_streams_that_are_closed_are_no_fault(place, closed, status) -> None:
+    command = f"'{sys.executable}' -m deepvit_edu models vit_16b {closed}; echo $? > '{place}/status'"
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(["bash", "-c", command], cwd=root, capture_output=True, timeout=120)
+    assert (int((place / "status").read_text()), done.stderr) == (status, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to write to")
 def test_a_full_disk_is_told(place) -> None:
     with open("/dev/full", "w") as full:

@@ -48,9 +48,18 @@ def test_an_output_that_can_be_written_is_taken_and_nothing_is_left_behind(tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_an_output_of_before_is_replaced(tmp_path):
+    (tmp_path / "x.json").write_text("before")
+    assert check_output(tmp_path / "x.json", (".json",)) == tmp_path / "x.json"
+    assert (tmp_path / "x.json").read_text() == "before"
+
+
 def test_outputs_that_cannot_be_written_are_told_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
     for path, options, message in (
+        (tmp_path / "loop", {"folder": True}, "a link that leads nowhere"),
+        (tmp_path / "loop" / "x.json", {}, "a link that leads nowhere"),
         ("", {}, "no name of a file"),
         ("a\x1b[1m", {}, "no name of a file"),
         (tmp_path / "file", {"folder": True}, "is a file; name a folder"),

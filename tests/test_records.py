@@ -62,7 +62,7 @@ def test_wrong_values_are_named(record, field, value, message):
         validate_record({**record, field: value})
 
 
-@pytest.mark.parametrize("curve", [5, None, [None], ["a"], [float("nan")]])
+@pytest.mark.parametrize("curve", [5, None, [None], ["a"], [float("nan")], [10**400]])
 def test_curves_are_lists_of_finite_numbers(record, curve):
     with pytest.raises(ValueError, match="the record's curve 'test_loss' is not a list of finite numbers"):
         validate_record({**record, "curves": {**record["curves"], "test_loss": curve}})
@@ -89,12 +89,19 @@ def test_an_invalid_record_is_not_written_over_a_good_one(record, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"model": "a", "model": "b"}'])
 def test_what_is_not_a_record_is_said_with_its_name(text, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"a\.json is not a record"):
         load_record(path)
+
+
+@pytest.mark.parametrize("change", [{"config": {"recipe": 3}}, {"config": {"recipe": [1]}}, {"seed": 10**400}])
+def test_a_record_that_breaks_what_reads_it_is_said_with_its_name(record, tmp_path, change):
+    (tmp_path / "a.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(ValueError, match=r"a\.json is not a record"):
+        load_record(tmp_path / "a.json")
 
 
 def test_table_has_one_line_a_record(record, tmp_path):

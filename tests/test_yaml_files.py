@@ -19,8 +19,8 @@ def ten_times_each(levels: int) -> bytes:
 
 
 def test_numbers_are_numbers(tmp_path):
-    read = read_yaml(written(tmp_path, b"a: 1e-6\nb: 5E4\nc: 0.1\nd: 3\ne: 1:30\nf: 1:30.5"))
-    assert read == {"a": 1e-6, "b": 5e4, "c": 0.1, "d": 3, "e": "1:30", "f": "1:30.5"}
+    read = read_yaml(written(tmp_path, b"a: 1e-6\nb: 5E4\nc: 0.1\nd: 3\ne: 1:30\nf: 1:30.5\ng: 0\nh: -0"))
+    assert read == {"a": 1e-6, "b": 5e4, "c": 0.1, "d": 3, "e": "1:30", "f": "1:30.5", "g": 0, "h": 0}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,8 @@ def test_numbers_are_numbers(tmp_path):
         (b"arms:\n  plain: {}\n  plain: {depth: 3}", r"some.yml .*the key 'plain' \(line 3\) is there twice"),
         (b"seeds: [0]\nseeds: [7]", r"the key 'seeds' \(line 2\) is there twice"),
         (b"a: {b: 1, c: 2, b: 3}", r"the key 'b' \(line 1\) is there twice"),
+        (b"a: 1\nseeds: [010]", r"010 \(line 2\) begins with 0; write it without"),
+        (b"a: -07", r"-07 \(line 1\) begins with 0"),
         (b"a: [", "some.yml is not YAML"),
         (b"[" * 5000, "some.yml cannot be read: it is nested too deeply"),
         (ten_times_each(9), "some.yml cannot be read: its aliases make more than 100,000 values"),

@@ -1,6 +1,7 @@
 """The data ladder: one call, `load`, from images drawn on the spot to folders of one's own."""
 
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -8,11 +9,12 @@ from torch.nn.functional import interpolate
 
 from ..assets import AssetError, cache_folder
 from ..environment import expanded, variable
-from ..words import nearest
+from ..options import LARGEST_COUNT
+from ..words import nearest, one_line
 from .catalogue import SOURCES, Source
 from .download import DamagedError, check_md5, fetch, one_process_at_a_time, unpack
 from .drawn import FRAMED_QUARTER, SIZE, DrawnSet, framed_quarter
-from .folders import has_images_of_type, load_folder
+from .folders import has_images_of_type, has_splits, load_folder
 from .image_set import DataError, ImageSet, balanced_choice, check_memory
 from .published import load_published
 from .shapes import draw_shapes
@@ -68,8 +70,8 @@ def load(
     if split not in SPLITS:
         raise ValueError(f"there is no split '{split}'{nearest(split, list(SPLITS))}")
     for what, value in (("limit", limit), ("img_size", img_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{what} must be 1 or more, not {value}")
+        if value is not None and not (isinstance(value, Integral) and 1 <= value <= LARGEST_COUNT):
+            raise ValueError(f"{what} must be 1 or more, a whole number, not {one_line(value)}")
     if progress is None:
         progress = variable("DEEPVIT_EDU_PROGRESS", "1") != "0"
     name, root = _NAMES.get(str(name), str(name)), find_root(root)
@@ -122,7 +124,7 @@ def find_local(source: Source, root: Path | None) -> Path | None:
     if root is not None:
         for folder in (root, *(root / name for name in source.folders)):
             named = folder != root or root.name in source.folders
-            if named and any((folder / split).is_dir() for split in SPLITS):
+            if named and has_splits(folder):
                 return folder
             for unpacked in (folder / source.unpacked, folder / source.archive):
                 if unpacked.exists():

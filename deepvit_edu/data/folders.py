@@ -1,6 +1,7 @@
 """Folders of images, `<split>/<class>/*.jpg`, read into memory."""
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,8 @@ BLOCK = 64  # images for one task of the thread pool
 @dataclass(frozen=True)
 class Split:
     """The pictures of a split: `paths` and their `labels` (N,), which are places in `classes`; `left_out`, the files
-    that are no pictures and not what usually lies beside some.
+    that are no pictures and not what usually lies beside some; `missing`, the pictures that a list names and that are
+    not there.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class Split:
     paths: list[str]
     labels: np.ndarray
     left_out: list[str]
+    missing: Sequence[str] = ()
 
 
 def load_folder(
@@ -70,20 +73,21 @@ def load_folder(
     )
 
 
-def find_split(folder: Path, split: str, tell: bool = False) -> Split:
+def find_split(folder: Path, split: str, tell: bool = False, alone: bool = False) -> Split:
     """The first folder with a split's name that holds pictures with labels, of the classes of train.
 
     Args:
         folder: holds a folder for each split.
         split: "train", "test" or "val".
         tell: whether to warn of what is left out.
+        alone: whether to leave train aside, which may hold some of the classes, or none.
 
     Raises:
         DataError: when there is none; the message says what to do.
     """
     trained = None
-    if split != "train" and (train := next(_candidates(folder, "train"), None)):
-        trained = _class_names(train)
+    if not (alone or split == "train") and (train := next(_candidates(folder, "train"), None)):
+        trained = list(class_folders(train))
     refusal = None
     for candidate in _candidates(folder, split):
         try:
@@ -93,14 +97,28 @@ def find_split(folder: Path, split: str, tell: bool = False) -> Split:
             continue
         if tell and refusal:
             warnings.warn(f"{refusal}. {candidate} is taken instead", stacklevel=3)
-        if tell and found.left_out:
-            warning = f"{len(found.left_out)} files of {candidate} are left out, no kind of picture that is read"
-            warnings.warn(f"{warning} ({_first(found.left_out)})", stacklevel=3)
+        if tell:
+            tell_left_out(candidate, found.left_out)
+        if tell and found.missing:
+            warning = f"{len(found.missing)} pictures that a list in {candidate} names are not there"
+            warnings.warn(f"{warning} ({_first(found.missing)})", stacklevel=3)
         return found
     wanted = ("train",) if split == "train" else ("test", "val") if split == "test" else ("val", "test")
     raise refusal or DataError(
         f"{folder} has no folder {' or '.join(wanted)}; put the images at {wanted[0]}/CLASS/ in it"
     )
+
+
+def has_splits(folder: Path) -> bool:
+    """Whether there is a folder with the name of any split in it."""
+    return any(next(_candidates(folder, split), None) for split in SPLIT_FOLDERS)
+
+
+def tell_left_out(folder: Path, left_out: Sequence[str]) -> None:
+    """Warns of files that no rule takes, with their number and the first names."""
+    if left_out:
+        warning = f"{len(left_out)} files of {folder} are left out, no kind of picture that is read"
+        warnings.warn(f"{warning} ({_first(left_out)})", stacklevel=4)
 
 
 def _candidates(folder: Path, split: str) -> Iterator[Path]:
@@ -110,8 +128,8 @@ def _candidates(folder: Path, split: str) -> Iterator[Path]:
 
 def _labelled(folder: Path, trained: list[str] | None) -> Split:
     """The pictures of a split's folder with their labels: from the folders of classes, or from a list of labels."""
-    lists = sorted(folder.glob("*annotations.txt"))
-    classes = _class_names(folder)
+    lists = [path for path in sorted(folder.glob("*annotations.txt")) if not is_hidden(path.name)]
+    classes = list(class_folders(folder))
     if lists and not (trained and classes and set(classes) <= set(trained)):
         return _listed(folder, lists[0], trained)
     if not classes:
@@ -125,9 +143,7 @@ def _labelled(folder: Path, trained: list[str] | None) -> Split:
 
 def _listed(folder: Path, labels_file: Path, trained: list[str] | None) -> Split:
     """The pictures that a list names with their classes, as Tiny ImageNet's `val_annotations.txt` does."""
-    with reading(labels_file):
-        rows = [line.split("\t")[:2] for line in labels_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        named = {name: label for name, label in rows}
+    named = _read_list(labels_file)
     classes = trained or sorted(set(named.values()))
     _same_classes(classes, sorted(set(named.values())), labels_file)
     pictures, left_out = pictures_in(folder)
@@ -138,7 +154,23 @@ def _listed(folder: Path, labels_file: Path, trained: list[str] | None) -> Split
     labels = np.array([place[named[os.path.basename(path)]] for path in paths], dtype=np.int64)
     order = np.argsort(labels, kind="stable")
     left_out += [path for path in pictures if os.path.basename(path) not in named]
-    return Split(folder, classes, [paths[index] for index in order], labels[order], left_out)
+    missing = sorted(set(named) - {os.path.basename(path) for path in paths})
+    return Split(folder, classes, [paths[index] for index in order], labels[order], left_out, missing)
+
+
+def _read_list(labels_file: Path) -> dict[str, str]:
+    """The class of each picture's name, from a list with a line for each: name, class and perhaps more, with tabs."""
+    named: dict[str, str] = {}
+    with reading(labels_file):
+        for number, line in enumerate(labels_file.read_text(encoding="utf-8-sig").splitlines(), 1):
+            name, *label = (word.strip() for word in line.split("\t")[:2])
+            if not name and not label:
+                continue
+            if not name or not label or not label[0]:
+                raise ValueError(f"its line {number} is not a picture's name, a tab and a class")
+            if named.setdefault(name, label[0]) != label[0]:
+                raise ValueError(f"{name} is there twice, as {named[name]} and as {label[0]}")
+    return named
 
 
 def has_images_of_type(folder: Path, split: str, suffixes: Sequence[str]) -> bool:
@@ -146,8 +178,19 @@ def has_images_of_type(folder: Path, split: str, suffixes: Sequence[str]) -> boo
     return find_split(folder, split).paths[0].lower().endswith(tuple(suffixes))
 
 
-def _class_names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+def class_folders(folder: Path) -> dict[str, str]:
+    """The folders of classes by the classes' names, in order: é is one letter in them, however a system spells it.
+
+    Raises:
+        DataError: when two folders have one name.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not is_hidden(path.name):
+            name = unicodedata.normalize("NFC", path.name)
+            if found.setdefault(name, path.name) != path.name:
+                raise DataError(f"{folder} has the class {name} twice, spelt in two ways; put its images together")
+    return dict(sorted(found.items()))
 
 
 def _same_classes(trained: list[str], found: list[str], folder: Path) -> list[str]:
@@ -164,9 +207,11 @@ def _of_classes(folder: Path, classes: list[str]) -> tuple[list[str], np.ndarray
     paths: list[str] = []
     labels: list[int] = []
     left_out: list[str] = []
+    there = class_folders(folder)
     for label, name in enumerate(classes):
-        if not (folder / name).is_dir():  # of train, and not here
+        if name not in there:  # of train, and not here
             continue
+        name = there[name]
         # Some data sets put a further folder in between (Tiny ImageNet: train/CLASS/images/).
         found, others = pictures_in(folder / name)
         if not found:

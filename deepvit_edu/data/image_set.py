@@ -118,7 +118,7 @@ class ImageSet:
 
 def check_memory(count: int, img_size: int) -> None:
     """Raises DataError if `count` colour images of side `img_size` need more than `MEMORY_LIMIT` bytes."""
-    needed = count * 3 * img_size**2
+    needed = min(count * 3 * img_size**2, 2**100)  # a number that floats can tell
     if needed > MEMORY_LIMIT:
         raise DataError(
             f"{count:,} images of {img_size} pixels need {needed / 2**30:.1f} GB of memory, more than the "

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..reading import UnreadableError, reading
 
@@ -15,6 +15,19 @@ BESIDE = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".yml", ".yam
 """Endings of what usually lies beside pictures: lists, boxes, labels, notes."""
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "icon\r")
 """What operating systems add to folders by themselves."""
+
+ORIENTATION = 0x0112
+"""EXIF's number for how a camera was held."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By its value, what brings the picture upright."""
 
 DRAFT = 8
 """A JPEG may be decoded at a half, quarter or eighth of its size, if that is still this many times the size asked for:
@@ -76,11 +89,21 @@ def as_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
         ValueError: for numbers that no rule fits, which would come out white or black.
     """
     if upright:
-        image = ImageOps.exif_transpose(image)
+        image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _from_numbers(np.asarray(image), image.mode)
     # Palettes with transparency lose it through RGBA without a warning.
     return image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A photograph turned as its camera says; where that is damaged, as it is stored, as viewers show it."""
+    image.load()  # of some kinds only then it is known how it stands
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # EXIF is written by many programs, and breaks what reads it in any way
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_numbers(pixels: np.ndarray, mode: str) -> Image.Image:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..reading import UnreadableError, reading, reason
+from ..words import one_line
 from .image_set import DataError, ImageSet
 
 FILES = {
@@ -36,21 +38,23 @@ def load_published(folder: Path, name: str, split: str) -> ImageSet:
     """
     labels_key, meta, names_key = LABELS[name]
     split = "test" if split == "val" else split
-    batches = [_unpickle(folder / file) for file in FILES[name, split]]
+    batches, about = [_unpickle(folder / file) for file in FILES[name, split]], _unpickle(folder / meta)
     try:
         pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
         labels = np.concatenate([np.asarray(batch[labels_key], dtype=np.int64) for batch in batches])
-        classes = [str(label) for label in _unpickle(folder / meta)[names_key]]
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{folder} is not the {name} of its authors ({error}); unpack its archive again") from error
+        classes = [str(label) for label in about[names_key]]
+    except Exception as error:  # a batch can hold anything, and so can what it breaks
+        raise DataError(
+            f"{folder} is not the {name} of its authors ({reason(error)}); unpack its archive again"
+        ) from error
     return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), classes, name, "folder", split)
 
 
 def _unpickle(path: Path) -> dict:
     try:
-        with open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; unpack the data set's archive again") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError) as error:
-        raise DataError(f"{path} cannot be read ({error}); unpack the data set's archive again") from error
+    except (OSError, UnreadableError) as error:
+        raise DataError(f"{one_line(error)}; unpack the data set's archive again") from error

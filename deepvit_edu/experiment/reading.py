@@ -1,6 +1,5 @@
 """Reading a plan from its file: what it may say, and a sentence for each mistake in it."""
 
-import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
@@ -11,7 +10,7 @@ import torch
 
 from ..nn.model import VisionTransformer
 from ..old_options import current_options
-from ..options import LARGEST_SEED, check_number
+from ..options import LARGEST_SEED, check_number, is_number
 from ..reading import reason
 from ..training import Recipe
 from ..training.recipe_files import recipe_options
@@ -288,15 +287,11 @@ def _check_list(what: str, values: Any, fits: Callable[[Any], bool], wanted: str
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return is_number(value, whole=True)
 
 
 def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return is_number(value) and value > 0
 
 
 def _check_plan(plan: Plan) -> None:
@@ -353,7 +348,7 @@ def _check_contrasts(plan: Plan) -> None:
             f"{primary} contrasts are primary and primary_contrasts is {number}; set it to {primary}, or to more where "
             "contrasts of other plans are corrected with them"
         )
-    if not _is_number(plan.margin) or plan.margin < 0:
+    if not is_number(plan.margin) or plan.margin < 0:
         raise ValueError(f"margin is {plan.margin!r}; it is a number from 0, such as 0.005 for half a point")
 
 
@@ -370,7 +365,7 @@ def _check_recipe(what: str, options: dict, tuned: bool = False) -> None:
     """ValueError for an unknown option, a value of the wrong type, or an option that the plan sets elsewhere."""
     for key, value in _parts(what, options, RECIPE_DEFAULTS).items():
         kind = type(RECIPE_DEFAULTS[key])
-        if not (_is_number(value) if kind is float else _is_whole(value) if kind is int else isinstance(value, kind)):
+        if not (is_number(value) if kind is float else _is_whole(value) if kind is int else isinstance(value, kind)):
             raise ValueError(f"{what} has {key} {value!r}, of another type than its default, {RECIPE_DEFAULTS[key]!r}")
     if "seed" in options:
         raise ValueError(f"{what} has a seed; leave it out, the plan's seeds are taken")

@@ -8,17 +8,19 @@ from pathlib import Path
 import torch
 
 from .. import data, records
-from ..checkpoints import load_model, load_official, load_pretrained
+from ..checkpoints import load_model, load_official, load_pretrained, normalisation_of
 from ..data import ImageSet
+from ..devices import check_precision
 from ..files import check_output, only_process_in
 from ..labels import load_label_maps
 from ..nn.model import VisionTransformer
+from ..options import LARGEST_COUNT, check_number
 from ..tensors import is_safetensors
 from ..words import say
 from ..yaml_files import yaml_value
 from ..zoo import create_model, list_models, model_config
 from .evaluation import TOLERANCE, evaluate, expected_top1, real_labels_of
-from .file_batches import WORKERS
+from .file_batches import MOST_WORKERS, WORKERS
 from .image_files import Files, find_files, find_validation
 from .loop import Settings, train
 from .processes import Processes, started
@@ -74,7 +76,8 @@ def train_command(options: argparse.Namespace) -> None:
             train_set, test_set = (files.prepared_for(model) for files in (train_set, test_set))
         if start:
             new = load_pretrained(model, start.file)
-            train_set, test_set = (start.normalised(images, model) for images in (train_set, test_set))
+            how = normalisation_of(model, start.file)
+            train_set, test_set = (_normalised(images, model, how) for images in (train_set, test_set))
         if processes.is_first:
             say(f"{train_set.describe()}\n{setup.recipe.describe(processes.count)}")
             if start:
@@ -103,19 +106,16 @@ def train_command(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """Trained weights that a run starts from: their file, its model and options, and how its images were normalised."""
+    """Trained weights that a run starts from: their file, its model and options of it."""
 
     file: Path
     model: str
     model_options: dict
-    normalisation: dict
 
-    def normalised(self, images: ImageSet | Files, model: VisionTransformer) -> ImageSet | Files:
-        """The images, normalised as those that the weights were trained on."""
-        numbers = self.normalisation or {key: model.default_cfg[key] for key in ("mean", "std")}
-        if isinstance(images, Files):
-            return images.prepared_for(model, **numbers)
-        return replace(images, **{key: tuple(value) for key, value in numbers.items()})
+
+def _normalised(images: ImageSet | Files, model: VisionTransformer, how: dict) -> ImageSet | Files:
+    """The images, normalised as those that weights were trained on."""
+    return images.prepared_for(model, **how) if isinstance(images, Files) else replace(images, **how)
 
 
 def _start_of(options: argparse.Namespace) -> Start | None:
@@ -127,14 +127,14 @@ def _start_of(options: argparse.Namespace) -> Start | None:
     if not is_safetensors(file):
         if options.model is None:
             raise ValueError(f"say which model {file} belongs to: --model t2t_vit_14, say")
-        return Start(file, options.model, {}, {})
+        return Start(file, options.model, {})
     model, about = load_trained(file, "name", "mean", "std")
     name, options_of = about["name"], asdict(model.config)
     if options.model not in (None, name):
         raise ValueError(f"{file} is a {name} and no {options.model}; leave out --model")
     usual = asdict(model_config(name))
     options_of = {key: value for key, value in options_of.items() if usual[key] != value and key not in OF_THE_RUN}
-    return Start(file, name, options_of, {key: about[key] for key in ("mean", "std")})
+    return Start(file, name, options_of)
 
 
 def setup_of(options: argparse.Namespace, start: Start | None = None) -> Setup:
@@ -193,6 +193,9 @@ def evaluate_command(options: argparse.Namespace) -> None:
     """`deepvit-edu evaluate`; ValueError where an authors' file does not have the accuracy that they publish."""
     if options.out is not None:
         check_output(options.out, (".json",))
+    check_number("--batch-size", options.batch_size, whole=True, at_least=1, at_most=LARGEST_COUNT)
+    check_number("--workers", options.workers, whole=True, at_least=0, at_most=MOST_WORKERS)
+    check_precision(options.precision)
     with started(options.device, options.timeout_minutes) as processes:
         model, about = _load(options)
         dataset = _test_set(options, model, about, processes)
@@ -247,7 +250,7 @@ def _test_set(
 ) -> ImageSet | Files:
     if (options.images_from or about.get("images_from")) == "files":
         dataset = find_validation(_place(options), processes, model.config.num_classes)
-        dataset = dataset.prepared_for(model, **{key: about[key] for key in ("mean", "std") if key in about})
+        dataset = dataset.prepared_for(model)  # as its file says
         dataset = dataset.limited(options.limit)
     else:
         size = {"img_size": model.config.img_size, "limit": options.limit}
@@ -302,6 +305,8 @@ def _model_options(options: argparse.Namespace) -> dict:
         name, sign, value = (part.strip() for part in text.partition("="))
         if not sign:
             raise ValueError(f"'{text}' sets nothing; write it as option=value")
+        if name in chosen:
+            raise ValueError(f"--model-options has {name} twice; leave one out")
         read = yaml_value(value)
         chosen[name] = tuple(read) if isinstance(read, list) else read
     return chosen

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..data import DataError, ImageSet
 from ..devices import autocast, pick_device, pick_precision
+from ..options import LARGEST_COUNT, check_number
 from ..reading import read_json
 from ..tensors import read_pytorch
 from ..yaml_files import read_yaml
 from .batches import Batch, test_batches
-from .file_batches import WORKERS, file_test_batches
+from .file_batches import MOST_WORKERS, WORKERS, file_test_batches
 from .image_files import Files, names_of
 from .processes import Processes
 
@@ -56,8 +57,8 @@ def evaluate(
     """
     if not len(dataset):
         raise ValueError(f"{dataset.name} has no images to evaluate on; choose more")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    check_number("batch_size", batch_size, whole=True, at_least=1, at_most=LARGEST_COUNT)
+    check_number("workers", workers, whole=True, at_least=0, at_most=MOST_WORKERS)
     if processes is None:
         processes = Processes(0, 1, next(model.parameters()).device if device is None else pick_device(device))
     dtype, was_training = pick_precision(precision, processes.device), model.training
@@ -149,9 +150,13 @@ def real_labels_of(files: Files, path: str | Path) -> list[list[int]]:
 def _read_real_labels(path: str | Path) -> list[list[int]]:
     own = "_info/imagenet_real_labels.json"
     labels = json.loads(pkgutil.get_data("timm.data", own)) if str(path) == "timm" else read_json(path)
-    if not isinstance(labels, list) or not all(isinstance(entry, list) for entry in labels):
+    if not isinstance(labels, list) or not all(map(_is_list_of_classes, labels)):
         raise ValueError(f"{path} holds no list of labels for each image; fetch real.json of ImageNet-ReaL again")
     return labels
+
+
+def _is_list_of_classes(entry: object) -> bool:
+    return isinstance(entry, list) and all(isinstance(label, int) and 0 <= label < REAL_CLASSES for label in entry)
 
 
 def _number_of(name: str) -> int:

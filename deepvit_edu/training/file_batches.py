@@ -31,7 +31,7 @@ from ..data import DataError, ImageSet
 from ..labels import check_label_maps, load_official_label_map
 from ..nn.model import VisionTransformer
 from .batches import Batch, StepSampler, seed_of
-from .image_files import UNREADABLE, Files
+from .image_files import Files
 from .processes import Processes
 from .recipe import Recipe
 
@@ -39,6 +39,7 @@ ASPECTS = (3 / 4, 4 / 3)
 READ_ATTEMPTS = 10
 WORKERS = min(8, os.cpu_count() or 1)
 """Processes that read images ahead, unless a number is given."""
+MOST_WORKERS = 1024
 
 
 # One image
@@ -155,7 +156,7 @@ class ImageFiles(Dataset):
             number = (first + attempt) % len(self.files)
             try:
                 return number, self.files.open(number)
-            except UNREADABLE as error:
+            except (OSError, ValueError) as error:
                 if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
                     raise DataError(
                         "too many files are open; raise the limit (ulimit -n), or use fewer workers"

@@ -1,32 +1,27 @@
 """Images that stay in their files, in folders or tar files as of ImageNet, and are read anew in every epoch."""
 
 import hashlib
-import pickle
-import tarfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.readers.img_extensions import get_img_extensions, set_img_extensions
-from timm.data.readers.reader_image_folder import ReaderImageFolder
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor, nn
 
-from ..data import DataError
+from ..data import DataError, ImageSet
+from ..data.folders import SPLIT_FOLDERS, find_split, tell_left_out
 from ..data.image_set import IMAGENET_MEAN, IMAGENET_STD, balanced_choice
-from ..data.pictures import ENDINGS, as_rgb, is_hidden, pictures_in
+from ..data.pictures import as_rgb
+from ..data.tars import Place, pictures_in_tars
 from ..environment import expanded, variable
+from ..reading import UnreadableError, reading
 from .processes import Processes
 
-SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
-OPEN_TARS = 64  # so many are kept open; a system has a limit, and every reader opens its own
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, tarfile.TarError)
+NARROWEST = 500
+"""How many times longer than wide a picture may be: a crop of a longer one would be blown up to fill all memory."""
 
 
 # Finding and checking the files
@@ -41,8 +36,7 @@ class Files:
     """The images of a split, where they lie.
 
     Args:
-        reader: timm's, which gives an image by its place.
-        places: of these images in the reader.
+        places: where each image's bytes lie.
         names, labels: of each image.
         classes: the classes' names, a label each.
         name: of the data set.
@@ -50,8 +44,7 @@ class Files:
         preparation: mean, standard deviation, interpolation and `crop_pct`, as in timm's `default_cfg`.
     """
 
-    reader: Any
-    places: list[int]
+    places: list[Place]
     names: list[str]
     labels: list[int]
     classes: list[str]
@@ -84,8 +77,18 @@ class Files:
         return replace(self, preparation={key: wanted.get(key, value) for key, value in PREPARATION.items()})
 
     def open(self, number: int) -> Image.Image:
-        """An image in colours, as it is in its file."""
-        return as_rgb(Image.open(self.reader[self.places[number]][0]), upright=False)  # as timm and the papers
+        """An image in colours, as it is in its file.
+
+        Raises:
+            OSError: when the file cannot be opened.
+            UnreadableError: when it is no picture, damaged, or too large or narrow to be one.
+        """
+        place = self.places[number]
+        with reading(place.path):
+            image = as_rgb(Image.open(io.BytesIO(place.read())), upright=False)  # as timm and the papers
+            if max(image.size) > NARROWEST * min(image.size):
+                raise UnreadableError(f"{self.names[number]} is {image.width} × {image.height}, too long and narrow")
+        return image
 
     def order(self, generator: torch.Generator) -> Tensor:
         """The images' numbers (N,) in a random order, for a pass over them."""
@@ -105,9 +108,9 @@ class Files:
 
     def hash(self) -> str:
         """SHA-256 over names and labels (the pixels are not read)."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
+        digest = hashlib.sha256("\n".join(self.classes).encode(errors="surrogateescape"))
         for name, label in zip(self.names, self.labels, strict=True):
-            digest.update(f"{name} {label}\n".encode())
+            digest.update(f"{name} {label}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def describe(self) -> str:
@@ -115,11 +118,20 @@ class Files:
         return f"{self.name} ({self.split}): {len(self):,} images in {self.num_classes} classes, read from their files."
 
 
+def preparation_of(images: ImageSet | Files) -> dict:
+    """How test images are prepared and normalised, for the file of a model that was measured on them."""
+    if isinstance(images, Files):
+        found = images.preparation
+    else:  # the shorter side is resized, as `data.load` does it
+        found = {**PREPARATION, "mean": images.mean, "std": images.std, "crop_pct": 1.0}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
 def find_files(root: str | Path, processes: Processes, num_classes: int | None = None) -> tuple[Files, Files]:
     """The training and the validation images under a folder, as image folders or tar files.
 
     `root/train` and `root/val` hold a folder each class, or tar files with such folders in them, or a tar file each
-    class; `root/train.tar` may stand for the first.
+    class; `root/train.tar` may stand for the first. Folders are found and read as by `data.load`.
 
     Args:
         root: the folder, or its name in the folder that `DEEPVIT_EDU_DATA` names.
@@ -130,7 +142,9 @@ def find_files(root: str | Path, processes: Processes, num_classes: int | None =
         DataError: when this is not the data set that is wanted; the message says what is wrong.
     """
     root = _folder(root)
-    train, val = (_open_split(root, split, processes) for split in ("train", "val"))
+    train = _open_split(root, "train", processes)
+    _check_count(train, num_classes, root)
+    val = _open_split(root, "val", processes)
     _check_classes(train, val, num_classes, root)
     return train, val
 
@@ -138,7 +152,7 @@ def find_files(root: str | Path, processes: Processes, num_classes: int | None =
 def find_validation(root: str | Path, processes: Processes, num_classes: int | None = None) -> Files:
     """The validation images alone, checked as far as that can be."""
     root = _folder(root)
-    val = _open_split(root, "val", processes)
+    val = _open_split(root, "val", processes, alone=True)
     _check_count(val, num_classes, root)
     return val
 
@@ -150,83 +164,52 @@ def _folder(root: str | Path) -> Path:
     raise DataError(f"there is no folder {root}; name the one that holds train and val")
 
 
-def _split_path(root: Path, split: str) -> Path:
-    for name in SPLITS[split]:
-        for path in (root / name, root / f"{name}.tar"):
-            if path.exists():
-                return path
-    raise DataError(f"{root} has no {SPLITS[split][0]}; put a folder of that name there, with one folder a class in it")
+def _open_split(root: Path, split: str, processes: Processes, alone: bool = False) -> Files:
+    tars = next(filter(_holds_tars, (root / name for name in _split_names(split))), None)
+    if tars is not None:
+        return _of_tars(root, split, tars, processes)
+    found = find_split(root, split, tell=processes.is_first, alone=alone)
+    chosen = sorted(zip(found.paths, found.labels.tolist(), strict=True), key=lambda entry: _natural_order(entry[0]))
+    names = [Path(path).relative_to(found.folder).as_posix() for path, _ in chosen]
+    places, labels = [Place(path) for path, _ in chosen], [label for _, label in chosen]
+    return _checked(Files(places, names, labels, found.classes, root.resolve().name, split), found.folder)
 
 
-def _open_split(root: Path, split: str, processes: Processes) -> Files:
-    path = _split_path(root, split)
-    if path.suffix == ".tar" or any(path.glob("*.tar")):
-        with _all_endings():
-            reader = _open_tars(path, processes)
-        names = [entry[0].path for entry in reader.samples]
-        classes = sorted(reader.class_name_to_idx)  # as folders are; timm sorts the numbers in names by their size
-        place = {reader.class_name_to_idx[name]: label for label, name in enumerate(classes)}
-        labels = [place[int(label)] for label in reader.targets]
-    else:
-        classes = _class_folders(path)
-        with _all_endings():
-            reader = ReaderImageFolder(str(path), class_map={name: label for label, name in enumerate(classes)})
-        if processes.is_first:
-            _tell_left_out(path, classes)
-        names = [Path(name).relative_to(path).as_posix() for name, _ in reader.samples]
-        labels = [label for _, label in reader.samples]
-    present = set(labels)
-    for label, name in enumerate(classes):
+def _split_names(split: str) -> list[str]:
+    return [name for folder in SPLIT_FOLDERS[split] for name in (folder, f"{folder}.tar")]
+
+
+def _holds_tars(path: Path) -> bool:
+    return path.is_file() if path.suffix == ".tar" else any(path.glob("*.tar"))
+
+
+def _of_tars(root: Path, split: str, path: Path, processes: Processes) -> Files:
+    with processes.first_alone():  # the first writes the index
+        entries, others = pictures_in_tars(path)
+    if processes.is_first:
+        tell_left_out(path, others)
+    entries.sort(key=lambda entry: _natural_order(entry.name))
+    classes = sorted({entry.label for entry in entries})
+    label_of = {name: label for label, name in enumerate(classes)}
+    labels = [label_of[entry.label] for entry in entries]
+    places, names = [entry.place for entry in entries], [entry.name for entry in entries]
+    return _checked(Files(places, names, labels, classes, root.resolve().name, split), path)
+
+
+def _natural_order(name: str) -> list[str | int]:
+    """What names are sorted by: 2 comes before 10."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name.lower()))]
+
+
+def _checked(files: Files, path: Path) -> Files:
+    present = set(files.labels)
+    for label, name in enumerate(files.classes):
         if label not in present:
             raise DataError(f"the class {name} in {path} holds no image; unpack it again")
-    places = list(range(len(names)))
-    return Files(reader, places, names, labels, classes, root.resolve().name, split)
-
-
-@contextmanager
-def _all_endings() -> Iterator[None]:
-    """Within it, timm's readers take every ending that `data.load` takes, not three of them."""
-    before = get_img_extensions()
-    set_img_extensions(ENDINGS)
-    try:
-        yield
-    finally:
-        set_img_extensions(before)
-
-
-def _tell_left_out(path: Path, classes: list[str]) -> None:
-    left_out = [other for name in classes for other in pictures_in(path / name)[1]]
-    if left_out:
-        some = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
-        warning = f"{len(left_out)} files of {path} are left out, no kind of picture that is read ({some})"
-        warnings.warn(warning, stacklevel=4)
-
-
-def _open_tars(path: Path, processes: Processes) -> ReaderImageInTar:
-    folder, tars = (path.parent, [path]) if path.is_file() else (path, list(path.glob("*.tar")))
-    index = folder / f"_{path.stem}_tarinfos.pickle"
-    with processes.first_alone():  # the first writes the index
-        changed = max(entry.stat().st_mtime for entry in (folder, *tars))
-        if processes.is_first and index.is_file() and index.stat().st_mtime < changed:
-            index.unlink()
-        try:
-            return ReaderImageInTar(str(path), cache_tarinfo=True, cache_tarfiles=len(tars) <= OPEN_TARS)
-        except (AssertionError, ValueError, EOFError, pickle.UnpicklingError, tarfile.TarError) as error:
-            raise DataError(
-                f"the tar files of {path}, or their index, cannot be read ({error}); delete {index} where it is "
-                "there, and fetch again what is damaged"
-            ) from error
-
-
-def _class_folders(path: Path) -> list[str]:
-    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
-    if not folders:
-        raise DataError(f"{path} has no class folders; put the images of each class into a folder of its own")
-    return folders
+    return files
 
 
 def _check_classes(train: Files, val: Files, num_classes: int | None, root: Path) -> None:
-    _check_count(train, num_classes, root)
     _check_count(val, num_classes, root)
     if train.classes != val.classes:
         name = sorted(set(train.classes) ^ set(val.classes))[0]

@@ -31,12 +31,13 @@ from ..nn.model import VisionTransformer, ViTConfig
 from ..nn.sparse import WaitingSelection
 from ..old_options import current_identity
 from ..options import check_options, option
+from ..reading import reason
 from ..signals import Interrupted, stop_requests
 from .batches import Batch, MemoryBatches
 from .checkpoint import CheckpointManager, size_of
 from .evaluation import evaluate
-from .file_batches import WORKERS, FileBatches
-from .image_files import Files, names_of
+from .file_batches import MOST_WORKERS, WORKERS, FileBatches
+from .image_files import Files, names_of, preparation_of
 from .objective import Objective, TrainingModel, check_teacher
 from .pace import SpeedMeter
 from .processes import Processes
@@ -59,7 +60,12 @@ class TrialEnded(Interrupted):
 class Settings:
     """Settings of the machine, not of the recipe: they do not change what a model learns."""
 
-    workers: int = option(WORKERS, "processes that read images from files ahead, for each training process", at_least=0)
+    workers: int = option(
+        WORKERS,
+        "processes that read images from files ahead, for each training process",
+        at_least=0,
+        at_most=MOST_WORKERS,
+    )
     save_minutes: float = option(30.0, "between checkpoints, beside those after each evaluation", at_least=0)
     keep: int = option(2, "checkpoints that stay", at_least=1)
     max_unreadable: int = option(50, "images that cannot be read and are skipped; one more ends the run", at_least=0)
@@ -508,8 +514,14 @@ class Run:
             self.checkpoints.check_space(copies * weights)
         state = self.processes.share(self.checkpoints.load() if self.checkpoints else None)
         if state is not None:
-            self._check_identity(state["identity"])
-            self._restore(state)
+            try:
+                self._check_identity(state["identity"])
+                self._restore(state)
+            except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # of another version, or another's
+                raise ValueError(
+                    f"the checkpoint in {self.out} cannot be continued here ({reason(error)}); delete it to start "
+                    "again, or choose another folder"
+                ) from error
             self._say(f"resumed at step {self.progress.step} of {self.num_steps}")
 
     def save_checkpoint(self) -> None:
@@ -594,8 +606,7 @@ class Run:
                 "name": self.name,
                 "dataset": self.train_set.name,
                 "classes": list(self.train_set.classes),
-                "mean": list(self.train_set.mean),
-                "std": list(self.train_set.std),
+                **preparation_of(self.test_set),
             }
             save_model(self.model, self.out / "model.safetensors", **about, images_from=self.recipe.images_from)
             records.save_record(record, self.out / "record.json")

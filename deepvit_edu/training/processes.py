@@ -1,6 +1,5 @@
 """The processes that train together: who they are, and what they tell each other."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..devices import pick_device
+from ..environment import variable
+from ..options import check_number
+from ..reading import reason
 from ..signals import Interrupted
+
+LONGEST_WAIT = 60 * 24 * 365
+"""Minutes that processes may wait for one another."""
 
 _left: list[dist.ProcessGroup] = []
 
@@ -87,8 +92,11 @@ class Processes:
 
 
 def are_several() -> bool:
-    """Whether `torchrun` started more than this process."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    """Whether `torchrun` started more than this process; ValueError where it says no number of them."""
+    count = variable("WORLD_SIZE", "1")
+    if not count.isdecimal():
+        raise ValueError(f"WORLD_SIZE is '{count}', no number of processes; start with torchrun, or unset it")
+    return int(count) > 1
 
 
 @contextmanager
@@ -99,12 +107,18 @@ def started(device: str | None = None, timeout_minutes: float = 10.0) -> Iterato
         device: "cpu" or "cuda"; the best there is unless given. Each process of a machine takes its own GPU.
         timeout_minutes: how long a process waits for the others until torch ends it.
     """
+    check_number("--timeout-minutes", timeout_minutes, above=0, at_most=LONGEST_WAIT)
     chosen = _own_device(device)
     if not are_several():
         yield Processes(0, 1, chosen)
         return
     backend, ends_alike = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", False
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    except (RuntimeError, ValueError) as error:  # of what `torchrun` sets, something is missing or wrong
+        raise ValueError(
+            f"the processes cannot find one another ({reason(error)}); start them with torchrun"
+        ) from error
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
         ends_alike = True

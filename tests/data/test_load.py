@@ -253,7 +253,14 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "written").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", cifar10_files()["test_batch"][:500], pickle.dumps({"data": 3})])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"nonsense", cifar10_files()["test_batch"][:500], pickle.dumps({"data": 3}), pickle.dumps([1])),
+        *(b"h\x05.", b"}K\x01K\x02u.", b"]K\x01b.", b"\x80\x04\x8a\xff\xff", b"(" * 100),
+        pickle.dumps({"data": [[1]], "labels": [10**30]}),
+    ],
+)
 def test_a_broken_batch_is_named(tmp_path, content):
     write_files(tmp_path / "cifar-10-batches-py", cifar10_files() | {"test_batch": content})
     with pytest.raises(data.DataError, match="unpack"):

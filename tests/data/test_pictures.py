@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deepvit_edu import data
 from deepvit_edu.data.pictures import ENDINGS, as_rgb, pictures_in, read_image
@@ -60,6 +60,24 @@ def test_photographs_are_turned_as_their_camera_says(tmp_path):
     assert read[0, 2, 16] > 200 > 50 > read[2, 2, 16]
     with Image.open(tmp_path / "x.jpg") as opened:
         assert as_rgb(opened, upright=False).size == (80, 40)
+
+
+@pytest.mark.parametrize("exif", [b"nonsense", b"II*\0" + b"\xff" * 4, b"MM\0*\0\0\0\x08\0\x05\x01"])
+def test_a_photograph_with_damaged_exif_is_read_as_it_is_stored(tmp_path, exif):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain.jpg", quality=95)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, exif=b"Exif\0\0" + exif)
+    assert np.array_equal(read_image(tmp_path / "a.jpg", 8), read_image(tmp_path / "plain.jpg", 8))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_way_of_holding_a_camera_is_undone_as_pillow_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert np.array_equal(read_image(tmp_path / "a.png", 8), expected.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(("wide", "high"), [(1600, 1200), (800, 600), (500, 400)])
@@ -187,6 +205,51 @@ def test_a_list_of_labels_that_does_not_fit_is_told(tmp_path):
     labels.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         data.load(folder, "val")
+
+
+def test_a_list_of_labels_as_other_programs_save_it_is_read(tmp_path):
+    folder = tiny_imagenet(tmp_path / "tiny")
+    labels = folder / "val" / "val_annotations.txt"
+    expected = data.load(folder, "val").labels.tolist()
+    labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    (folder / "val" / "._val_annotations.txt").write_bytes(b"\0\xff of a Mac")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert data.load(folder, "val").labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("val_0.JPEG\tn02", "val_0.JPEG is there twice, as n01 and as n02"),
+        ("val_0.JPEG n01", "its line 5 is not a picture's name, a tab and a class"),
+        ("val_9.JPEG\t", "its line 5 is not"),
+    ],
+)
+def test_a_list_of_labels_with_a_mistake_is_refused(tmp_path, line, message):
+    folder = tiny_imagenet(tmp_path / "tiny")
+    with open(folder / "val" / "val_annotations.txt", "a") as file:
+        file.write(line)
+    with pytest.raises(ValueError, match=rf"val_annotations.txt cannot be read: {message}"):
+        data.load(folder, "val")
+
+
+def test_pictures_that_a_list_names_and_that_are_not_there_are_counted(tmp_path):
+    folder = tiny_imagenet(tmp_path / "tiny")
+    (folder / "val" / "images" / "val_2.JPEG").unlink()
+    with pytest.warns(UserWarning, match=r"1 pictures that a list in .*val names are not there \(val_2.JPEG\)"):
+        assert len(data.load(folder, "val")) == 3
+
+
+def test_one_class_in_two_spellings_is_one_class(tmp_path):
+    folder = write_images(tmp_path / "pets", classes=("caf\u00e9", "dog"), count=2)
+    (folder / "test" / "caf\u00e9").rename(folder / "test" / "cafe\u0301")  # as a Mac packs it
+    assert data.load(folder, "test").classes == ["caf\u00e9", "dog"]
+    assert data.load(folder, "test").labels.tolist() == [0, 0, 1, 1]
+    write_images(tmp_path / "more", classes=("caf\u00e9",), count=2)
+    (tmp_path / "more" / "test" / "caf\u00e9").rename(folder / "test" / "caf\u00e9")
+    with pytest.raises(data.DataError, match="the class caf\u00e9 twice, spelt in two ways"):
+        data.load(folder, "test")
 
 
 @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "validation"), ("train", "valid")])

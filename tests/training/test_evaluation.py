@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform
 
-from deepvit_edu.checkpoints import save_model, to_official
+from deepvit_edu.checkpoints import load_model, save_model, to_official
 from deepvit_edu.cli import main
-from deepvit_edu.records import load_measurement
+from deepvit_edu.data.tars import Place
+from deepvit_edu.records import load_measurement, load_record
 from deepvit_edu.training import evaluate, evaluation
 from deepvit_edu.training.evaluation import real_labels_of, released
 from deepvit_edu.training.image_files import Files, find_validation
@@ -158,10 +159,38 @@ def test_classes_that_the_model_did_not_learn_are_refused(model, root, tmp_path,
     ],
 )
 def test_real_labels_of_other_images_are_refused(tmp_path, names, count, classes, message):
-    files = Files(None, [0], names, [0] * len(names), ["a"] * classes)
+    files = Files([Place("x")], names, [0] * len(names), ["a"] * classes)
     (tmp_path / "real.json").write_text(json.dumps([[0]] * count))
     with pytest.raises(ValueError, match=message):
         real_labels_of(files, tmp_path / "real.json")
+
+
+@pytest.mark.parametrize("labels", [[["1"]], [[1000]], [[-1]], [[1.5]], [3], {"a": [1]}])
+def test_real_labels_that_are_no_classes_are_refused(tmp_path, labels):
+    files = Files([Place("x")], ["a/ILSVRC2012_val_00000001.JPEG"], [0], ["a"] * 1000)
+    (tmp_path / "real.json").write_text(json.dumps(labels))
+    with pytest.raises(ValueError, match="holds no list of labels for each image"):
+        real_labels_of(files, tmp_path / "real.json")
+
+
+def test_a_models_file_says_how_its_test_images_are_prepared(tmp_path, capsys):
+    """Crop and interpolation as in training, not as another model's."""
+    root = make_imagenet(tmp_path / "imagenet", train=4, val=3)
+    options = ["--model", "cifar_vit_4x64", "--model-options", "depth=1", "--images-from", "files", "--epochs", "1"]
+    options += ["--smallest-crop", "0.5", "--batch-size", "4", "--workers", "0", "--learning-rate", "3e-3", "--quiet"]
+    assert main(["train", "--data", str(root), "--out", str(tmp_path / "run"), "--device", "cpu", *options]) == 0
+    model, about = load_model(tmp_path / "run" / "model.safetensors")
+    assert (about["crop_pct"], about["interpolation"]) == (1.0, "bicubic")
+    assert (model.default_cfg["crop_pct"], model.default_cfg["mean"]) == (1.0, tuple(about["mean"]))
+    capsys.readouterr()
+    for change, same in (({}, True), ({"crop_pct": 0.5}, False)):
+        save_model(model, tmp_path / "again.safetensors", **{**about, **change})
+        assert main(["evaluate", str(tmp_path / "again.safetensors"), "--data", str(root), "--device", "cpu"]) == 0
+        loss = load_record(tmp_path / "run" / "record.json")["test_loss"]
+        assert (f"loss {loss:.4f}" in capsys.readouterr().out) == same
+    save_model(model, tmp_path / "again.safetensors", **{**about, "crop_pct": 0})
+    with pytest.raises(ValueError, match="its crop_pct is 0; it must be above 0"):
+        load_model(tmp_path / "again.safetensors")
 
 
 def test_released_files_are_of_models_that_there_are():

@@ -1,4 +1,6 @@
+import gzip
 import os
+import pickle
 import shutil
 import tarfile
 from pathlib import PurePosixPath
@@ -7,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.readers.img_extensions import get_img_extensions
 
+from deepvit_edu import data
 from deepvit_edu.augment import Views, take_views
 from deepvit_edu.data import DataError
-from deepvit_edu.training import image_files
 from deepvit_edu.training.batches import StepSampler
 from deepvit_edu.training.file_batches import EveryNth, ImageFiles, Keys, TestView, TrainView, load, read_all
-from deepvit_edu.training.image_files import find_files
+from deepvit_edu.training.image_files import find_files, find_validation
 from deepvit_edu.training.processes import Processes
+from tests.data.test_pictures import tiny_imagenet
 from tests.training.helpers import CLASSES, make_imagenet, make_label_maps, small_setup
 
 CPU = torch.device("cpu")
@@ -61,7 +63,6 @@ def test_tar_files_hold_the_same_images(root, per_class):
 def test_tars_and_folders_number_the_classes_alike(tmp_path, monkeypatch):
     root = make_imagenet(tmp_path / "imagenet", classes=("1", "2", "10"))
     monkeypatch.setattr("tests.training.test_files.CLASSES", ("1", "2", "10"))
-    monkeypatch.setattr(image_files, "OPEN_TARS", 1)  # then a tar is opened for each image
     tar_up(root, "train", per_class=True)
     train, val = find_files(root, ALONE, 3)
     assert train.classes == val.classes == ["1", "10", "2"]
@@ -76,13 +77,72 @@ def test_the_index_of_tars_follows_them(root):
     missing.rename(root / "elsewhere.tar")
     with pytest.raises(DataError):
         find_files(root, ALONE, 3)
-    os.utime(next((root / "train").glob("_*")), (1, 1))  # long ago
     (root / "elsewhere.tar").rename(missing)
-    assert len(find_files(root, ALONE, 3)[0]) == 24
+    whole = find_files(root, ALONE, 3)[0]
     index = next((root / "train").glob("_*"))
-    index.write_bytes(index.read_bytes()[:50])
-    with pytest.raises(DataError, match=f"delete {index}"):
+    assert len(whole) == 24
+    for content in (index.read_bytes(), index.read_bytes()[:50], b"[]", b'{"tars": 3}'):
+        index.write_bytes(content)
+        assert find_files(root, ALONE, 3)[0] == whole
+
+
+def test_no_index_of_others_is_executed(root, tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    tar_up(root, "train", per_class=True)
+    for name in ("_train_tarinfos.pickle", "_train_pictures.json"):
+        (root / "train" / name).write_bytes(pickle.dumps(Harmful()))
+    assert len(find_files(root, ALONE, 3)[0]) == 24
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_tar_of_tars_and_one_for_a_whole_split_hold_the_same_images(root):
+    expected = find_files(root, ALONE, 3)[0]
+    pixels = [np.asarray(expected.open(number)) for number in range(24)]
+    tar_up(root, "train", per_class=True)
+    folder = root / "train"
+    with tarfile.open(root / "train.tar", "w") as outer:  # as ILSVRC2012_img_train.tar
+        for path in sorted(folder.iterdir()):
+            outer.add(path, path.name)
+    shutil.rmtree(folder)
+    found = find_files(root, ALONE, 3)[0]
+    assert (found.classes, found.labels) == (expected.classes, expected.labels)
+    assert all(np.array_equal(found.open(number), pixels[number]) for number in range(24))
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut between two pictures", "cut in one", "cut in a header", "changed", "compressed"]
+)
+def test_a_tar_that_is_not_whole_is_refused(root, damage):
+    tar_up(root, "train", per_class=True)
+    path = root / "train" / f"{CLASSES[1]}.tar"
+    with tarfile.open(path) as archive:
+        header = archive.getmembers()[3].offset
+    content = path.read_bytes()
+    changed = {
+        "cut between two pictures": content[:header],
+        "cut in one": content[: header - 100],
+        "cut in a header": content[: header + 100],
+        "changed": content[: header + 5] + b"?" + content[header + 6 :],
+        "compressed": gzip.compress(content),
+    }
+    path.write_bytes(changed[damage])
+    with pytest.raises(ValueError, match=rf"{path.name} cannot be read"):
         find_files(root, ALONE, 3)
+
+
+def test_what_a_tar_holds_beside_pictures_is_told_and_hidden_files_are_not(root):
+    tar_up(root, "train", per_class=True)
+    with tarfile.open(root / "train" / f"{CLASSES[0]}.tar", "a") as archive:
+        for name in ("._n01440764_0.JPEG", "__MACOSX/a.JPEG", "boxes.txt", "x.heic"):
+            archive.addfile(tarfile.TarInfo(name))
+        link = tarfile.TarInfo("link.JPEG")
+        link.type, link.linkname = tarfile.SYMTYPE, "n01440764_0.JPEG"
+        archive.addfile(link)
+    with pytest.warns(UserWarning, match=r"2 files of .*train are left out.*x\.heic, .*link\.JPEG"):
+        assert len(find_files(root, ALONE, 3)[0]) == 24
 
 
 def remove_class(root):
@@ -115,11 +175,12 @@ def rename_class(root):
     ("spoil", "message"),
     [
         (remove_class, "train has 2 classes and the model 3"),
-        (empty_class, "the class n01443537 in .* holds no image"),
+        (empty_class, "n01443537 holds no image that is read"),
         (swap, "train has 9 images and val 24; the two look swapped"),
-        (flatten_val, "val has no class folders"),
-        (rename_class, "different classes .n01443537 is in one only.; labels would be shifted"),
-        (lambda root: shutil.rmtree(root / "val"), "has no val; put a folder"),
+        (flatten_val, "val has no classes; put each class's images in a folder"),
+        (rename_class, "val has 1 classes that train has not .n09999999"),
+        (lambda root: shutil.rmtree(root / "val" / CLASSES[1]), "the class n01443537 in .*val holds no image"),
+        (lambda root: shutil.rmtree(root / "val"), "has no folder val or test; put the images at val/CLASS/"),
         (lambda root: shutil.rmtree(root), "there is no folder"),
     ],
 )
@@ -241,8 +302,54 @@ def test_pictures_of_every_ending_are_read_from_their_files_and_others_are_told(
             for ending, kind in ((".jpg", "JPEG"), (".jfif", "JPEG"), (".webp", "WEBP")):
                 Image.new("RGB", (8, 8)).save(folder / f"x{ending}", format=kind)
     (tmp_path / "train" / "a" / "x.heic").write_bytes(b"")
-    before = get_img_extensions()
     with pytest.warns(UserWarning, match=r"1 files of .*train are left out.*x\.heic"):
         train, val = find_files(tmp_path, ALONE)
     assert (len(train), len(val)) == (6, 6)
-    assert get_img_extensions() == before
+
+
+def test_tiny_imagenet_as_published_is_read_from_its_files(tmp_path):
+    root = tiny_imagenet(tmp_path / "tiny")
+    train, val = find_files(root, ALONE)
+    assert train.classes == val.classes == ["n01", "n02"]
+    assert (train.labels, val.labels) == ([0] * 5 + [1] * 5, [0, 1, 0, 1])
+    assert find_validation(root, ALONE).labels == val.labels
+    in_memory = data.load(root, "val", img_size=8)
+    found = {val.open(number).getpixel((0, 0)): val.labels[number] for number in range(4)}
+    for pixels, label in zip(in_memory.images, in_memory.labels.tolist(), strict=True):
+        assert found[tuple(pixels[:, 0, 0].tolist())] == label
+
+
+def test_hidden_files_links_and_loops_are_read_as_in_memory(root):
+    expected = find_files(root, ALONE, 3)[0]
+    folder = root / "train" / CLASSES[0]
+    (folder / "._n01440764_0.JPEG").write_bytes(b"of a Mac")
+    (folder / "loop").symlink_to(folder)
+    (root / "train" / ".cache").mkdir()
+    (root / "train" / CLASSES[1]).rename(root / "elsewhere")
+    (root / "train" / CLASSES[1]).symlink_to(root / "elsewhere")
+    assert find_files(root, ALONE, 3)[0].names == expected.names
+
+
+@pytest.mark.parametrize(
+    "content", ["pipe", "long", "bomb", b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, b"II*\0\xff\xff\xff\xff"]
+)
+def test_a_file_that_breaks_what_reads_it_is_skipped(root, content):
+    files = find_files(root, ALONE, 3)[0]
+    path = root / "train" / files.names[5]
+    path.unlink()
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content in ("long", "bomb"):
+        Image.new("1", (60_000, 1) if content == "long" else (20_000, 20_000)).save(path, format="PNG")
+    else:
+        path.write_bytes(content)
+    _, targets = ImageFiles(files, TestView(CONFIG, 32))[5, 0]
+    assert not targets.readable
+
+
+def test_names_that_are_no_text_are_read(root):
+    name = os.fsdecode(b"caf\xe9.JPEG")
+    (root / "train" / CLASSES[0] / "n01440764_0.JPEG").rename(root / "train" / CLASSES[0] / name)
+    train = find_files(root, ALONE, 3)[0]
+    assert len(train.hash()) == 64
+    assert train.open(train.names.index(f"{CLASSES[0]}/{name}")).size == (44, 40)

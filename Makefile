@@ -128,7 +128,7 @@ grade: $(INSTALLED) .venv-instructor/.installed ## grade a folder: make grade CO
 
 .PHONY: assignments-smoke
 assignments-smoke: $(INSTALLED) .venv-instructor/.installed ## run nbgrader's whole cycle on submissions of every sort
-	@$(BIN)/python -m pytest tests/tools/test_grading.py tests/tools/test_submissions.py tests/tools/test_execution.py
+	@$(BIN)/python -m pytest $(addprefix tests/tools/test_,grading.py submissions.py mending.py execution.py)
 
 .PHONY: figures
 figures: $(INSTALLED) ## take the figures out of the built book, for slides (after make book)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -56,6 +57,17 @@ def test_a_kernel_that_dies_or_does_not_listen_earns_nothing_from_there_on(code:
     done = execute(notebook, SANDBOX, hidden_folders(), seconds=4, deadline=40)
     assert failed(done.notebook) == [False, True]
     assert any(remark in told for told in done.remarks)
+
+
+@confined
+@pytest.mark.slow
+def test_processes_without_end_are_stopped_and_told_for_root_too() -> None:
+    swarm = "import subprocess\nkept = [subprocess.Popen(['sleep', '987']) for _ in range(1000)]"
+    done = execute(graded(swarm, "assert len(kept) == 1000"), SANDBOX, hidden_folders(), seconds=60, deadline=240)
+    assert failed(done.notebook) == [True]
+    assert "it started more processes than the limit" in done.remarks
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [command for command in running if b"987" in command]
 
 
 def test_only_text_and_pictures_are_kept() -> None:

@@ -3,7 +3,17 @@
 import nbformat
 import pytest
 
-from tools.assignments.grading import GradingError, find_submissions, grade, mend
+from deepvit_edu.files import only_process_in
+from tools.assignments.grading import (
+    COLUMNS,
+    GradingError,
+    find_submissions,
+    grade,
+    main,
+    mend,
+    read_marks,
+    write_marks,
+)
 from tools.assignments.write import source_notebook, student_notebook
 
 CHAPTER, SEED = 4, "maple"
@@ -122,3 +132,42 @@ def test_no_submissions_is_a_clear_error(tmp_path) -> None:
         find_submissions(tmp_path / "none", [4])
     with pytest.raises(GradingError, match=r"holds no STUDENT/NOTEBOOK.*chapter_4.ipynb"):
         find_submissions(tmp_path, [4])
+
+
+ROW = {"student": "ada", "assignment": "chapter_4", "points": "3", "of": "13", "in words": "2", "remarks": "a; b"}
+
+
+@pytest.mark.parametrize("how", [{"encoding": "utf-8-sig"}, {"separator": ";"}, {"separator": ";", "newline": "\r\n"}])
+def test_marks_that_a_spreadsheet_program_saved_are_joined(tmp_path, how) -> None:
+    separator, newline = how.get("separator", ","), how.get("newline", "\n")
+    lines = [separator.join(COLUMNS), separator.join(f'"{value}"' for value in ROW.values())]
+    path = tmp_path / "marks.csv"
+    path.write_bytes((newline.join(lines) + newline).encode(how.get("encoding", "utf-8")))
+    assert read_marks(path) == [ROW]
+    write_marks([{**ROW, "student": "ben"}], path)
+    assert [row["student"] for row in read_marks(path)] == ["ada", "ben"]
+    assert [file.name for file in tmp_path.iterdir()] == ["marks.csv"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"student,assignment\nada,chapter_4\n", b"\xff\xfeS", "stud\u00e9nt\n".encode("latin-1"), b"a\n\x00\n"]
+)
+def test_marks_that_cannot_be_joined_are_told_before_the_work(tmp_path, content, capsys) -> None:
+    (tmp_path / "course").mkdir()
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    nbformat.write(student_notebook(CHAPTER, SEED), tmp_path / "in" / "ada" / "chapter_4.ipynb")
+    (tmp_path / "marks.csv").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), str(tmp_path / "in"), "--no-sandbox"])
+    assert stop.value.code == 1
+    assert "mend it or move it away" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "marks.csv").read_bytes() == content
+
+
+def test_a_second_grading_of_one_course_waits_for_nobody_and_is_told(tmp_path, capsys) -> None:
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    nbformat.write(student_notebook(CHAPTER, SEED), tmp_path / "in" / "ada" / "chapter_4.ipynb")
+    with only_process_in(tmp_path / "course"), pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "course"), str(tmp_path / "in"), "--no-sandbox"])
+    assert stop.value.code == 1
+    assert "another process works in" in capsys.readouterr().err

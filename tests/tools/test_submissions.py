@@ -42,9 +42,11 @@ def zipped(**files: bytes) -> bytes:
         "chapter_4_ada.ipynb",
         "CHAPTER 4.IPYNB",
         "week/one/chapter_4.ipynb",
+        "chapter_4.ipynb.txt",
+        "chapter_4.ipynb.json",
     ],
 )
-@pytest.mark.parametrize("content", [BYTES, NAMELESS, b"\xef\xbb\xbf" + BYTES])
+@pytest.mark.parametrize("content", [BYTES, NAMELESS, b"\xef\xbb\xbf" + BYTES, BYTES.decode().encode("utf-16")])
 def test_notebooks_are_found_whatever_a_browser_or_platform_named_them(tmp_path, name, content) -> None:
     (entry,) = hand_in(tmp_path, **{f"ada/{name}": content})
     assert (entry.student, entry.assignment, entry.is_readable, entry.remarks) == ("ada", "chapter_4", True, [])
@@ -60,6 +62,7 @@ def test_flat_downloads_and_zips(tmp_path) -> None:
         tmp_path,
         **{
             "rita_1234_chapter_4.ipynb": BYTES,
+            "uma_chapter_4.ipynb.txt": BYTES,
             "sam.zip": zipped(**{"work/chapter_4.ipynb": BYTES, "__MACOSX/._chapter_4.ipynb": b"x"}),
             "tom/hand-in.zip": zipped(**{"chapter_4.ipynb": BYTES}),
         },
@@ -68,6 +71,7 @@ def test_flat_downloads_and_zips(tmp_path) -> None:
         ("rita_1234", "chapter_4"),
         ("sam", "chapter_4"),
         ("tom", "chapter_4"),
+        ("uma", "chapter_4"),
     ]
 
 
@@ -112,6 +116,17 @@ def test_of_several_notebooks_one_is_graded_and_it_is_said_which(tmp_path) -> No
     assert entry.remarks == ["2 notebooks of this chapter were handed in; chapter_4 (1).ipynb is graded"]
     (entry,) = hand_in(tmp_path, **{"ada/chapter_4.ipynb": BYTES})
     assert "; chapter_4.ipynb is graded" in entry.remarks[0]
+
+
+@pytest.mark.parametrize(("year", "chosen"), [(1999, "chapter_4 (1).ipynb"), (2060, "all.zip/chapter_4 (2).ipynb")])
+def test_a_notebook_in_a_zip_is_as_old_as_it_says(tmp_path, year, chosen) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("chapter_4 (2).ipynb", (year, 1, 1, 0, 0, 0)), BYTES)
+        archive.writestr(zipfile.ZipInfo("note.txt", (1980, 0, 0, 31, 0, 0)), b"")
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    (tmp_path / "all.zip").rename(tmp_path / "in" / "ada" / "all.zip")
+    entry, *_ = hand_in(tmp_path / "in", **{"ada/chapter_4 (1).ipynb": BYTES})
+    assert entry.remarks == [f"2 notebooks of this chapter were handed in; {chosen} is graded"]
 
 
 def test_names_of_students_are_names_of_folders(tmp_path) -> None:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
+import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from tools.assignments.limited_kernel import PROCESSES
 from tools.assignments.sandbox import Sandbox
 from tools.assignments.write import visible_part
 from tools.contents import ROOT
@@ -31,6 +33,8 @@ LARGEST_OUTPUT = 4 * 2**20
 SHOWN = ("text/plain", "image/png", "image/jpeg")
 """What is kept of an output. HTML and scripts are not: they would run in the browser of whoever marks."""
 NOT_RUN = "it was not run"
+WATCH_SECONDS = 1
+"""How often a notebook's processes are counted."""
 SIGNS = {
     "MemoryError": "it asked for more memory than the limit",
     "Resource temporarily unavailable": "it started more processes than the limit",
@@ -137,6 +141,7 @@ class _Client(NotebookClient):
 
     async def run(self, deadline: float) -> None:
         """Runs all cells, or as many as the deadline and the kernel's life allow."""
+        watch = asyncio.ensure_future(self._watch())
         try:
             await asyncio.wait_for(self.async_execute(), deadline)
         except (TimeoutError, asyncio.TimeoutError):
@@ -146,16 +151,30 @@ class _Client(NotebookClient):
         except (CellTimeoutError, RuntimeError, OSError) as error:
             self.ended = f"it could not be run ({type(error).__name__})"
         finally:
-            await self._end()
+            watch.cancel()
+            self._kill()
+            with contextlib.suppress(Exception):
+                await self.km.shutdown_kernel(now=True)
 
-    async def _end(self) -> None:
-        provisioner = getattr(self.km, "provisioner", None)
-        number = getattr(provisioner, "pid", None)
-        if number:  # its whole group, and in a sandbox with it all that it started
+    @property
+    def _number(self) -> int | None:
+        """Of the process that was started, which is above all others of the notebook."""
+        return getattr(getattr(self.km, "provisioner", None), "pid", None)
+
+    def _kill(self) -> None:
+        if self._number:  # its whole group, and in a sandbox with it all that it started
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(os.getpgid(number), signal.SIGKILL)
-        with contextlib.suppress(Exception):
-            await self.km.shutdown_kernel(now=True)
+                os.killpg(os.getpgid(self._number), signal.SIGKILL)
+
+    async def _watch(self) -> None:
+        """Ends a notebook with too many processes: the system's own limit does not hold for root."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            with contextlib.suppress(psutil.Error):
+                if self._number and len(psutil.Process(self._number).children(recursive=True)) > PROCESSES:
+                    self.ended = SIGNS["Resource temporarily unavailable"]
+                    self._kill()
+                    return
 
     async def _async_cleanup_kernel(self) -> None:
         """As of nbclient, which may ask twice where a kernel dies while it is being stopped."""

@@ -11,6 +11,7 @@ the notebooks printed: so a notebook can fake its own marks (as any notebook can
 
 import argparse
 import csv
+import io
 import os
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from deepvit_edu.files import atomic_path, check_output, only_process_in
+from deepvit_edu.reading import UnreadableError, reading
 from tools.assignments.execution import Executed, execute, shown_to_students, without_tags
 from tools.assignments.mending import mend
 from tools.assignments.question import CHAPTERS
@@ -199,18 +202,40 @@ def _row(entry: Submission, source: NotebookNode | None, exported: dict, course:
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def read_marks(path: Path) -> list[dict]:
+    """The lines of earlier gradings; none where there is no such file.
+
+    Raises:
+        GradingError: when it is another file, or what a spreadsheet program made of it.
+    """
+    if not path.exists():
+        return []
+    try:
+        with reading(path):
+            text = path.read_text(encoding="utf-8-sig")
+            separator = ";" if ";" in text.split("\n", 1)[0] else ","  # a spreadsheet program's, in much of the world
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    except (OSError, UnreadableError) as error:
+        raise GradingError(f"{error}; new marks would join it, so mend it or move it away") from error
+    if any(not set(COLUMNS) <= set(row) or None in row.values() for row in rows):
+        raise GradingError(
+            f"{path} has not the columns {', '.join(COLUMNS)} in every line; new marks would join it, so mend it or "
+            "move it away"
+        )
+    return [{name: row[name] for name in COLUMNS} for row in rows]
+
+
 def write_marks(rows: list[dict], path: Path) -> None:
-    """The marks as CSV, a line a submission; lines of earlier gradings stay unless they were graded again."""
+    """The marks as CSV, a line a submission; lines of earlier gradings stay unless they were graded again.
+
+    Raises:
+        GradingError: as of `read_marks`.
+    """
     new = {(row["student"], row["assignment"]): row for row in rows}
     now_graded = {row["student"] for row in rows if row["assignment"]}
-    merged = {}
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["assignment"] or row["student"] not in now_graded:
-                    merged[row["student"], row["assignment"]] = row
-    merged |= new
-    with path.open("w", encoding="utf-8", newline="") as file:
+    earlier = [row for row in read_marks(path) if row["assignment"] or row["student"] not in now_graded]
+    merged = {(row["student"], row["assignment"]): row for row in earlier} | new
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows({key: _no_formula(value) for key, value in merged[name].items()} for name in sorted(merged))
@@ -247,10 +272,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if min(options.seconds, options.deadline, options.jobs) < 1:
             raise GradingError("--seconds, --deadline and --jobs are 1 or more")
         submissions = find_submissions(options.submissions, options.chapters)
+        read_marks(check_output(options.course / "marks.csv"))  # before the work, not after it
         sandbox = None if options.no_sandbox else _needed_sandbox()
-        rows = grade(course, submissions, options.seconds, options.deadline, sandbox, options.jobs)
-        write_marks(rows, options.course / "marks.csv")
-    except (GradingError, OSError) as error:
+        with only_process_in(options.course):
+            rows = grade(course, submissions, options.seconds, options.deadline, sandbox, options.jobs)
+            write_marks(rows, options.course / "marks.csv")
+    except (GradingError, OSError, ValueError) as error:
         parser.exit(1, f"tools.assignments.grading: {error}\n")
     print("\n".join(describe(rows)))
     where = "without a sandbox" if sandbox is None else f"in a sandbox of {sandbox.name}"

@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import nbformat
@@ -16,6 +17,8 @@ from tools.assignments.write import assignment_name
 
 LARGEST = 20 * 2**20
 """Bytes of a notebook, and of one file in a zip; no answer to our questions needs more."""
+ENDINGS = (".ipynb", ".ipynb.json", ".ipynb.txt")
+"""Of a notebook; some browsers add the second or third half."""
 LARGEST_ZIP = 200 * 2**20
 IN_A_NAME = re.compile(r"chapter[\s_.-]*(\d+)", re.IGNORECASE)
 
@@ -87,8 +90,9 @@ def find_submissions(folder: Path, chapters: Sequence[int]) -> list[Submission]:
 
 def student_of(entry: Path) -> str:
     """The student's name: the folder's, or what a file's name holds beside the chapter."""
-    name = entry.name if entry.is_dir() else IN_A_NAME.sub("", entry.stem)
-    name = re.sub(r"[^\w.@ -]+", "_", name).strip(" ._-")
+    stem = next((entry.name[: -len(end)] for end in ENDINGS if entry.name.lower().endswith(end)), entry.stem)
+    name = entry.name if entry.is_dir() else IN_A_NAME.sub("", stem)
+    name = re.sub(r"[^\w.@ -]+", "_", name).strip(" ._-@")
     return name or "unnamed"
 
 
@@ -106,7 +110,7 @@ def _files(path: Path, name: str) -> list[_File]:
     if path.suffix.lower() == ".zip":
         return list(_unzipped(path, name))
     size, changed = path.stat().st_size, path.stat().st_mtime
-    return [_File(name, path.read_bytes() if size <= LARGEST and name.lower().endswith(".ipynb") else b"", changed)]
+    return [_File(name, path.read_bytes() if size <= LARGEST and _is_notebook(name) else b"", changed)]
 
 
 def _unzipped(path: Path, name: str) -> Iterator[_File]:
@@ -116,11 +120,23 @@ def _unzipped(path: Path, name: str) -> Iterator[_File]:
         for about in archive.infolist():
             if about.is_dir() or _is_beside_the_point(about.filename):
                 continue
-            wanted = about.filename.lower().endswith(".ipynb") and about.file_size <= LARGEST
+            wanted = _is_notebook(about.filename) and about.file_size <= LARGEST
             with archive.open(about) as file:
                 content = file.read(LARGEST + 1) if wanted else b""  # what it says of its size may be wrong
-            changed = sum(part * 60 ** (5 - place) for place, part in enumerate(about.date_time))
+            changed = _seconds(about.date_time)
             yield _File(f"{name}/{about.filename}", content if len(content) <= LARGEST else b"", changed)
+
+
+def _seconds(date_time: tuple[int, ...]) -> float:
+    """When a file in a zip was changed, as of a file beside it; 0 where the zip says nothing that is a time."""
+    try:
+        return datetime(*date_time).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
+
+
+def _is_notebook(name: str) -> bool:
+    return name.lower().endswith(ENDINGS)
 
 
 def _is_beside_the_point(name: str) -> bool:
@@ -167,12 +183,12 @@ def _chosen(student: str, chapter: int, candidates: list[tuple[_File, NotebookNo
 
 def _notebook_of(file: _File) -> tuple[NotebookNode | None, int | None]:
     """The notebook in a file, if it is one, and the chapter that its metadata or else its name tells."""
-    if not file.name.lower().endswith(".ipynb"):
+    if not _is_notebook(file.name):
         return None, None
     in_name = [int(number) for number in IN_A_NAME.findall(PurePosixPath(file.name).stem)]
     chapter = in_name[0] if len(in_name) == 1 else None
     try:
-        raw = json.loads(file.content.decode("utf-8-sig"))
+        raw = json.loads(file.content)  # which knows UTF-8 and UTF-16 apart, with a mark and without
         notebook = nbformat.read(io.StringIO(json.dumps(raw)), as_version=4)
         notebook.cells = [cell for cell in notebook.cells if isinstance(cell.source, str)]
         in_metadata = notebook.metadata.get("deepvit_edu", {}).get("chapter")

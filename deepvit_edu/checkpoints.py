@@ -277,7 +277,7 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
         if name.endswith("scale2.gamma"):  # the first release had none
             weights.setdefault(*names[name], torch.ones_like(parameter))
     _check_heads(model, weights, path)
-    loaded = _translate(weights, names, str(path))
+    loaded = _translate(weights, names, f"this model in {path}")
     loaded["pos_embed"] = _fit_positions(loaded["pos_embed"], model)
     for name, parameter in model.state_dict().items():
         _check_fit(name, loaded[name], parameter, path)
@@ -344,7 +344,7 @@ def _weights_of(model: VisionTransformer, path: str | Path) -> dict[str, Tensor]
     for own, parts in names.items():
         if own.endswith("scale2.gamma"):  # the first release had none
             weights.setdefault(*parts, torch.ones_like(model.state_dict()[own]))
-    return _translate(weights, names, str(path))
+    return _translate(weights, names, f"this model in {path}")
 
 
 def _check_heads(model: VisionTransformer, weights: dict[str, Tensor], path: str | Path) -> None:

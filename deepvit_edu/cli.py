@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_program = arguments is None  # and not called by a program
     if is_program:
         _open_streams()
+        warnings.formatwarning = lambda message, *_: f"deepvit-edu: {one_line(message)}\n"  # a sentence, as errors are
     options = build_parser().parse_args(arguments)
     if is_program and options.command in (train_command, run_command):
         restart_with_memory_kept(sys.argv[1:])

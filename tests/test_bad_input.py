@@ -99,6 +99,19 @@ def test_a_full_disk_is_told(place) -> None:
     assert done.stderr == b"deepvit-edu: No space left on device\n"
 
 
+def test_a_warning_is_a_sentence_too(place) -> None:
+    folder = place / "noted"
+    for split in ("train", "test"):
+        (folder / split / "a").mkdir(parents=True)
+        (folder / split / "a" / "a.png").write_bytes((place / "fine" / split / "a" / "a.png").read_bytes())
+    (folder / "train" / "a" / "a.heic").write_bytes(b"")
+    done = run(place, ("data", "noted"), {})
+    assert done.returncode == 0
+    told = b"deepvit-edu: 1 files of noted/train are left out, no kind of picture that is read (noted/train/a/a.heic)\n"
+    assert told in done.stderr.replace(b"\r", b"")
+    assert b"warnings.warn" not in done.stderr
+
+
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}])
 def test_output_that_is_not_utf8_still_tells_the_numbers(place, variables) -> None:
     done = run(place, ("data", "fine"), {"PYTHONCOERCECLOCALE": "0", **variables})

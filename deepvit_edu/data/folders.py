@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..reading import reading
-from ..words import one_line
+from ..words import one_line, printable
 from .image_set import DataError, ImageSet, balanced_choice, check_memory
 from .pictures import is_hidden, pictures_in, read_image, shorter_side
 
@@ -263,7 +263,7 @@ def _read_images(paths: list[str], img_size: int, progress: bool) -> tuple[np.nd
 
 
 def _first(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
+    return printable(", ".join(paths[:3]) + (", …" if len(paths) > 3 else ""))
 
 
 def _tell_unreadable(errors: dict[str, Exception], total: int) -> None:

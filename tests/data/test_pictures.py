@@ -142,6 +142,13 @@ def test_what_no_rule_takes_is_counted_and_named(tmp_path):
     assert (len(images), images.classes) == (6, ["cat", "dog"])
 
 
+def test_a_name_that_would_steer_the_terminal_is_written_out(tmp_path):
+    folder = write_images(tmp_path / "pets", count=2)
+    (folder / "train" / "cat" / "x\x1b[31m.heic").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"cat/x\\x1b\[31m\.heic"):
+        data.load(folder, "train")
+
+
 def test_a_folder_of_pictures_that_are_not_read_is_an_error_that_names_them(tmp_path):
     folder = write_images(tmp_path / "pets", count=3, splits=("train",))
     for path in (folder / "train" / "dog").iterdir():

@@ -102,8 +102,8 @@ def attention(answer: Callable[[Tensor, int], Tensor]) -> None:
 
     overs = {
         -1: "",
-        -2: "the shares of one query do not sum to 1",
-        1: "a head's shares depend on the other heads'",
+        -2: "the probabilities of one query do not sum to 1",
+        1: "a head's probabilities depend on the other heads'",
     }
     widths = {
         dim: "",
@@ -221,7 +221,8 @@ def sharpened(answer: Callable[[nn.Module, float], nn.Module]) -> None:
     _require_factor(_recorded(answer(deepcopy(model), 0.5), images), model, images, 0.5)
     flat = _recorded(answer(deepcopy(model), 0.0), images)
     require(
-        are_close(flat, torch.full_like(flat, 1 / flat.shape[-1])), "with the factor 0, all shares should be equal."
+        are_close(flat, torch.full_like(flat, 1 / flat.shape[-1])),
+        "with the factor 0, all probabilities should be equal.",
     )
 
 
@@ -262,7 +263,7 @@ def _require_factor(found: Tensor, model: VisionTransformer, images: Tensor, fac
         "the way: the values?",
     )
     sums = are_close(found.sum(dim=-1), torch.ones(found.shape[:-1]), 1e-3)
-    require(sums, "the shares of a query no longer sum to 1: multiply the scores, before the softmax.")
+    require(sums, "the probabilities of a query no longer sum to 1: multiply the scores, before the softmax.")
     message = f"with the factor {factor}, the maps differ from the softmax of the scores times {factor}."
     require(are_close(found, maps(factor), 1e-3), message)
 

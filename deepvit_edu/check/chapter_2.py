@@ -225,24 +225,27 @@ def _faults(answer: Callable[..., Tensor], found: Tensor, *parts: Tensor) -> lis
     faults = []
     if part == 1.0:
         faults.append(
-            "In exponents: far too little comes out for long vectors; the mean of e^(w·x) over w says how much of "
-            "|x|² to take off."
+            "the exponents are too small, so far too little comes out for long vectors. The mean of e^(w·x) "
+            "over w says how much of |x|² to take off."
         )
     if part == 0.0:
         faults.append(
-            "In exponents: the squared length is missing, so long vectors get too much. What does e^(w·x) average to?"
+            "the squared length is missing in the exponents, so long vectors get too much. What does e^(w·x) average "
+            "to?"
         )
     sums = answer(query, key, torch.ones_like(value), W)
     if over == 1:
         faults.append(
-            "In shares: those of a *key* over all queries sum to 1. Each query distributes its attention over the keys."
+            "the probabilities of a *key* over all queries sum to 1. Each query distributes its attention over the "
+            "keys."
         )
     elif not are_close(sums, torch.ones_like(sums), 1e-3):
-        faults.append("In shares: those of a query do not sum to 1. Put ones in the place of the values to see it.")
+        faults.append("the probabilities of a query do not sum to 1. Put ones in the place of the values to see it.")
     many = 160
     if _largest(answer, many, W) >= many**2:
         faults.append(
-            "In cost: a map of N × N entries is formed on the way. Which two of three factors can be multiplied first?"
+            "it costs too much: a map of N × N entries is formed on the way. Which two of three factors can be "
+            "multiplied first?"
         )
     return faults
 

@@ -247,8 +247,8 @@ def chance_level(answer: Callable[[Tensor, Tensor], Any]) -> None:
     )
     require(
         not is_like(_mean_cosine(one, _shuffled(other, -1)), 0.03),
-        "the entries of each *row* were shuffled. That moves shares from popular tokens to others, and a column does "
-        "not keep its numbers. Shuffle along the queries.",
+        "the entries of each *row* were shuffled. That moves probability from popular tokens to others, and a column "
+        "does not keep its numbers. Shuffle along the queries.",
     )
     shifted = [_mean_cosine(one, other.roll(step, dims=-1)) for step in range(1, tokens)]
     require(

@@ -72,8 +72,8 @@ torch.testing.assert_close(ruled_attention(query, key, value), wanted, rtol=1e-3
         exercise="1.2",
         variant=f"{described}; temperature {temperature}",
         text=(
-            f"Write attention with several heads and one rule: *{described}*. The shares of a query over the tokens "
-            "that it may attend to sum to 1, and all others get a share of exactly 0. The scores are "
+            f"Write attention with several heads and one rule: *{described}*. The probabilities of a query over the "
+            "tokens that it may attend to sum to 1, and all others get exactly 0. The scores are "
             f"$Q K^\\top / (T \\sqrt{{D}})$ with the temperature $T = {temperature}$. There is no linear layer, "
             "before or after; the heads' outputs stand side by side, all of head 0 first."
         ),

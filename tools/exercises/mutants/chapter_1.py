@@ -45,7 +45,7 @@ def _attention(qkv, num_heads, over=-1, width=None, order=(0, 2, 1, 3)):
     return out.permute(order).reshape(*qkv.shape[:2], -1)
 
 
-@mutant("1.2", says="one fault is left: the shares of one query")
+@mutant("1.2", says="one fault is left: the probabilities of one query")
 def softmax_still_over_queries(qkv, num_heads):
     """Only scale and merging were mended: the softmax still runs over the queries."""
     return _attention(qkv, num_heads, over=-2)

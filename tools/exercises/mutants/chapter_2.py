@@ -120,7 +120,7 @@ def _performer(query, key, value, W, part=0.5, over_images=False):
 
 @mutant("2.3", says="how much of |x|² to take off")
 def whole_squared_length(query, key, value, W):
-    """The exponent still lacks its half; shares and cost are mended."""
+    """The exponent still lacks its half; sums and cost are mended."""
     return _performer(query, key, value, W, part=1.0)
 
 
@@ -130,7 +130,7 @@ def no_squared_length(query, key, value, W):
     return _performer(query, key, value, W, part=0.0)
 
 
-@mutant("2.3", says="those of a *key* over all queries")
+@mutant("2.3", says="the probabilities of a *key* over all queries")
 def shares_of_a_key(query, key, value, W):
     """Divides by sums over queries: quick, and with the right exponent."""
     phi_q, phi_k = (torch.exp(x @ W.T - x.square().sum(dim=-1, keepdim=True) / 2) for x in (query, key))
@@ -138,7 +138,7 @@ def shares_of_a_key(query, key, value, W):
     return phi_q @ (phi_k.transpose(1, 2) @ (value / total))
 
 
-@mutant("2.3", says="those of a query do not sum to 1")
+@mutant("2.3", says="the probabilities of a query do not sum to 1")
 def no_division(query, key, value, W):
     """The wrong division was taken out, and none put in."""
     phi_q, phi_k = (torch.exp(x @ W.T - x.square().sum(dim=-1, keepdim=True) / 2) for x in (query, key))

@@ -149,7 +149,7 @@ window.deepvitExplorer = async (id) => {
     let query = extra + Math.floor(grid / 2) * (grid + 1); // a token; 0 is the class token where there is one
 
     const image = choice("Image", images, () => draw());
-    const view = choice("Show", ["the weights", "the weights less their mean"], () => draw());
+    const view = choice("Show", ["the entries", "the entries less their mean"], () => draw());
     const ground = choice("Full colour is", ["the largest of each row", "the largest of all networks"], () => draw());
     const layer = slider("Block", layers.map(String), layers.length >> 1, () => draw());
     const head = slider("Head", range(heads, String), 0, () => draw());

@@ -350,7 +350,7 @@ def draw_attention(
         ax.add_patch(plt.Rectangle(corner, patch, patch, fill=False, edgecolor="black", linewidth=3))
         ax.add_patch(plt.Rectangle(corner, patch, patch, fill=False, edgecolor="white", linewidth=1))
     place = f"block {recording.layers[layer]}, head {head}, from row {row + 1}, column {column + 1}"
-    return fig, f"Attention of {place} in an image ({recording.titles[image]}). Largest weight: {'; '.join(said)}."
+    return fig, f"Attention of {place} in an image ({recording.titles[image]}). Largest entry: {'; '.join(said)}."
 
 
 def _overlay(ax: Axes, picture: np.ndarray, weights: Tensor) -> None:
@@ -380,7 +380,7 @@ def _attention_table(recording: AttentionRecording, view: dict[str, int]) -> str
         for layer, number in enumerate(recording.layers)
     ]
     place = f"row {view['row'] + 1}, column {view['column'] + 1} of image 1 in head {view['head']}"
-    return html_table(f"The largest weight of the map, from {place}", ["block", *_titles(recording.maps)], rows)
+    return html_table(f"The largest entry of the map, from {place}", ["block", *_titles(recording.maps)], rows)
 
 
 def draw_collapse(

@@ -318,14 +318,15 @@ def _scoped(entry: Entry) -> str:
 def findings(entries: list[Entry]) -> str:
     """A Markdown list of claims with their verdicts and effects: for the head of a chapter.
 
-    Where newer studies ask, too, what was seen after one epoch stands under a fold.
+    Where newer studies ask, too, what was seen after an epoch or two stands under a fold.
     """
     early = [entry for entry in entries if entry.claim.subject == FIRST_EPOCH]
     current = [entry for entry in entries if entry.claim.subject != FIRST_EPOCH]
     if not current:
         return _list_of(early)
     title = (
-        f"Seen at the first epoch, which decides nothing by itself: {len(early)} earlier claim{'s' * (len(early) > 1)}"
+        f"Seen in the first epoch or two, which decides nothing by itself: "
+        f"{len(early)} earlier claim{'s' * (len(early) > 1)}"
     )
     return _list_of(current) + (f"\n\n{fold(title, _list_of(early))}" if early else "")
 
@@ -352,7 +353,10 @@ def _corrected_away(entry: Entry) -> str:
     """Why an interval that decides by itself has no verdict; empty for all others."""
     if entry.verdict != "inconclusive" or not _decides_alone(entry):
         return ""
-    return f" By itself this would decide; among the claims read beside it, it may be chance (p {entry.p_value:.2f})."
+    return (
+        " By itself this would decide; among the claims read beside it, it may be chance "
+        f"(p, corrected for their number, {entry.p_value:.2f})."
+    )
 
 
 def added_later(entries: list[Entry]) -> str:

@@ -304,8 +304,6 @@ def _of_train() -> Iterator[Line]:
     yield Line(("train", f"--limit={HUGE}"))
     yield Line(("train", f"--img-size={HUGE}"))
     yield Line(("train", "--workers=1000000"), about="workers")
-    yield Line(("train", "--model-options", "depth=2", "depth=3"), about="depth")
-    yield Line(("train", "--model-options", "depth=2", "--model-options", "depth=3"), about="depth")
     yield Line(("train", "--model-options", "depth=010"), about="depth")
     for value in ("x", "nan", "inf", "-1", "0", "1e300"):
         yield Line(("train", f"--timeout-minutes={value}", *CPU), about="timeout")

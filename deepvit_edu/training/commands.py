@@ -305,8 +305,6 @@ def _model_options(options: argparse.Namespace) -> dict:
         name, sign, value = (part.strip() for part in text.partition("="))
         if not sign:
             raise ValueError(f"'{text}' sets nothing; write it as option=value")
-        if name in chosen:
-            raise ValueError(f"--model-options has {name} twice; leave one out")
         read = yaml_value(value)
         chosen[name] = tuple(read) if isinstance(read, list) else read
     return chosen

@@ -54,6 +54,50 @@ def test_page_fits_a_phone(visit: Callable, page: str) -> None:
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.parametrize("name", ["book/01_vision_transformer", "book/04_re_attention", "book/appendix/model_zoo"])
+def test_names_in_tables_are_not_broken_into_letters(visit: Callable, name: str) -> None:
+    opened = visit(name, width=390).page
+    broken = opened.evaluate(
+        """() => {
+            const names = [...document.querySelectorAll('.pst-scrollable-table-container td code')];
+            const lines = name => name.getClientRects().length;
+            const letters = name => name.textContent.length;
+            return names.filter(name => lines(name) > Math.max(1, letters(name) / 5)).map(name => name.textContent);
+        }"""
+    )
+    assert broken == []
+
+
+def test_a_formula_shows_its_beginning(visit: Callable) -> None:
+    opened = visit("book/appendix/bound", width=320).page
+    starts = opened.evaluate(
+        """() => [...document.querySelectorAll('div.math')].map(box => {
+            const long = document.createElement('span');
+            long.style.cssText = 'display: inline-block; width: 900px';
+            const formula = box.querySelector('.katex-display');
+            formula.append(long);
+            return formula.getBoundingClientRect().left - box.getBoundingClientRect().left;
+        })"""
+    )
+    assert starts
+    assert all(abs(start) <= 1 for start in starts)
+
+
+def test_outputs_are_marked_and_folds_leave_no_gap(visit: Callable) -> None:
+    opened = visit("book/01_vision_transformer").page
+    unmarked, gaps = opened.evaluate(
+        """() => {
+            const thin = output => getComputedStyle(output).borderLeftWidth !== '3px';
+            const gap = fold => fold.clientHeight - fold.querySelector('.admonition-title').offsetHeight;
+            return [
+                [...document.querySelectorAll('.output:is(.stream, .text_plain)')].filter(thin).length,
+                [...document.querySelectorAll('.admonition.toggle-hidden')].map(gap).filter(height => height > 2),
+            ];
+        }"""
+    )
+    assert (unmarked, gaps) == (0, [])
+
+
 MARK_SEEN = """() => {
     const looks = new Map(), seen = new Set();
     const look = element => {  // what its text looks like: the colours behind it, and its own

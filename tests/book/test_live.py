@@ -235,6 +235,15 @@ def test_whole_figure_by_keyboard(open_figure):
     assert "No record of this" in words
 
 
+def test_a_block_is_chosen_by_keys_on_the_front_page(open_figure):
+    figure = open_figure("front", width=390)
+    figure.root.get_by_role("slider", name="Block").focus()
+    figure.page.keyboard.press("End")
+    assert "Block 23:" in figure.settled()
+    slider, picture = (figure.root.locator(name).bounding_box() for name in ("input[type=range]", ".live-image"))
+    assert slider["y"] + slider["height"] <= picture["y"] + picture["height"]  # beside the picture, not below it
+
+
 def test_maps_are_chosen_by_mouse(open_figure):
     figure = open_figure("whole")
     maps = figure.root.locator(".live-panel canvas").first

@@ -231,7 +231,7 @@
       + "a remedy?";
     const seenCaption = make("figcaption", {}, "as the networks see it: 32 × 32 pixels");
     const seen = make("figure", { class: "live-seen" }, picture.seen, seenCaption);
-    const tools = [classToken, chooser.uploader, ...(whole ? [seen] : [])];
+    const tools = [classToken, chooser.uploader, whole ? seen : block.box]; // the blocks' maps are small for a finger
     const note = make("p", { class: "live-note" }, "Orange lines mark the probabilities before.");
     const change = make("fieldset", {}, make("legend", {}, "Replace maps"),
       controls(block.box, way.box, where.box, note));

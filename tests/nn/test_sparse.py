@@ -57,13 +57,21 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def test_dynamicvit_keeps_and_masks_the_tokens_that_the_authors_do():
+def test_dynamicvit_keeps_the_tokens_that_the_authors_do():
     theirs, model = answers("dynamicvit_deit_s_0.7"), loaded("dynamicvit_deit_s", weights("dynamicvit_deit_s_0.7"))
     dropped = select_tokens(model, images())
     for stage in range(3):
         assert places(dropped.kept[stage]) == places(theirs[f"kept_{stage + 1}"])
         expected = theirs[f"score_{stage + 1}"]
         torch.testing.assert_close(dropped.scores[stage], expected, rtol=0, atol=1e-5, equal_nan=True)
+
+
+@torch.no_grad()
+def test_dynamicvit_masks_the_tokens_that_the_authors_do():
+    torch.manual_seed(0)
+    if torch.empty(1).exponential_().item() != pytest.approx(3.508326):
+        pytest.skip("this torch draws other numbers than the one that made the authors' answers")
+    theirs, model = answers("dynamicvit_deit_s_0.7"), loaded("dynamicvit_deit_s", weights("dynamicvit_deit_s_0.7"))
     torch.manual_seed(0)
     masked = select_tokens(model.train(), images())
     for stage in range(3):

@@ -1,12 +1,15 @@
 """What tools.book.lean takes out of a page, and where it puts it."""
 
 import base64
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tools.book.lean import Files, is_used, move_explorers, move_pictures, put_off
+from tools.book.lean import Files, is_used, lighter, move_explorers, move_pictures, put_off
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def test_picture_becomes_a_file_that_can_wait(files: Files) -> None:
     assert moved.count(f'<img src="../_figures/{file.name}" alt=""') == 2
     assert moved.count('<foreignObject id="i" x="1" y="2" width="3" height="4">') == 2
     assert "base64" not in moved
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_photograph_is_made_lighter_and_a_map_is_not() -> None:
+    rows, columns = np.mgrid[:300, :300]
+    smooth = np.stack([rows, columns, rows + columns], axis=2) * 127 // 300
+    photograph = (smooth + np.random.default_rng(0).integers(0, 6, smooth.shape)).astype(np.uint8)
+    content, kind = lighter(as_png(photograph), "png")
+    assert kind == "webp"
+    assert len(content) < len(as_png(photograph)) / 4
+    found = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    assert np.abs(found - photograph).mean() < 3
+    assert lighter(as_png(photograph[:20]), "png") == (as_png(photograph[:20]), "png")
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,28 @@
 - An explorer's numbers and code move into a file of their own, which web/book.js loads as a script when the explorer
   comes near the window: a page opened from a folder may load scripts, but not fetch data.
 - Pictures that stand in a page as text (the maps in its figures) become files. An SVG's own pictures are loaded at once
-  wherever they are, so they become HTML's, which can wait.
+  wherever they are, so they become HTML's, which can wait. Photographs, which PNG makes heavy, become WebP.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
 
 FOLDER = "_figures"
+HEAVY = 100_000
+"""Bytes above which a PNG is a photograph: maps and drawn images stay below it, to the last bit."""
 UNUSED = ("thebe", "THEBE_JS_URL")  # a kernel in the page: this book has none
 ONLY_WHERE = {  # names, and the pattern of what a page has that needs them
     "design-tabs.js": "sd-tab-set",
@@ -84,11 +89,20 @@ def move_pictures(body: str, files: Files) -> str:
     """The page with files in the place of the pictures that were written into its figures."""
 
     def moved(match: re.Match) -> str:
-        address = files.address(base64.b64decode(match["text"]), match["kind"])
+        address = files.address(*lighter(base64.b64decode(match["text"]), match["kind"]))
         # The figure that holds it has the text alternative.
         return f'<foreignObject{match["place"]}><img src="{address}" alt="" width="100%" height="100%"></foreignObject>'
 
     return PICTURE.sub(moved, body)
+
+
+def lighter(picture: bytes, kind: str) -> tuple[bytes, str]:
+    """A picture and its kind; a heavy PNG as WebP, in which no eye sees a difference."""
+    if kind != "png" or len(picture) <= HEAVY:
+        return picture, kind
+    webp = io.BytesIO()
+    Image.open(io.BytesIO(picture)).save(webp, "WEBP", quality=90, method=6)
+    return webp.getvalue(), "webp"
 
 
 def put_off(script: object) -> None:

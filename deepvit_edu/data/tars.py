@@ -67,7 +67,7 @@ def pictures_in_tars(path: Path) -> tuple[list[Entry], list[str]]:
             base = () if path.is_file() else (tar.stem,)
             _look_through(file, 0, base, tar.name, found, others)
     with suppress(OSError), atomic_path(index) as temporary:  # a folder that cannot be written: looked through again
-        temporary.write_text(json.dumps({"tars": state, "found": found, "others": others}), encoding="utf-8")
+        temporary.write_text(json.dumps({"tars": state, "pictures": found, "others": others}), encoding="utf-8")
     return _entries(found, folder), others
 
 

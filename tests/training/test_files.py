@@ -86,6 +86,13 @@ def test_the_index_of_tars_follows_them(root):
         assert find_files(root, ALONE, 3)[0] == whole
 
 
+def test_tars_that_have_not_changed_are_looked_through_once(root, monkeypatch):
+    tar_up(root, "train", per_class=True)
+    expected = find_files(root, ALONE, 3)[0]
+    monkeypatch.setattr("deepvit_edu.data.tars._look_through", lambda *_: pytest.fail("looked through again"))
+    assert find_files(root, ALONE, 3)[0] == expected
+
+
 def test_no_index_of_others_is_executed(root, tmp_path):
     class Harmful:
         def __reduce__(self):

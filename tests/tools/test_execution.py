@@ -59,11 +59,19 @@ def test_a_kernel_that_dies_or_does_not_listen_earns_nothing_from_there_on(code:
     assert any(remark in told for told in done.remarks)
 
 
+SWARMS = {
+    "processes": "import subprocess\nkept = [subprocess.Popen(['sleep', '987']) for _ in range(1000)]",
+    "processes_of_a_moment": "import subprocess\nkept = [subprocess.Popen(['sleep', '987']) for _ in range(200)]",
+    "threads": "import threading, time\nkept = [threading.Thread(target=time.sleep, args=(987,), daemon=True) "
+    "for _ in range(1000)]\nfor each in kept:\n    each.start()",
+}
+
+
 @confined
 @pytest.mark.slow
-def test_processes_without_end_are_stopped_and_told_for_root_too() -> None:
-    swarm = "import subprocess\nkept = [subprocess.Popen(['sleep', '987']) for _ in range(1000)]"
-    done = execute(graded(swarm, "assert len(kept) == 1000"), SANDBOX, hidden_folders(), seconds=60, deadline=240)
+@pytest.mark.parametrize("swarm", SWARMS.values(), ids=SWARMS)
+def test_processes_and_threads_without_end_are_stopped_and_told_for_root_too(swarm: str) -> None:
+    done = execute(graded(swarm, "assert len(kept) > 100"), SANDBOX, hidden_folders(), seconds=60, deadline=240)
     assert failed(done.notebook) == [True]
     assert "it started more processes than the limit" in done.remarks
     running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]

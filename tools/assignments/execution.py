@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
@@ -167,14 +168,24 @@ class _Client(NotebookClient):
                 os.killpg(os.getpgid(self._number), signal.SIGKILL)
 
     async def _watch(self) -> None:
-        """Ends a notebook with too many processes: the system's own limit does not hold for root."""
-        while True:
+        """Ends a notebook with too many processes while a cell still runs."""
+        while not self._has_too_many_processes():
             await asyncio.sleep(WATCH_SECONDS)
-            with contextlib.suppress(psutil.Error):
-                if self._number and len(psutil.Process(self._number).children(recursive=True)) > PROCESSES:
-                    self.ended = SIGNS["Resource temporarily unavailable"]
-                    self._kill()
-                    return
+        self._kill()
+
+    def _has_too_many_processes(self) -> bool:
+        """Counted here, since the system's own limit does not hold for root."""
+        if self._number is None or _number_of_tasks(self._number) <= PROCESSES:
+            return False
+        self.ended = SIGNS["Resource temporarily unavailable"]
+        return True
+
+    async def async_execute_cell(self, cell: NotebookNode, *arguments: Any, **options: Any) -> NotebookNode:
+        """As of nbclient; the next cell does not run beside too many processes that this one left."""
+        executed = await super().async_execute_cell(cell, *arguments, **options)
+        if self._has_too_many_processes():
+            raise DeadKernelError("too many processes")
+        return executed
 
     async def _async_cleanup_kernel(self) -> None:
         """As of nbclient, which may ask twice where a kernel dies while it is being stopped."""
@@ -192,6 +203,16 @@ class _Client(NotebookClient):
             self.ended = "it printed more than the limit"
             raise DeadKernelError("too much output")
         return super().process_message(msg, cell, cell_index)
+
+
+def _number_of_tasks(number: int) -> int:
+    """Processes and threads below a process."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(number).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                total += process.num_threads()
+    return total
 
 
 def _taken_over(notebook: NotebookNode, ran: NotebookNode, client: _Client, words: str) -> Executed:

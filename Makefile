@@ -30,7 +30,8 @@ release: pdf ## put wheel, PDF, zips and citation into dist/ (after make book): 
 
 .PHONY: test
 test: $(INSTALLED) ## test the package and the repository (a few minutes; the book's pages are tested by make book)
-	@$(BIN)/python -m pytest --ignore=tests/book -m "not slow"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --ignore=tests/book -m "not slow" \
+		-n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: slow-tests
 slow-tests: $(INSTALLED) ## the tests that take processes, kills or compilers (minutes)

@@ -107,9 +107,8 @@ def _check_about(about: object, config: ViTConfig) -> None:
 
 def _check_same_parts(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     """ValueError where weights are not those that a configuration asks for: others, or of another shape or type."""
-    missing, unknown = set(expected) - set(found), set(found) - set(expected)
-    if missing or unknown:
-        raise ValueError("; ".join(filter(None, (_some("missing", missing), _some("not known", unknown)))))
+    if problem := _misfit(set(expected), set(found)):
+        raise ValueError(problem)
     for name, wanted in expected.items():
         if wanted.shape != found[name].shape:
             raise ValueError(
@@ -206,15 +205,13 @@ def from_official(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]
         ValueError: naming the parameters that are missing or unknown.
     """
     names = official_names(_config_for(state_dict, name, "aux_head.weight", "head_cls.weight"))
-    return _translate(state_dict, names, name)
+    return _translate(state_dict, names, f"these weights do not fit {name}")
 
 
-def _translate(state_dict: dict[str, Tensor], names: dict[str, tuple[str, ...]], what: str) -> dict[str, Tensor]:
+def _translate(state_dict: dict[str, Tensor], names: dict[str, tuple[str, ...]], refusal: str) -> dict[str, Tensor]:
     expected = {part for parts in names.values() for part in parts}
-    missing, unknown = expected - set(state_dict), set(state_dict) - expected
-    if missing or unknown:
-        problems = "; ".join(filter(None, (_some("missing", missing), _some("not known", unknown))))
-        raise ValueError(f"these are not weights of {what}: {problems}")
+    if problem := _misfit(expected, set(state_dict)):
+        raise ValueError(f"{refusal}: {problem}")
     return {name: _joined([_convert(part, state_dict[part]) for part in parts]) for name, parts in names.items()}
 
 
@@ -238,6 +235,19 @@ def to_official(state_dict: dict[str, Tensor], name: str, **overrides: object) -
         pieces = [tensor] if len(parts) == 1 else tensor.split([2 * config.embed_dim, config.embed_dim])
         official |= {part: _convert(part, piece, back=True) for part, piece in zip(parts, pieces, strict=True)}
     return official
+
+
+def _misfit(expected: set[str], found: set[str]) -> str:
+    """Why weights of some names fit no model that has others; empty where the names are the same."""
+    blocks, wanted = _num_blocks(found), _num_blocks(expected)
+    depth = f"there are {blocks} blocks, and the model has {wanted}" if blocks != wanted else ""
+    parts = (depth, _some("missing", expected - found), _some("not known", found - expected))
+    return "; ".join(filter(None, parts))
+
+
+def _num_blocks(names: set[str]) -> int:
+    numbers = (re.match(r"blocks\.(\d+)\.", name) for name in names)
+    return max((1 + int(number[1]) for number in numbers if number), default=0)
 
 
 def _some(what: str, names: set[str]) -> str:
@@ -277,7 +287,7 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
         if name.endswith("scale2.gamma"):  # the first release had none
             weights.setdefault(*names[name], torch.ones_like(parameter))
     _check_heads(model, weights, path)
-    loaded = _translate(weights, names, f"this model in {path}")
+    loaded = _translate(weights, names, _refusal(path))
     loaded["pos_embed"] = _fit_positions(loaded["pos_embed"], model)
     for name, parameter in model.state_dict().items():
         _check_fit(name, loaded[name], parameter, path)
@@ -307,8 +317,8 @@ def load_pretrained(model: VisionTransformer, path: str | Path) -> list[str]:
     heads = [name for name in {*expected, *loaded} if name.startswith(("head.", "dense_head.", "selection."))]
     new = [name for name in heads if name not in loaded or loaded[name].shape != expected.get(name, loaded[name]).shape]
     loaded = {name: value for name, value in loaded.items() if name in expected and name not in new}
-    if missing := set(expected) - set(loaded) - set(new):
-        raise ValueError(f"these are not weights of this model: {_some('missing', missing)} in {path}")
+    if problem := _misfit(set(expected) - set(new), set(loaded)):
+        raise ValueError(f"{_refusal(path)}: {problem}")
     loaded["pos_embed"] = _fit_positions(loaded["pos_embed"], model)
     for name, value in loaded.items():
         _check_fit(name, value, expected[name], path)
@@ -332,8 +342,9 @@ def _weights_of(model: VisionTransformer, path: str | Path) -> dict[str, Tensor]
     """The weights in a file under our names, whoever wrote it."""
     weights = read_weights(path)
     if is_safetensors(path):
-        if unknown := {name for name in set(weights) - set(model.state_dict()) if not name.startswith("dense_head.")}:
-            raise ValueError(f"these are not weights of this model: {_some('not known', unknown)} in {path}")
+        known = set(model.state_dict())
+        if unknown := {name for name in set(weights) - known if not name.startswith("dense_head.")}:
+            raise ValueError(f"{_refusal(path)}: {_misfit(known, known | unknown)}")
         return weights
     config = replace(model.config, dense_head="aux_head.weight" in weights, num_classes=1)
     names = official_names(config)
@@ -344,7 +355,11 @@ def _weights_of(model: VisionTransformer, path: str | Path) -> dict[str, Tensor]
     for own, parts in names.items():
         if own.endswith("scale2.gamma"):  # the first release had none
             weights.setdefault(*parts, torch.ones_like(model.state_dict()[own]))
-    return _translate(weights, names, f"this model in {path}")
+    return _translate(weights, names, _refusal(path))
+
+
+def _refusal(path: str | Path) -> str:
+    return f"the weights in {path} do not fit the model"
 
 
 def _check_heads(model: VisionTransformer, weights: dict[str, Tensor], path: str | Path) -> None:

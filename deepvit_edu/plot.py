@@ -169,23 +169,33 @@ def _fit_phone(fig: Figure) -> bool:
     if scale >= 1 or min(sizes, default=SMALLEST_TEXT) * scale >= SMALLEST_TEXT:
         return False
     pictures = [ax for ax in fig.axes if ax.images and ax.get_label() != "<colorbar>"]
-    more_lines = 0
     _small_text(fig)
-    if pictures:
-        columns = pictures[0].get_subplotspec().get_gridspec().ncols if pictures[0].get_subplotspec() else 1
-        for ax in pictures:
-            before = ax.get_title().count("\n")
-            if columns > 3:
-                ax.title.set_fontsize(SMALLEST_TEXT)
-            _narrow_title(ax, NARROW_WIDTH / columns)
-            more_lines += (ax.get_title().count("\n") - before) / columns
     for ax in fig.axes:
-        if isinstance(ax.yaxis.get_major_locator(), FixedLocator):  # names, which take the panel's place
-            names = [label.get_text() for label in ax.get_yticklabels()]
-            ax.set_yticks(ax.get_yticks(), [textwrap.fill(name, 18) for name in names])
-    height = fig.get_figheight() * (scale if pictures else 1)
-    fig.set_size_inches(NARROW_WIDTH, height + more_lines * SMALLEST_TEXT * 1.3 / 72)
+        _break_names(ax)
+    height = fig.get_figheight() * scale + _narrow_titles(pictures) if pictures else fig.get_figheight()
+    fig.set_size_inches(NARROW_WIDTH, height)
     return True
+
+
+def _break_names(ax: Axes) -> None:
+    """Breaks long names on a panel's vertical axis, which would take the panel's place."""
+    if isinstance(ax.yaxis.get_major_locator(), FixedLocator):
+        names = [textwrap.fill(label.get_text(), 18) for label in ax.get_yticklabels()]
+        ax.set_yticks(ax.get_yticks(), names)
+
+
+def _narrow_titles(pictures: Sequence[Axes]) -> float:
+    """Breaks the titles of pictures side by side; the inches that the new lines need."""
+    spec = pictures[0].get_subplotspec()
+    columns = spec.get_gridspec().ncols if spec else 1
+    more_lines = 0
+    for ax in pictures:
+        before = ax.get_title().count("\n")
+        if columns > 3:
+            ax.title.set_fontsize(SMALLEST_TEXT)
+        _narrow_title(ax, NARROW_WIDTH / columns)
+        more_lines += ax.get_title().count("\n") - before
+    return more_lines / columns * SMALLEST_TEXT * 1.3 / 72
 
 
 def _small_text(fig: Figure) -> None:

@@ -120,7 +120,7 @@ def small(name, **options):
 
 
 def official(model, name):
-    return to_official(model.state_dict(), name, **{"depth": 2, "img_size": 64})
+    return to_official(model.state_dict(), name, **{"depth": model.config.depth, "img_size": 64})
 
 
 def wrap(weights, kind):
@@ -177,7 +177,7 @@ def test_dense_head_round_trip_and_its_absence_in_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("family", "not weights of .*file.pth: missing"),
+        ("family", "file.pth do not fit the model: .*missing"),
         ("classes", "create the model with num_classes=5"),
         ("truncated", "cut or damaged"),
         ("malicious", "holds code"),
@@ -305,6 +305,18 @@ def test_weights_of_another_model_start_none(tmp_path, whose):
     path = tmp_path / "file.pth"
     save_model(source, path) if whose == "ours" else torch.save(official(source, "vit_16b"), path)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match="these are not weights of"):
+    with pytest.raises(ValueError, match="do not fit the model"):
         load_pretrained(model, path)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("whose", ["ours", "authors"])
+@pytest.mark.parametrize(("depth", "of_model"), [(2, 3), (3, 2)])
+def test_weights_of_another_depth_are_told_by_their_blocks(tmp_path, whose, depth, of_model):
+    source, model = small("vit_16b", depth=depth), small("vit_16b", depth=of_model)
+    path = tmp_path / "file.pth"
+    save_model(source, path) if whose == "ours" else torch.save(official(source, "vit_16b"), path)
+    with pytest.raises(
+        ValueError, match=f"file.pth do not fit .* there are {depth} blocks, and the model has {of_model}"
+    ):
+        load_pretrained(model, path)

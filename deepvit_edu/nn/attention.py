@@ -164,8 +164,9 @@ class ReAttention(Attention):
         """Queries and keys (B, H, N, D) to the mixed and normed map (B, H, N, N); its rows need not sum to 1."""
         attn = self.attn_drop(self.softmax_of(query, key))
         with without_autocast(attn):  # added to the bias in 16 bits, what the norm amplifies would be rounded away
-            for weight in list(self.mix.parameters())[:1]:  # in whatever format the mixing is, if it has weights at all
-                attn = attn.to(weight.dtype)
+            weights = list(self.mix.parameters())
+            if weights:  # in whatever format they are: another module may stand here
+                attn = attn.to(weights[0].dtype)
             attn = self.norm(self.mix(attn)) * self.map_scale
         return self.used_map(attn)
 

@@ -435,7 +435,8 @@ class Run:
         for key, curve in p.curves.items():  # a checkpoint of older code may lack some
             curve.append(row[key])
         p.epoch_losses = []
-        self._say(f"epoch {row['epoch']}: top-1 {measured['accuracy']:.2%}, top-5 {measured['top5']:.2%}")
+        whose = " of the averaged weights" if self.ema else ""
+        self._say(f"epoch {row['epoch']}: top-1 {measured['accuracy']:.2%}, top-5 {measured['top5']:.2%}{whose}")
         if after_epoch:
             after_epoch(self.evaluated_model)
         p.total_seconds += time.perf_counter() - start

@@ -1,7 +1,9 @@
 """nbgrader's whole cycle on one chapter, with submissions as they come back (`make assignments-smoke`)."""
 
 import csv
+import io
 import re
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -156,6 +158,23 @@ ATTACKERS = [silencer, intruder, leaves_children, scripted, endless_printer]
 SANDBOX = find_sandbox()
 
 
+def _packed(text: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"work/chapter_{CHAPTER}.ipynb", text)
+        archive.writestr(f"__MACOSX/work/._chapter_{CHAPTER}.ipynb", b"x")
+    return buffer.getvalue()
+
+
+FORMS = {
+    "as_text": (f"chapter_{CHAPTER}.ipynb.txt", lambda text: text.encode("utf-16")),
+    "nested": (f"week/one/Copy of chapter_{CHAPTER}.ipynb", lambda text: text.encode("utf-8-sig")),
+    "renamed": ("final version.ipynb", str.encode),
+    "packed": ("hand-in.zip", _packed),
+}
+"""Of right answers: under which name they come back, and in which bytes."""
+
+
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """The row of marks of each student."""
@@ -165,6 +184,10 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         path = out / "in" / make.__name__ / f"chapter_{CHAPTER} (1).ipynb"
         path.parent.mkdir(parents=True)
         nbformat.write(make(), path)
+    for student, (name, written) in FORMS.items():
+        path = out / "in" / student / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(written(nbformat.writes(right())))
     torn = out / "in" / "torn" / f"chapter_{CHAPTER}.ipynb"
     torn.parent.mkdir()
     torn.write_text('{"cells": [', encoding="utf-8")
@@ -174,7 +197,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     grading.write_marks(rows, out / "marks.csv")
     with (out / "marks.csv").open(encoding="utf-8", newline="") as file:
         found = {row["student"]: {**row, "folder": str(out / "course")} for row in csv.DictReader(file)}
-    assert len(found) == len(STUDENTS) + (len(ATTACKERS) if SANDBOX else 0) + 2
+    assert len(found) == len(STUDENTS) + len(FORMS) + (len(ATTACKERS) if SANDBOX else 0) + 2
     return found
 
 
@@ -182,6 +205,11 @@ def test_right_answers_get_every_point_that_a_program_gives(graded: dict[str, di
     assert float(graded["right"]["points"]) == IN_CODE
     assert graded["right"]["remarks"] == ""
     assert int(graded["right"]["in words"]) == sum(entry.question.points for entry in QUESTIONS)
+
+
+@pytest.mark.parametrize("student", FORMS)
+def test_right_answers_count_in_whatever_form_they_come_back(graded: dict[str, dict], student: str) -> None:
+    assert (float(graded[student]["points"]), graded[student]["remarks"]) == (IN_CODE, "")
 
 
 def test_partly_right_gets_its_part(graded: dict[str, dict]) -> None:

@@ -72,6 +72,8 @@ window.deepvitExplorer = async (id) => {
       } catch { // a browser may forbid it
         says.textContent = "The link is in the address bar.";
       }
+      const forget = () => { says.textContent = ""; };
+      for (const change of ["input", "pointerdown"]) root.addEventListener(change, forget, { once: true });
     };
     const box = make("p", { class: "explorer-legend" }, pressed("Link to this view", copy), says);
     box.hidden = !document.querySelector("article.bd-article"); // in a notebook the address leads nowhere

@@ -5,6 +5,12 @@ document.addEventListener("DOMContentLoaded", () => {
   // The theme's fold in the contents has an arrow and no name.
   document.querySelectorAll(".bd-sidebar-primary summary").forEach((fold) => fold.setAttribute("aria-label", "Pages below this one"));
 
+  // On a small screen the contents cover the page, so they close when a section has been chosen.
+  document.querySelector(".bd-sidebar-secondary")?.addEventListener("click", ({ target }) => {
+    const open = document.getElementById("pst-secondary-sidebar-checkbox");
+    if (target.closest("a") && open.checked) open.click();
+  });
+
   // An explorer's numbers and code are loaded when it comes near the window; tools/book/lean.py wrote where they are.
   const near = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => load(target)),

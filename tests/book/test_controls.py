@@ -87,6 +87,27 @@ def test_contents_lead_to_a_section(tab: Callable, width: int) -> None:
     opened.wait_for_function("Math.abs(document.querySelector('#quiz h2').getBoundingClientRect().y) < innerHeight")
 
 
+@pytest.mark.parametrize("side", ["primary", "secondary"])
+def test_menu_and_contents_of_a_phone_come_and_go_without_moving_the_page(tab: Callable, side: str) -> None:
+    opened = tab(PHONE)
+    opened.evaluate("scrollTo({ top: 5000, behavior: 'instant' })")
+    for shown in (True, False):
+        if shown:
+            press(opened, f".{side}-toggle")
+        else:
+            opened.keyboard.press("Escape")
+        wait_until(opened, f".bd-sidebar-{side}", shown=shown)
+        assert opened.evaluate("scrollY") == 5000
+
+
+def test_contents_of_a_phone_close_when_a_section_is_chosen(tab: Callable) -> None:
+    opened = tab(PHONE)
+    press(opened, ".secondary-toggle")
+    wait_until(opened, ".bd-sidebar-secondary", shown=True)
+    opened.locator(".bd-sidebar-secondary").get_by_role("link", name="Quiz").click()
+    wait_until(opened, ".bd-sidebar-secondary", shown=False)
+
+
 def test_contents_mark_where_one_is_after_a_jump(tab: Callable) -> None:
     opened = tab(WIDE)
     contents = opened.locator(".bd-toc-nav")

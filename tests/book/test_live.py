@@ -197,7 +197,7 @@ def test_a_clicked_patch_shows_where_both_networks_look(open_figure, site, serve
         model, _, images = in_pytorch(name, hopper())
         row = record_attention(model, images)[12][0, :, 4].mean(dim=0)
         best = row[1:].abs().argmax().item()
-        told = f"most to row {best // 4 + 1}, column {best % 4 + 1} ({row[1 + best]:.2f}); class token {row[0]:.2f}"
+        told = f"strongest to row {best // 4 + 1}, column {best % 4 + 1} ({row[1 + best]:.2f}); class token {row[0]:.2f}"
         assert told.replace("-", "−") in words
         assert answer(name, hopper()) in words
     assert figure.errors == []
@@ -246,11 +246,11 @@ def test_a_block_is_chosen_by_keys_on_the_front_page(open_figure):
 
 def test_maps_are_chosen_by_mouse(open_figure):
     figure = open_figure("whole")
-    maps = figure.root.locator(".live-panel canvas").first
+    maps = figure.root.locator(".live-panel canvas:not(.live-enlarged)").first
     box = maps.bounding_box()
     maps.click(position={"x": box["width"] - 3, "y": box["height"] - 3})
     assert "Block 23:" in figure.settled()
-    heads = figure.root.locator(".live-panel canvas").nth(1)
+    heads = figure.root.locator(".live-panel canvas").nth(2)
     heads.click(position={"x": heads.bounding_box()["width"] - 3, "y": 3})
     assert "head 3." in figure.settled()
 
@@ -286,14 +286,35 @@ def test_own_photograph_stays_here_and_is_read_as_the_package_reads_it(open_figu
     assert [address for address in figure.requests[before:] if not address.startswith("blob:")] == []
 
 
-def test_a_file_that_is_no_picture_is_refused_in_one_sentence(open_figure, tmp_path):
+@pytest.mark.parametrize("kind", ["front", "whole"])
+def test_a_file_that_is_no_picture_is_refused_in_one_sentence_and_the_former_one_stays(open_figure, tmp_path, kind):
     (tmp_path / "notes.txt").write_text("nothing to see")
-    figure = open_figure("front")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    figure = open_figure(kind)
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "red.png")
+    figure.settled()
+    shown = figure.root.locator(".live-image img").get_attribute("src")
     figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "notes.txt")
     told = figure.root.locator(".live-waiting", has_text="notes.txt cannot be read as a picture. Choose a JPEG")
     told.wait_for()
+    assert figure.root.locator(".live-image img").get_attribute("src") == shown
     figure.patch(1, 1).click()
+    assert "of your picture" in figure.settled()
+
+
+def test_a_link_says_that_it_holds_no_picture_of_the_readers_own_and_the_sample_comes_back(open_figure, tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    figure = open_figure("front")
+    back = figure.root.get_by_role("button", name="Back to the sample")
+    assert not back.is_visible()
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "red.png")
+    figure.settled()
+    figure.root.get_by_role("button", name="Link to this view").click()
+    said = figure.root.get_by_text("your picture stays on this machine.")
+    said.wait_for()
+    back.click()
     assert "of photograph of Grace Hopper" in figure.settled()
+    assert said.count() == 0
 
 
 def test_a_drawing_is_seen(open_figure):

@@ -109,8 +109,8 @@ window.deepvitLive = (() => {
   const address = (name) => new URL(name, HERE).href;
 
   // A figure's state as a link: the page's address, and after it "#live-split&k=4&s=2". `given` is what a control was
-  // opened with, a whole number up to `most`; `box` copies a link to what `state` then is.
-  const linked = (kind, state) => {
+  // opened with, a whole number up to `most`; `box` copies a link to what `state` then is, without an `ownPicture`.
+  const linked = (kind, state, ownPicture = () => false) => {
     const [first, ...pairs] = location.hash.slice(1).split("&"), opened = first === kind;
     const values = new URLSearchParams(opened ? pairs.join("&") : "");
     const given = (name, usual, most, least = 0) => {
@@ -126,6 +126,9 @@ window.deepvitLive = (() => {
       } catch { // a browser may forbid it
         says.textContent = "The link is in the address bar.";
       }
+      if (ownPicture()) says.textContent += " It shows the sample: your picture stays on this machine.";
+      const figure = says.closest(".live-figure"), forget = () => { says.textContent = ""; };
+      for (const change of ["input", "pointerdown"]) figure.addEventListener(change, forget, { once: true });
     };
     return { given, opened, box: row(button("Link to this view", copy), says) };
   };

@@ -48,7 +48,7 @@
     const link = linked("live-drop", () => {
       const { picture: { own }, ...others } = state;
       return { ...others, picture: own ? 0 : samples.indexOf(state.picture) };
-    });
+    }, () => state.picture.own);
     if (link.opened) await script("live/samples.js");
     const state = {
       kind: link.given("kind", 0, 1), beside: link.given("beside", 1, 3, 1), rule: link.given("rule", 0, 3),
@@ -60,7 +60,8 @@
     const picture = makePicture(), holder = make("div", { class: "live-image" }, picture.image);
     const heard = listener(), waiting = make("p", { class: "live-waiting", "aria-hidden": "true" });
 
-    const chooser = makeChooser(root, (chosen) => set({ picture: chosen }));
+    const tell = (text) => { waiting.textContent = heard.textContent = text; };
+    const chooser = makeChooser(root, (chosen) => set({ picture: chosen }), tell);
     const kind = choice("Networks trained on", titled(KINDS), () => set({
       kind: kind.value, unchosen: !state.picture.own,
     }));
@@ -138,15 +139,7 @@
       waiting.textContent = "";
       draw();
     }
-    const compute = newest(root, work, {
-      name: () => state.picture.source?.name ?? "The file",
-      tell: (text) => { waiting.textContent = heard.textContent = text; },
-      unreadable: () => {
-        state.picture = samples[0];
-        chooser.put(state.picture);
-        picture.show(state.picture);
-      },
-    });
+    const compute = newest(root, work, tell);
     const set = (changes) => {
       Object.assign(state, changes);
       if (changes.picture) picture.show(changes.picture);

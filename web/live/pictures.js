@@ -1,7 +1,7 @@
 // What the figures with trained networks share: pictures to choose from, a reader's own among them; maps beside one
 // another; the classes' probabilities; and computing that follows a reader's newest wish.
 deepvitLive.pictures = (() => {
-  const { make, range, number, choice, script, networks, address } = deepvitLive;
+  const { make, range, number, choice, button, script, networks, address } = deepvitLive;
   const KINDS = [["cifar10", "photographs of ten classes (CIFAR-10)"], ["shapes", "drawn shapes of ten classes"]];
   const MEGABYTES = [1.7, 1]; // that a network of each kind takes to load
   const COLUMNS = 6, CELL = 64, GAP = 4; // of the blocks' maps, in pixels of the canvas
@@ -91,8 +91,9 @@ deepvitLive.pictures = (() => {
     return { image, seen, pale, show, showSeen };
   };
 
-  // Samples, a file or a drawing to choose from, also by dropping a file on the figure; `chosen` is told the picture.
-  const makeChooser = (root, chosen) => {
+  // Samples, a file or a drawing to choose from, also by dropping a file on the figure; `chosen` is told the picture,
+  // `tell` why a file is none: then the former picture stays.
+  const makeChooser = (root, chosen, tell) => {
     const { samples } = networks;
     let current, count = 0;
     const picker = choice("Picture", [], () => { if (samples[picker.value]) chosen(samples[picker.value]); });
@@ -100,8 +101,16 @@ deepvitLive.pictures = (() => {
       current = picture;
       picker.put([...samples.map(({ title }) => title), "your own"]);
       picker.value = current.own ? samples.length : samples.indexOf(current);
+      back.hidden = !current.own;
     };
-    const own = (source, title) => {
+    const back = button("Back to the sample", () => chosen(samples[0]));
+    const own = async (source, title) => {
+      try {
+        (await createImageBitmap(source)).close();
+      } catch {
+        tell(`${source.name ?? title} cannot be read as a picture. Choose a JPEG, PNG or WebP file.`);
+        return;
+      }
       if (current.own) URL.revokeObjectURL(current.shown);
       count += 1;
       chosen({ key: `own ${count}`, title, source, shown: URL.createObjectURL(source), own: true });
@@ -117,21 +126,16 @@ deepvitLive.pictures = (() => {
       easel.append(...deepvitLive.easel((drawn) => own(drawn, "your drawing")));
     }, { once: true });
     return {
-      box: picker.box, put, easel,
+      box: picker.box, put, easel, back,
       uploader: make("label", { class: "live-button live-upload" }, "Your own photo…", upload),
     };
   };
 
   // A function that does `work` whenever it is called; of all calls while it works, the newest counts. Where it fails,
-  // `tell` gets a sentence, and `unreadable` is called when the picture was the reason.
-  const newest = (root, work, { name, tell, unreadable }) => {
+  // `tell` gets a sentence.
+  const newest = (root, work, tell) => {
     let busy = false, again = false;
-    const fail = ({ message }) => {
-      const noPicture = message === "no picture";
-      tell(noPicture ? `${name()} cannot be read as a picture. Choose a JPEG, PNG or WebP file.`
-        : `This could not be computed: ${message}`);
-      if (noPicture) unreadable();
-    };
+    const fail = ({ message }) => tell(`This could not be computed: ${message}`);
     return async () => {
       again = true;
       if (busy) return;

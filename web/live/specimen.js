@@ -25,10 +25,12 @@
     return best;
   };
 
-  // Rows of maps as shades over a pale picture, all on one scale, which is returned; a row may be missing.
-  const drawRows = (canvas, columns, rows, { pale, side, query, chosen }) => {
+  // The largest weight of patches in rows of maps, of which some may be missing.
+  const largestIn = (rows) => Math.max(...rows.map((weights) => (weights ? Math.abs(weights[strongest(weights)]) : 0)));
+
+  // Rows of maps as shades over a pale picture, of which `scale` has the full colour; a row may be missing.
+  const drawRows = (canvas, columns, rows, { pale, side, query, chosen, scale, numbers = true }) => {
     const brush = canvas.getContext("2d"), patch = CELL / side;
-    const scale = Math.max(...rows.map((weights) => (weights ? Math.abs(weights[strongest(weights)]) : 0)));
     brush.clearRect(0, 0, canvas.width, canvas.height);
     brush.imageSmoothingEnabled = false;
     rows.forEach((weights, index) => {
@@ -41,9 +43,8 @@
       }
       if (query) outline(brush, ...place(query - 1), patch, 1);
       if (index === chosen) outline(brush, left, top, CELL, 3);
-      drawNumber(brush, left, top, index);
+      if (numbers) drawNumber(brush, left, top, index);
     });
-    return scale;
   };
 
   // How a replacement changed the answer; `cost` is what was recorded of it, [change of loss, its error], or nothing.
@@ -60,11 +61,13 @@
   // What one network shows: its blocks' maps, and in the whole figure the heads of a block and the classes' shares.
   const makePanel = (whole) => {
     const title = make("h4", { class: "live-title" }), maps = mapCanvas(COLUMNS, 4), caption = make("figcaption");
+    const enlarged = mapCanvas(1, 1); // the chosen block's map, which among the others is small for an eye
+    enlarged.classList.add("live-enlarged");
     const headsTitle = make("p", { class: "live-note" }), heads = mapCanvas(4, 2);
     const bars = make("div", { class: "live-bars" }), answer = make("p", { class: "live-answer" });
     const more = whole ? [headsTitle, heads, bars] : [];
-    const box = make("figure", { class: "live-panel" }, title, maps, caption, ...more, answer);
-    return { box, title, maps, caption, headsTitle, heads, bars, answer };
+    const box = make("figure", { class: "live-panel" }, title, enlarged, caption, maps, ...more, answer);
+    return { box, title, enlarged, maps, caption, headsTitle, heads, bars, answer };
   };
 
   // --- a figure ----------------------------------------------------------------------------------------------------
@@ -75,7 +78,7 @@
     const link = linked("live-networks", () => ({
       kind: state.kind, remedy: state.remedy, way: state.way, deep: Number(state.deep), query: state.query,
       head: state.head, block: state.block, picture: state.picture.own ? 0 : samples.indexOf(state.picture),
-    }));
+    }), () => state.picture.own);
     if (link.opened) await script("live/samples.js");
     const state = {
       kind: link.given("kind", 0, 1), remedy: link.given("remedy", 0, 2), way: link.given("way", 0, 5),
@@ -104,7 +107,9 @@
       holder.append(patches.box);
     };
     // Controls
-    const chooser = makeChooser(root, (chosen) => set({ picture: chosen }));
+    const heard = listener(), waiting = make("p", { class: "live-waiting", "aria-hidden": "true" });
+    const tell = (text) => { waiting.textContent = heard.textContent = text; };
+    const chooser = makeChooser(root, (chosen) => set({ picture: chosen }), tell);
     // Networks of another kind start with a picture of theirs; which there are is known when their file is loaded.
     const changeKind = () => set({ kind: kind.value, unchosen: !state.picture.own });
     const kind = choice("Networks trained on", titled(KINDS), changeKind);
@@ -123,8 +128,7 @@
       onCell(panel.maps, COLUMNS, shape.depth, (chosen) => { block.value = chosen; set({ block: chosen }); });
       onCell(panel.heads, 4, shape.heads, (chosen) => { head.value = chosen + 1; set({ head: chosen }); });
     });
-    const about = make("p", { class: "live-note" });
-    const heard = listener(), waiting = make("p", { class: "live-waiting", "aria-hidden": "true" });
+    const [about, scales] = range(2, () => make("p", { class: "live-note" }));
 
     // The weights of a block from the query, of one head or their mean; null while they are not computed.
     const rowOf = (name, index, which = state.head) => {
@@ -143,22 +147,24 @@
     const drawPanel = (panel, name, title) => {
       const rows = range(shape.depth, (index) => rowOf(name, index)), weights = rows[state.block];
       const result = found.results[name], classes = start.classes[KINDS[state.kind][0]];
-      const common = { pale: picture.pale, side: shape.side, query: state.query };
-      const scale = drawRows(panel.maps, COLUMNS, rows, { ...common, chosen: state.block });
+      const scale = largestIn(rows), common = { pale: picture.pale, side: shape.side, query: state.query };
+      drawRows(panel.maps, COLUMNS, rows, { ...common, scale, chosen: state.block });
+      drawRows(panel.enlarged, 1, [weights], { ...common, scale, numbers: false });
       panel.title.textContent = title;
       panel.caption.textContent = "…";
       if (weights) {
         const best = strongest(weights);
-        panel.caption.textContent = `Block ${state.block}: most to ${place(best)} (${number(weights[best])}); `
-          + `class token ${number(weights[0])}. Full colour: ${number(scale)}.`;
+        panel.caption.textContent = `Block ${state.block}: strongest to ${place(best)} (${number(weights[best])}); `
+          + `class token ${number(weights[0])}. Deepest colour: ${number(scale)}.`;
       }
+      named(panel.enlarged, `${title}: block ${state.block}, enlarged`);
       const what = `${title}: where ${shape.depth} blocks look from ${place(state.query)}.`;
       named(panel.maps, `${what} ${panel.caption.textContent}`);
       if (whole) {
         const each = range(shape.heads, (one) => (result?.maps ? rowOf(name, state.block, one) : null));
         const theirs = `${shape.heads} heads of block ${state.block}`;
         panel.headsTitle.textContent = result?.maps ? `The ${theirs}:` : `Choose a patch, and the ${theirs} appear:`;
-        drawRows(panel.heads, 4, each, { ...common, chosen: state.head });
+        drawRows(panel.heads, 4, each, { ...common, scale: largestIn(each), chosen: state.head });
         named(panel.heads, `${title}: the same from the ${shape.heads} heads of block ${state.block}`);
         if (result) drawBars(panel.bars, classes, state.way ? result.before : result.shares, result.shares);
       }
@@ -176,6 +182,8 @@
       patches.mark(state.query - 1);
       classToken.setAttribute("aria-pressed", state.query === 0);
       about.replaceChildren(...noteOn(start.classes[KINDS[state.kind][0]]));
+      scales.textContent = `Each side has a scale of its own. Were all ${shape.tokens} tokens looked at alike, each `
+        + `would get ${number(1 / shape.tokens)}.`;
       const titles = ["plain", REMEDIES[state.remedy][1]];
       const told = names().map((name, which) => drawPanel(panels[which], name, titles[which]));
       const from = `From ${place(state.query)} of ${state.picture.title}, ${heads[state.head + 1]}.`;
@@ -206,14 +214,7 @@
       waiting.textContent = "";
       draw();
     }
-    const tell = (text) => { waiting.textContent = heard.textContent = text; };
-    const unreadable = () => {
-      state.picture = samples[0];
-      chooser.put(state.picture);
-      picture.show(state.picture);
-    };
-    const name = () => state.picture.source?.name ?? "The file";
-    const compute = newest(root, computeOnce, { name, tell, unreadable });
+    const compute = newest(root, computeOnce, tell);
     const set = (changes) => {
       Object.assign(state, changes);
       if (changes.picture) picture.show(changes.picture);
@@ -227,11 +228,11 @@
     picture.show(state.picture);
     await picture.image.decode();
     picture.showSeen();
-    const question = `Click a patch of the picture: where do ${shape.depth} blocks look from there, without and with `
+    const question = `Choose a patch of the picture: where do ${shape.depth} blocks look from there, without and with `
       + "a remedy?";
     const seenCaption = make("figcaption", {}, "as the networks see it: 32 × 32 pixels");
     const seen = make("figure", { class: "live-seen" }, picture.seen, seenCaption);
-    const tools = [classToken, chooser.uploader, whole ? seen : block.box]; // the blocks' maps are small for a finger
+    const tools = [classToken, chooser.uploader, ...(whole ? [seen] : [chooser.back, block.box])];
     const note = make("p", { class: "live-note" }, "Orange lines mark the probabilities before.");
     const change = make("fieldset", {}, make("legend", {}, "Replace maps"),
       controls(block.box, way.box, where.box, note));
@@ -242,7 +243,7 @@
       ...(whole ? [make("div", { class: "live-settings" }, change, others)] : []),
     ];
     fill(make("p", { class: "live-question" }, question), waiting, make("div", { class: "live-parts" }, ...parts),
-      make("p", { class: "live-legend" }, "below zero", make("span"), "above zero"),
+      make("p", { class: "live-legend" }, "below zero", make("span"), "above zero"), scales,
       about, link.box, heard);
     draw();
     if (link.opened) compute();

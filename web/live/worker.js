@@ -90,8 +90,7 @@ const liveWorker = () => {
       const answer = await steps[data.step](data);
       postMessage({ answer }, Object.values(answer?.results ?? {}).flatMap(({ maps }) => maps?.buffer ?? []));
     } catch (error) {
-      const noPicture = ["InvalidStateError", "EncodingError"].includes(error.name);
-      postMessage({ error: noPicture ? "no picture" : error.message });
+      postMessage({ error: error.message });
     }
   };
 };

@@ -197,7 +197,8 @@ def test_a_clicked_patch_shows_where_both_networks_look(open_figure, site, serve
         model, _, images = in_pytorch(name, hopper())
         row = record_attention(model, images)[12][0, :, 4].mean(dim=0)
         best = row[1:].abs().argmax().item()
-        told = f"strongest to row {best // 4 + 1}, column {best % 4 + 1} ({row[1 + best]:.2f}); class token {row[0]:.2f}"
+        place = f"row {best // 4 + 1}, column {best % 4 + 1}"
+        told = f"strongest to {place} ({row[1 + best]:.2f}); class token {row[0]:.2f}"
         assert told.replace("-", "−") in words
         assert answer(name, hopper()) in words
     assert figure.errors == []

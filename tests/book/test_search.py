@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from docutils import nodes
+from sphinx import addnodes
 
 from tools.book.front import minutes_to_read, picture
-from tools.book.search import INDEX, sections_of
+from tools.book.search import INDEX, plain_formula, sections_of
 
 MILLISECONDS = 30_000  # a page may wait for a machine that does other work
 
@@ -33,6 +34,28 @@ def test_sections_have_titles_numbers_addresses_and_their_own_words(doctree: nod
     assert inner["title"] == "4.1 Inner"
     assert inner["address"] == "book/page.html#inner"
     assert inner["text"] == "Second words. In a box."
+
+
+@pytest.mark.parametrize(
+    ("latex", "text"),
+    [
+        (r"P \times P", "P × P"),
+        (r"\varepsilon_{\mathrm{LN}}", "ε_LN"),
+        (r"\Lambda\,\lambda", "Λλ"),
+        (r"\frac{a}{\sqrt{D}} \le \operatorname{range}(x)", "a/√D ≤ range(x)"),
+        ("x^2", "x^2"),
+    ],
+)
+def test_formulas_are_plain_text(latex: str, text: str) -> None:
+    assert plain_formula(latex) == text
+
+
+def test_signatures_keep_their_words_apart() -> None:
+    parameters = [addnodes.desc_parameter("", "", nodes.Text(word)) for word in ("depth: int = 24", "padding: int")]
+    inside = (addnodes.desc_name("", "make"), addnodes.desc_parameterlist("", "", *parameters))
+    described = addnodes.desc("", addnodes.desc_signature("", "", *inside), nodes.paragraph("", "Makes."))
+    (found,) = sections_of(nodes.document(None, None, "", section("a", "A", described)), "a.html", {})
+    assert found["text"] == "make(depth: int = 24, padding: int) Makes."
 
 
 def test_minutes_are_those_of_the_words(doctree: nodes.document) -> None:
@@ -90,6 +113,23 @@ def test_results_are_sections_with_excerpts(results: Callable, width: int) -> No
     assert [address for address in asked if "/book/" in address] == []
     first.locator("a").click()
     tab.wait_for_url("**/book/**")
+
+
+def test_chapters_come_before_the_reference(results: Callable) -> None:
+    tab, _ = results("batch size")
+    kinds = ["/reference/" in link.get_attribute("href") for link in tab.locator("#search-results a").all()]
+    assert True in kinds
+    assert kinds == sorted(kinds)
+
+
+def test_back_from_a_result_the_list_is_where_it_was(results: Callable) -> None:
+    tab, _ = results("attention", 390)
+    tab.evaluate("window.scrollTo(0, 1500)")
+    tab.locator("#search-results a").nth(12).click()
+    tab.wait_for_url("**/book/**")
+    tab.go_back()
+    tab.wait_for_function("window.scrollY > 1000")
+    assert tab.locator(".book-search input").input_value() == "attention"
 
 
 def test_every_word_has_to_be_there(results: Callable) -> None:

@@ -442,8 +442,11 @@ class Converter:
         return "\n" + "\n".join((block.indent + line).rstrip() for line in text.split("\n")) + "\n"
 
     def render_container(self, block: Directive) -> str:
-        """What groups others is dropped, its content stays."""
-        return self.markdown(block.body)
+        """What groups others is dropped, its content stays; a notebook names the repository (tools/book/header.py)."""
+        if block.argument == "without-repository":
+            return ""
+        text = self.markdown(block.body)
+        return text.replace("ADDRESS", self.book.url) if block.argument == "with-repository" else text
 
     def render_admonition(self, block: Directive) -> str:
         """A quotation with a bold title; a folded one becomes <details>."""

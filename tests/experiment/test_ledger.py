@@ -22,6 +22,7 @@ from deepvit_edu.experiment.ledger import (
 )
 from deepvit_edu.experiment.published import Published, load_published, published_text
 from deepvit_edu.experiment.verdict import Effect
+from deepvit_edu.words import minus
 from tools.contents import ROOT
 
 from .plans import fill, write_plan
@@ -110,7 +111,7 @@ def test_what_was_measured_of_the_maps_stands_beside_the_verdict_and_decides_not
 def test_effects_name_their_contrasts_and_those_of_the_conditions(tmp_path, template):
     entry = judge(tmp_path, {"re": 0.1, "other-re": -0.1}, template, conditions={"second": "higher"})
     assert entry.effects.startswith("main: +10.00 points [")
-    assert "; second: -10.00 points [" in entry.effects
+    assert "; second: −10.00 points [" in entry.effects
     assert f"| {entry.effects} |" in ledger_table([entry])
     assert told(entry) == f"**Conditional.** *Claim:* It helps. *Found:* {entry.effects} (tiny)"
 
@@ -272,7 +273,9 @@ def test_every_answer_can_be_reached(tmp_path, template, gain, spread, options, 
     entry = five_seeds(tmp_path, template, gain, spread, **options)
     assert (entry.verdict, answer(entry)) == (verdict, in_words)
     table = answers_table([entry])
-    assert f"| **Does it help?**<br>{in_words}, after two epochs.<br>Main: {100 * gain:+.2f} points [" in table
+    assert (
+        f"| **Does it help?**<br>{in_words}, after two epochs.<br>Main: {minus(f'{100 * gain:+.2f}')} points [" in table
+    )
     assert table.endswith(f"| {verdict} |")
 
 

@@ -1,6 +1,7 @@
 """The ledger of claims: what the papers say, how it was tested here, and what the records answer."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -374,6 +375,13 @@ def _corrected_away(entry: Entry) -> str:
         " By itself this would decide; among the claims read beside it, it may be chance "
         f"(p, corrected for their number, {entry.p_value:.2f})."
     )
+
+
+def tally(entries: list[Entry]) -> str:
+    """How many claims there are, and how many have each verdict, in words: "3 claims: 1 reproduced, 2 not tested"."""
+    counts = Counter(entry.verdict for entry in entries)
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    return f"{len(entries)} claim{'s' * (len(entries) != 1)}: {verdicts}"
 
 
 def added_later(entries: list[Entry]) -> str:

@@ -18,6 +18,7 @@ from deepvit_edu.experiment.ledger import (
     ledger,
     ledger_table,
     load_claims,
+    tally,
     would_change,
 )
 from deepvit_edu.experiment.published import Published, load_published, published_text
@@ -233,6 +234,12 @@ def test_a_contrast_that_no_section_has_is_an_error(tmp_path, template):
 def test_a_claim_that_could_not_be_judged_is_refused(options, says):
     with pytest.raises(ValueError, match=says):
         Claim("a", "b", "c", **options)
+
+
+def test_claims_are_counted_by_verdict():
+    entries = [Entry(Claim("a", "b", "c"), "–", verdict, "–", "–") for verdict in ("not tested", "reproduced")]
+    assert tally(entries) == "2 claims: 1 reproduced, 1 not tested"
+    assert tally(entries[:1]) == "1 claim: 1 not tested"
 
 
 def test_what_was_declared_after_the_runs_is_told():

@@ -8,7 +8,7 @@ import pytest
 from docutils import nodes
 from sphinx import addnodes
 
-from tools.book.front import minutes_to_read, picture
+from tools.book.front import HIGHEST, minutes_to_read, picture, whole_height
 from tools.book.search import INDEX, plain_formula, sections_of
 
 MILLISECONDS = 30_000  # a page may wait for a machine that does other work
@@ -70,6 +70,12 @@ def test_picture_of_a_chapter_has_ids_of_its_own() -> None:
     assert "<title>" not in svg
     assert 'id="vit-' in svg or "id=" not in svg
     assert picture("book/glossary", "glossary") == ""
+
+
+def test_pictures_cut_no_box_and_no_word() -> None:
+    assert whole_height('<rect x="1" y="20" width="9" height="60"/><rect x="1" y="120" width="9" height="200"/>') == 118
+    assert whole_height('<rect y="20" height="60"/><text x="1" y="104">words</text><rect y="110" height="200"/>') == 90
+    assert whole_height("<svg></svg>") == HIGHEST
 
 
 @pytest.fixture

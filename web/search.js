@@ -61,7 +61,6 @@
   };
 
   const search = () => {
-    history.replaceState({ query: field.value }, ""); // after Back from a result the list is the same
     const words = plain(field.value).split(/\s+/).filter(Boolean);
     const found = words.length ? find(words) : [];
     const more = found.length > MOST ? `; the first ${MOST} are shown` : "";
@@ -70,6 +69,8 @@
     list.replaceChildren(...found.slice(0, MOST).map((result) => item(result, words)));
   };
 
+  // After Back from a result the list is the same. (A script of Sphinx's empties the state when the page is loaded.)
+  document.addEventListener("click", () => history.replaceState({ query: field.value }, ""));
   field.value = history.state?.query ?? new URLSearchParams(location.search).get("q") ?? "";
   field.addEventListener("input", search);
   field.form.addEventListener("submit", (event) => event.preventDefault());

@@ -130,12 +130,13 @@ def test_chapters_come_before_the_reference(results: Callable) -> None:
 
 def test_back_from_a_result_the_list_is_where_it_was(results: Callable) -> None:
     tab, _ = results("attention", 390)
-    tab.evaluate("window.scrollTo(0, 1500)")
-    tab.locator("#search-results a").nth(12).click()
-    tab.wait_for_url("**/book/**")
-    tab.go_back()
-    tab.wait_for_function("window.scrollY > 1000")
-    assert tab.locator(".book-search input").input_value() == "attention"
+    for result in (12, 14):  # again after one Back
+        tab.evaluate("window.scrollTo(0, 1500)")
+        tab.locator("#search-results a").nth(result).click()
+        tab.wait_for_url("**/book/**")
+        tab.go_back()
+        tab.wait_for_function("window.scrollY > 1000")
+        assert tab.locator(".book-search input").input_value() == "attention"
 
 
 def test_every_word_has_to_be_there(results: Callable) -> None:

@@ -1,6 +1,7 @@
 """Text for readers: suggestions for misspelt names, and tables."""
 
 import difflib
+import re
 from collections.abc import Sequence
 
 LONGEST = 600
@@ -27,6 +28,11 @@ def one_line(text: object) -> str:
     """Text as one printable line of at most `LONGEST` characters."""
     line = " ".join(printable(str(text)[: 4 * LONGEST]).split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+
+
+def minus(text: str) -> str:
+    """Text whose numbers have a true minus sign, as wide as a plus; hyphens of names stay."""
+    return re.sub(r"(?<![\w)-])-(?=[\d.])", "−", text)
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-from deepvit_edu.words import LONGEST, align, fold, one_line, printable
+from deepvit_edu.words import LONGEST, align, fold, minus, one_line, printable
 
 
 def test_control_characters_are_written_as_escapes():
@@ -16,3 +16,7 @@ def test_a_cell_of_a_table_is_a_cell():
 
 def test_what_is_folded_is_markdown_of_its_own():
     assert fold("More", "| a |\n|---|") == "<details>\n<summary>More</summary>\n\n| a |\n|---|\n\n</details>"
+
+
+def test_numbers_have_a_true_minus_and_names_keep_their_hyphens():
+    assert minus("-1.5 [-2.0, +.5]; plain-24, 2021-05 (re)-3") == "−1.5 [−2.0, +.5]; plain-24, 2021-05 (re)-3"

@@ -10,6 +10,10 @@
     ...section, plainTitle: plain(section.title), plainPage: plain(section.page), plainText: plain(section.text),
   }));
 
+  // A phrase is looked for in what explains it; who types a name of the package may want the reference.
+  const isName = (words) => words.some((word) => /\w[_.]\w/.test(word)) || /[a-z][A-Z]/.test(field.value);
+  const isReference = ({ section }) => section.address.startsWith("book/reference/");
+
   // How well a section answers to a word: most by its title, then by its page's, then by how often it says it.
   const worth = (section, word) => {
     const times = section.plainText.split(word).length - 1;
@@ -20,7 +24,8 @@
     .map((section) => ({ section, worths: words.map((word) => worth(section, word)) }))
     .filter(({ worths }) => worths.every(Boolean))
     .map(({ section, worths }) => ({ section, total: worths.reduce((sum, one) => sum + one, 0) }))
-    .sort((one, other) => other.total - one.total);
+    .sort((one, other) =>
+      (isName(words) ? 0 : isReference(one) - isReference(other)) || other.total - one.total);
 
   // The text with the words marked, as nodes: nothing of it is read as HTML.
   const marked = (text, words) => {
@@ -64,9 +69,11 @@
     list.replaceChildren(...found.slice(0, MOST).map((result) => item(result, words)));
   };
 
-  field.value = new URLSearchParams(location.search).get("q") ?? "";
+  // After Back from a result the list is the same. (A script of Sphinx's empties the state when the page is loaded.)
+  document.addEventListener("click", () => history.replaceState({ query: field.value }, ""));
+  field.value = history.state?.query ?? new URLSearchParams(location.search).get("q") ?? "";
   field.addEventListener("input", search);
   field.form.addEventListener("submit", (event) => event.preventDefault());
   search();
-  field.focus();
+  field.focus({ preventScroll: true });
 })();

@@ -1,5 +1,8 @@
 """The ledger of claims: what the papers say, how it was tested here, and what the records answer."""
 
+import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -134,6 +137,14 @@ class Entry:
         """What was found, in words: the contrast with its effect alone."""
         of = f" ({LIKENESS[self.claim.measure]})" if self.claim.measure in LIKENESS else ""
         return f"{self.claim.contrast}{of}: {self.effect}"
+
+    @property
+    def anchor(self) -> str:
+        """The id of its line in a list of findings, made from what tests it."""
+        claim = self.claim
+        measure = "" if claim.measure == "test_accuracy" else claim.measure
+        words = f"claim {claim.plan} {claim.contrast} {measure}" if claim.plan else f"claim {claim.claim}"
+        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
     @property
     def runs(self) -> str:
@@ -289,14 +300,14 @@ def ledger_table(entries: list[Entry], published: dict[str, Published] | None = 
     """The ledger as a Markdown table, with a column of what others have published where their tables are given."""
     others = () if published is None else ("published, by others",)
     effect, source = "effect here, 95 % interval", "source (how we know it); plan"
-    rows = [("claim", "verdict", effect, "runs; p, corrected", *others, source)]
+    rows = [("claim", effect, "verdict", "runs; p, corrected", *others, source)]
     for entry in entries:
         claim = entry.claim
         verdict = _scoped(entry) + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
         runs = entry.runs if entry.p_value is None else f"{entry.runs}; {_shown_p(entry.p_value)}"
         theirs = (published[claim.published].short if claim.published else "–" for _ in others)
         source = f"{claim.source} ({claim.grade}); {_plan_and_section(entry)}"
-        rows.append((claim.claim, verdict, entry.effects, runs, *theirs, source))
+        rows.append((claim.claim, entry.effects, verdict, runs, *theirs, source))
     return markdown_table(rows)
 
 
@@ -315,32 +326,39 @@ def _scoped(entry: Entry) -> str:
     return f"**{entry.verdict}**" + (f" {entry.scope}" if entry.scope else "")
 
 
-def findings(entries: list[Entry]) -> str:
-    """A Markdown list of claims with their verdicts and effects: for the head of a chapter.
+def findings(entries: list[Entry], nearest: Mapping[str, str] | None = None) -> str:
+    """A Markdown list of verdicts, each with its claim and its effects: for the head of a chapter.
 
     Where newer studies ask, too, what was seen after an epoch or two stands under a fold.
+
+    Args:
+        entries: the claims with their answers.
+        nearest: by plan, where the nearest evidence stands while the plan's own runs are missing, as Markdown.
     """
     early = [entry for entry in entries if entry.claim.subject == FIRST_EPOCH]
     current = [entry for entry in entries if entry.claim.subject != FIRST_EPOCH]
     if not current:
-        return _list_of(early)
+        return _list_of(early, nearest)
     title = (
         f"Seen in the first epoch or two, which decides nothing by itself: "
         f"{len(early)} earlier claim{'s' * (len(early) > 1)}"
     )
-    return _list_of(current) + (f"\n\n{fold(title, _list_of(early))}" if early else "")
+    return _list_of(current, nearest) + (f"\n\n{fold(title, _list_of(early, nearest))}" if early else "")
 
 
-def _list_of(entries: list[Entry]) -> str:
-    """Claims with their verdicts and effects, a line each."""
+def _list_of(entries: list[Entry], nearest: Mapping[str, str] | None) -> str:
+    """A line for each claim: the verdict first, since who skims takes what stands first for the finding."""
     lines = []
     for entry in entries:
-        verdict = entry.verdict.capitalize()
-        if entry.verdict in UNDECIDED and entry.needed:
+        verdict, undecided = entry.verdict.capitalize(), entry.verdict in UNDECIDED
+        if undecided and entry.needed:
             verdict += f": {entry.runs} runs recorded"
         verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
-        found = f" {entry.effects} ({_plan_and_section(entry)})" if entry.result else ""
-        lines.append(f"- {entry.claim.claim} {verdict}{found}{_corrected_away(entry)}")
+        found = f" *Found:* {entry.effects} ({_plan_and_section(entry)})" if entry.result else ""
+        found += _corrected_away(entry)
+        if undecided and (place := (nearest or {}).get(entry.claim.plan)):
+            found += f" *The nearest evidence by now:* {place}."
+        lines.append(f'- <a id="{entry.anchor}"></a>{verdict} *Claim:* {entry.claim.claim}{found}')
     return "\n".join(lines)
 
 
@@ -357,6 +375,13 @@ def _corrected_away(entry: Entry) -> str:
         " By itself this would decide; among the claims read beside it, it may be chance "
         f"(p, corrected for their number, {entry.p_value:.2f})."
     )
+
+
+def tally(entries: list[Entry]) -> str:
+    """How many claims there are, and how many have each verdict, in words: "3 claims: 1 reproduced, 2 not tested"."""
+    counts = Counter(entry.verdict for entry in entries)
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    return f"{len(entries)} claim{'s' * (len(entries) != 1)}: {verdicts}"
 
 
 def added_later(entries: list[Entry]) -> str:

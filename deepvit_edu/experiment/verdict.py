@@ -11,7 +11,7 @@ from scipy.special import stdtr, stdtrit  # scipy.stats has them too, and takes 
 
 from ..diagnostics import effects_by_block
 from ..records import Record
-from ..words import align
+from ..words import align, minus
 from .plan import ANNOTATOR, Contrast, Job, Plan, arm_data
 from .results import missing_jobs, open_questions, outcome, record_path, tuned_rate
 
@@ -163,16 +163,19 @@ def recorded_runs(found: dict, arms: Iterable[str] | None = None) -> int:
 
 
 def arms_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row per arm: learning rate, runs, accuracy and training loss (mean ± deviation over seeds), with a header."""
+    """One row per arm, with a header: accuracy and training loss (mean ± deviation over seeds), runs, settings.
+
+    What was found stands beside the name: on a phone the other columns are moved sideways.
+    """
     found = results_of(plan, folder)
-    rows = [("arm", "parameters", "learning rate", "runs", "test accuracy, %", "train loss")]
+    rows = [("arm", "test accuracy, %", "train loss", "runs", "learning rate", "parameters")]
     for arm, runs in found.items():
         rate = next(iter(runs.values()))["config"]["recipe"]["learning_rate"] if runs else tuned_rate(plan, arm, folder)
         shown = (f"{rate:g}" if rate else "–") + (f", as {plan.arms[arm].tuned_as}" if plan.arms[arm].tuned_as else "")
         parameters = f"{next(iter(runs.values()))['num_parameters']:,}" if runs else "–"
         accuracy = mean_and_deviation([100 * run["test_accuracy"] for run in runs.values()], 2)
         loss = mean_and_deviation([run["train_loss"] for run in runs.values()], 3)
-        rows.append((arm, parameters, shown, f"{len(runs)} of {len(plan.seeds)}", accuracy, loss))
+        rows.append((arm, accuracy, loss, f"{len(runs)} of {len(plan.seeds)}", shown, parameters))
     return rows
 
 
@@ -185,9 +188,9 @@ def mean_and_deviation(values: list[float], digits: int) -> str:
 
 
 def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row per contrast that has pairs, and measure: effect, interval, pairs, verdict, with a header."""
+    """One row per contrast that has pairs, and measure: effect, interval, verdict, pairs, with a header."""
     found = results_of(plan, folder)
-    rows = [("contrast", "measure", "effect and interval", "pairs", "verdict")]
+    rows = [("contrast", "effect and interval", "measure", "verdict", "pairs")]
     for contrast in plan.contrasts:
         for measure in MEASURES:
             effect = contrast_effect(plan, contrast, found, measure)
@@ -196,7 +199,7 @@ def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
             margin = plan.margin if measure == "test_accuracy" else 0.0
             name = contrast.name + (" (primary)" if contrast.primary else "")
             shown = format_effect(effect, measure, bool(contrast.levels))
-            rows.append((name, measure.replace("_", " "), shown, str(effect.count), effect.verdict(margin)))
+            rows.append((name, shown, measure.replace("_", " "), effect.verdict(margin), str(effect.count)))
     return rows
 
 
@@ -207,9 +210,9 @@ def format_effect(effect: Effect, measure: str, slope: bool = False) -> str:
     unit, factor, digits = (" points", 100, 2) if measure == "test_accuracy" else ("", 1, 3)
     text = f"{factor * effect.mean:+.{digits}f}{unit}" + (" per doubling" if slope else "")
     if effect.count < 2:
-        return text
+        return minus(text)
     level = "" if effect.level == 0.95 else f" at {effect.level:.1%}"
-    return f"{text} [{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]{level}"
+    return minus(f"{text} [{factor * effect.low:+.{digits}f}, {factor * effect.high:+.{digits}f}]{level}")
 
 
 def similarity_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
@@ -280,7 +283,7 @@ def describe_maps(maps: dict[str, float] | None) -> str:
         f"new weights ({maps['repetition_stripes_excess']:+.2f} in what all queries share); the maps matter in "
         f"{maps['alive']} of {maps['runs']} runs, and do not in {maps['idle']}"
     )
-    return text.replace("+nan", "not measured").replace("nan", "not measured")
+    return minus(text).replace("+nan", "not measured").replace("nan", "not measured")
 
 
 def waiting_text(plan: Plan, folder: Path, missing: list[Job]) -> str:

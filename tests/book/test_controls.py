@@ -343,6 +343,8 @@ def test_top_is_reached_on_a_phone(tab: Callable) -> None:  # wider windows have
     opened.wait_for_timeout(500)  # two scrolls at once would be one to the theme
     opened.evaluate("scrollBy({top: -600, behavior: 'instant'})")  # the button comes when one scrolls up
     opened.locator("#pst-back-to-top").wait_for(state="visible")
+    button, bar = (opened.locator(which).bounding_box() for which in ("#pst-back-to-top", ".bd-header-article"))
+    assert button["y"] + button["height"] <= bar["y"] + bar["height"]  # it covers nothing that is read
     press(opened, "#pst-back-to-top")
     opened.wait_for_function("scrollY < 50")
 

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 
-from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, split_facts
+from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, note_claims, split_facts
 from tools.contents import notebook_pages
 
 Reader = Callable[[str], BeautifulSoup]
@@ -51,3 +52,12 @@ def test_every_exercise_has_chips(read_page: Reader) -> None:
         facts = [fact.get_text() for fact in box.select(".facts .fact")]
         assert re.fullmatch(r"\d+\.\d+", facts[0])
         assert len(facts) >= 4, SEPARATOR.join(facts)
+
+
+def test_claims_are_places_that_links_lead_to() -> None:
+    noted = []
+    standard = SimpleNamespace(note_hyperlink_target=lambda *place: noted.append(place))
+    env = SimpleNamespace(docname="book/04_re_attention", get_domain=lambda _name: standard)
+    page = nodes.document(None, None, "", nodes.raw("", '<a id="claim-a">', format="html"), nodes.raw("", "<a id=b>"))
+    note_claims(SimpleNamespace(env=env), page)
+    assert noted == [("04_re_attention:claim-a", "book/04_re_attention", "claim-a")]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from docutils import nodes
+from sphinx import addnodes
 
-from tools.book.front import minutes_to_read, picture
-from tools.book.search import INDEX, sections_of
+from tools.book.front import HIGHEST, minutes_to_read, picture, whole_height
+from tools.book.search import INDEX, plain_formula, sections_of
 
 MILLISECONDS = 30_000  # a page may wait for a machine that does other work
 
@@ -35,6 +36,28 @@ def test_sections_have_titles_numbers_addresses_and_their_own_words(doctree: nod
     assert inner["text"] == "Second words. In a box."
 
 
+@pytest.mark.parametrize(
+    ("latex", "text"),
+    [
+        (r"P \times P", "P × P"),
+        (r"\varepsilon_{\mathrm{LN}}", "ε_LN"),
+        (r"\Lambda\,\lambda", "Λλ"),
+        (r"\frac{a}{\sqrt{D}} \le \operatorname{range}(x)", "a/√D ≤ range(x)"),
+        ("x^2", "x^2"),
+    ],
+)
+def test_formulas_are_plain_text(latex: str, text: str) -> None:
+    assert plain_formula(latex) == text
+
+
+def test_signatures_keep_their_words_apart() -> None:
+    parameters = [addnodes.desc_parameter("", "", nodes.Text(word)) for word in ("depth: int = 24", "padding: int")]
+    inside = (addnodes.desc_name("", "make"), addnodes.desc_parameterlist("", "", *parameters))
+    described = addnodes.desc("", addnodes.desc_signature("", "", *inside), nodes.paragraph("", "Makes."))
+    (found,) = sections_of(nodes.document(None, None, "", section("a", "A", described)), "a.html", {})
+    assert found["text"] == "make(depth: int = 24, padding: int) Makes."
+
+
 def test_minutes_are_those_of_the_words(doctree: nodes.document) -> None:
     assert minutes_to_read(doctree) == 5  # the least that is said
     doctree[0] += nodes.paragraph("", "word " * 4000)
@@ -47,6 +70,12 @@ def test_picture_of_a_chapter_has_ids_of_its_own() -> None:
     assert "<title>" not in svg
     assert 'id="vit-' in svg or "id=" not in svg
     assert picture("book/glossary", "glossary") == ""
+
+
+def test_pictures_cut_no_box_and_no_word() -> None:
+    assert whole_height('<rect x="1" y="20" width="9" height="60"/><rect x="1" y="120" width="9" height="200"/>') == 118
+    assert whole_height('<rect y="20" height="60"/><text x="1" y="104">words</text><rect y="110" height="200"/>') == 90
+    assert whole_height("<svg></svg>") == HIGHEST
 
 
 @pytest.fixture
@@ -90,6 +119,24 @@ def test_results_are_sections_with_excerpts(results: Callable, width: int) -> No
     assert [address for address in asked if "/book/" in address] == []
     first.locator("a").click()
     tab.wait_for_url("**/book/**")
+
+
+def test_chapters_come_before_the_reference(results: Callable) -> None:
+    tab, _ = results("batch size")
+    kinds = ["/reference/" in link.get_attribute("href") for link in tab.locator("#search-results a").all()]
+    assert True in kinds
+    assert kinds == sorted(kinds)
+
+
+def test_back_from_a_result_the_list_is_where_it_was(results: Callable) -> None:
+    tab, _ = results("attention", 390)
+    for result in (12, 14):  # again after one Back
+        tab.evaluate("window.scrollTo(0, 1500)")
+        tab.locator("#search-results a").nth(result).click()
+        tab.wait_for_url("**/book/**")
+        tab.go_back()
+        tab.wait_for_function("window.scrollY > 1000")
+        assert tab.locator(".book-search input").input_value() == "attention"
 
 
 def test_every_word_has_to_be_there(results: Callable) -> None:

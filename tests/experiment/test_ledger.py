@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -11,14 +13,17 @@ from deepvit_edu.experiment.ledger import (
     added_later,
     answer,
     answers_table,
+    book_ledger,
     findings,
     ledger,
     ledger_table,
     load_claims,
+    tally,
     would_change,
 )
 from deepvit_edu.experiment.published import Published, load_published, published_text
 from deepvit_edu.experiment.verdict import Effect
+from deepvit_edu.words import minus
 from tools.contents import ROOT
 
 from .plans import fill, write_plan
@@ -69,6 +74,15 @@ def judge(
     return ledger([claim], tmp_path, tmp_path)[0]
 
 
+def without_anchors(markdown):
+    return re.sub(r'<a id="[\w-]+"></a>', "", markdown)
+
+
+def told(entry, **options):
+    """What `findings` says of one entry."""
+    return without_anchors(findings([entry], **options)).removeprefix("- ")
+
+
 @pytest.mark.parametrize(
     ("accuracy", "options", "verdict"),
     [
@@ -98,28 +112,42 @@ def test_what_was_measured_of_the_maps_stands_beside_the_verdict_and_decides_not
 def test_effects_name_their_contrasts_and_those_of_the_conditions(tmp_path, template):
     entry = judge(tmp_path, {"re": 0.1, "other-re": -0.1}, template, conditions={"second": "higher"})
     assert entry.effects.startswith("main: +10.00 points [")
-    assert "; second: -10.00 points [" in entry.effects
+    assert "; second: −10.00 points [" in entry.effects
     assert f"| {entry.effects} |" in ledger_table([entry])
-    assert findings([entry]) == f"- It helps. **Conditional.** {entry.effects} (tiny)"
+    assert told(entry) == f"**Conditional.** *Claim:* It helps. *Found:* {entry.effects} (tiny)"
 
 
 def test_a_verdict_says_what_it_holds_for(tmp_path, template):
     entry = judge(tmp_path, {"re": 0.1}, template, scope="after two epochs")
     assert "| **reproduced** after two epochs |" in ledger_table([entry])
-    assert findings([entry]).startswith("- It helps. **Reproduced** after two epochs. main: +10.00 points")
+    assert told(entry).startswith("**Reproduced** after two epochs. *Claim:* It helps. *Found:* main: +10.00 points")
 
 
 def test_what_was_seen_at_the_first_epoch_is_folded_where_newer_studies_ask():
     new, old = Claim("It helps.", "somebody", "paper"), Claim("It did.", "somebody", "paper", subject=FIRST_EPOCH)
-    told = findings(ledger([old, new], PLANS, PLANS))
-    assert told.startswith("- It helps. **Not tested.**\n\n<details>")
-    assert "1 earlier claim</summary>\n\n- It did." in told
-    assert findings(ledger([old], PLANS, PLANS)) == "- It did. **Not tested.**"
+    both = without_anchors(findings(ledger([old, new], PLANS, PLANS)))
+    assert both.startswith("- **Not tested.** *Claim:* It helps.\n\n<details>")
+    assert "1 earlier claim</summary>\n\n- **Not tested.** *Claim:* It did." in both
+    assert told(*ledger([old], PLANS, PLANS)) == "**Not tested.** *Claim:* It did."
 
 
 def test_what_nobody_has_run_is_found_not_tested():
     (entry,) = ledger([Claim("It helps.", "somebody", "paper")], PLANS, PLANS)
-    assert findings([entry]) == "- It helps. **Not tested.**"
+    assert told(entry) == "**Not tested.** *Claim:* It helps."
+
+
+def test_where_runs_are_missing_the_nearest_evidence_is_named(tmp_path, template):
+    nearest = {"tiny": "[elsewhere](#there)"}
+    waiting = judge(tmp_path, lambda arm, seed: None, template)
+    assert told(waiting, nearest=nearest).endswith("It helps. *The nearest evidence by now:* [elsewhere](#there).")
+    assert "elsewhere" not in told(judge(tmp_path, {"re": 0.1}, template), nearest=nearest)
+
+
+def test_every_claim_of_the_book_has_an_anchor_of_its_own():
+    entries = book_ledger()
+    anchors = [entry.anchor for entry in entries]
+    assert len(set(anchors)) == len(entries)
+    assert all(f'<a id="{anchor}"></a>' in findings(entries) for anchor in anchors)
 
 
 def test_maps_of_old_records_are_not_measured(tmp_path, template):
@@ -138,7 +166,7 @@ def test_diagnostics_are_compared_over_the_deep_half(tmp_path, template):
 def test_nothing_run_is_not_tested_and_the_command_stands_there(tmp_path, template):
     entry = judge(tmp_path, lambda arm, seed: None, template)
     assert (entry.verdict, entry.runs, entry.p_value) == ("not tested", "0 of 6", None)
-    assert findings([entry]) == "- It helps. **Not tested: 0 of 6 runs recorded.**"
+    assert told(entry) == "**Not tested: 0 of 6 runs recorded.** *Claim:* It helps."
     assert ledger([Claim("a", "b", "paper")], tmp_path, tmp_path)[0].verdict == "not tested"
 
 
@@ -208,6 +236,12 @@ def test_a_claim_that_could_not_be_judged_is_refused(options, says):
         Claim("a", "b", "c", **options)
 
 
+def test_claims_are_counted_by_verdict():
+    entries = [Entry(Claim("a", "b", "c"), "–", verdict, "–", "–") for verdict in ("not tested", "reproduced")]
+    assert tally(entries) == "2 claims: 1 reproduced, 1 not tested"
+    assert tally(entries[:1]) == "1 claim: 1 not tested"
+
+
 def test_what_was_declared_after_the_runs_is_told():
     entries = [Entry(Claim("It helps.", "b", "c", added=told), "–", "not tested", "–", "–") for told in (None, "all")]
     assert added_later(entries) == "- It helps. *all*"
@@ -246,7 +280,9 @@ def test_every_answer_can_be_reached(tmp_path, template, gain, spread, options, 
     entry = five_seeds(tmp_path, template, gain, spread, **options)
     assert (entry.verdict, answer(entry)) == (verdict, in_words)
     table = answers_table([entry])
-    assert f"| **Does it help?**<br>{in_words}, after two epochs.<br>Main: {100 * gain:+.2f} points [" in table
+    assert (
+        f"| **Does it help?**<br>{in_words}, after two epochs.<br>Main: {minus(f'{100 * gain:+.2f}')} points [" in table
+    )
     assert table.endswith(f"| {verdict} |")
 
 

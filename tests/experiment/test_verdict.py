@@ -4,9 +4,12 @@ import pytest
 from deepvit_edu.experiment import load_plan, summary
 from deepvit_edu.experiment.verdict import (
     Effect,
+    arms_table,
     contrast_effect,
+    contrasts_table,
     describe_maps,
     effect_of,
+    format_effect,
     holm,
     mean_and_deviation,
     mean_interventions,
@@ -173,3 +176,14 @@ def test_similarities_are_means_over_the_deep_half_of_measured_runs(tmp_path, te
     diagnostics = {**numbers, "initial": {"adjacent": [0.0, 0.99]}}
     fill(plan, tmp_path, {**template, "diagnostics": diagnostics}, lambda arm, seed: None if arm == "re" else 0.5)
     assert similarity_table(plan, tmp_path)[1:] == [("plain", "0.800", "0.990", "0.700", "0.600", "0.100")]
+
+
+def test_effects_have_a_true_minus_sign():
+    assert format_effect(Effect(-0.032, -0.0836, 0.0195, 3), "test_accuracy") == "−3.20 points [−8.36, +1.95]"
+
+
+def test_the_effect_stands_beside_the_name(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path))
+    fill(plan, tmp_path, template, lambda arm, seed: 0.5)
+    assert contrasts_table(plan, tmp_path)[0][:2] == ("contrast", "effect and interval")
+    assert arms_table(plan, tmp_path)[0][:2] == ("arm", "test accuracy, %")

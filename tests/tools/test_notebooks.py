@@ -89,6 +89,16 @@ def test_other_pages_are_links_and_this_one_is_text() -> None:
     )
 
 
+def test_a_claim_is_found_on_its_page() -> None:
+    address = "https://github.com/OWNER/repository/blob/main/book/04_re_attention.ipynb"
+    assert markdown("{ref}`the norm <04_re_attention:claim-a-b>`") == f"[the norm]({address})"
+
+
+def test_a_notebook_names_the_repository() -> None:
+    source = "```{div} with-repository\nclone ADDRESS\n```\n\n```{div} without-repository\nfind it\n```"
+    assert markdown(source) == "clone https://github.com/OWNER/repository"
+
+
 def test_admonitions_become_quotations() -> None:
     assert markdown("```{note}\nText.\n```") == "> **Note.**\n>\n> Text."
     assert markdown(":::{admonition} Predict?\n:class: tip\nText.\n:::") == "> **Predict?**\n>\n> Text."

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 CARDS = "chapter-cards"
 WORDS_A_MINUTE = 200
 ROUNDED_TO = 5  # minutes
+SHAPE = re.compile(r'<(?P<kind>rect|text)\b[^>]*? y="(?P<y>[\d.]+)"(?:[^>]*? height="(?P<height>[\d.]+)")?')
+HIGHEST = 215  # of a picture, in the units of drawings, which are 360 wide
+ABOVE, BELOW = 12, 5  # a line of text around its y
+EDGE, SPACE = 2, 5  # what stays free above and below a shape
 DRAWING = re.compile(r"\{figure\} (drawings/\w+\.svg)")
 
 
@@ -28,6 +32,17 @@ def minutes_to_read(doctree: nodes.document) -> int:
     """How long the words of a page take, without its code."""
     words = sum(len(own_text(section).split()) for section in filter(is_titled, doctree.findall(nodes.section)))
     return max(ROUNDED_TO, ROUNDED_TO * round(words / WORDS_A_MINUTE / ROUNDED_TO))
+
+
+def whole_height(svg: str) -> int:
+    """How much of a drawing, from its top, is a picture that cuts no box and no line of text."""
+    spans = []
+    for shape in SHAPE.finditer(svg):
+        y = float(shape["y"])
+        top, bottom = (y - ABOVE, y + BELOW) if shape["kind"] == "text" else (y, y + float(shape["height"] or 0))
+        spans.append((top - EDGE, bottom + SPACE))
+    clear = (height for height in range(HIGHEST, 0, -1) if not any(top < height < bottom for top, bottom in spans))
+    return next(clear, HIGHEST)
 
 
 def picture(page: str, prefix: str) -> str:
@@ -42,7 +57,10 @@ def picture(page: str, prefix: str) -> str:
     svg = re.sub(r"\s*<title>.*?</title>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([\w-]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", svg)
-    return svg.replace("<svg ", '<svg aria-hidden="true" preserveAspectRatio="xMidYMin slice" ', 1)
+    height = whole_height(svg)
+    shape = rf'viewBox="0 0 \1 {height}" style="--shape: \1 / {height}"'
+    svg = re.sub(r'viewBox="0 0 (\d+) \d+"', shape, svg, count=1)
+    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 def page_of(link: nodes.reference) -> str:

@@ -2,17 +2,20 @@
 
 "Download" hands out the learner's notebook (no raw markup, no solutions, a cell that installs the package), and never
 the page's source, which the book does not carry. While the repository's address is the placeholder, the buttons that
-need it are not shown, and the footer says how to set it.
+need it are not shown, and the footer says how to set it. Nor are words that need it: `{div} with-repository` holds
+those of a book with an address, in whose code ADDRESS stands for it, and `{div} without-repository` those of a copy
+without.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from docutils import nodes
+
 from tools.contents import is_placeholder
 
 if TYPE_CHECKING:
-    from docutils import nodes
     from sphinx.application import Sphinx
 
 # The theme's names of the groups whose links need the repository.
@@ -36,7 +39,22 @@ def mend_buttons(app: Sphinx, page: str, _template: str, context: dict, _doctree
             button["url"] = button["url"].partition("&body=")[0]
 
 
+def choose_words(app: Sphinx, doctree: nodes.document, _page: str) -> None:
+    """Keep the words that fit the repository's address, or its absence."""
+    url = app.config.html_theme_options["repository_url"].rstrip("/")
+    wrong = "with-repository" if is_placeholder(url) else "without-repository"
+    for container in list(doctree.findall(nodes.container)):
+        if wrong in container["classes"]:
+            container.parent.remove(container)
+        elif "with-repository" in container["classes"]:
+            for code in container.findall(nodes.literal_block):
+                address = code.astext().replace("ADDRESS", url)
+                code.rawsource = address
+                code[:] = [nodes.Text(address)]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("doctree-resolved", choose_words)
     app.connect("html-page-context", mend_buttons, priority=600)  # after the theme, which makes the buttons at 501
     return {"parallel_read_safe": True, "parallel_write_safe": True}

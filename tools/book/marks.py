@@ -1,8 +1,11 @@
-"""A Sphinx extension: facts of exercises become chips, and verdicts badges.
+"""A Sphinx extension: facts of exercises become chips, verdicts badges, and claims places that links lead to.
 
 A chapter says "*4.1 · implement · difficulty 2 of 5 · …*" as the first line of an exercise, and a table says
 "inconclusive" in a column headed *verdict*. Both stay words, for all who read, search, copy or listen; here they get
 the classes by which web/book.css sets them apart.
+
+Each line of a box "What we found" has an anchor (`ledger.findings`); `{ref}`words <04_re_attention:claim-…>``
+leads to it.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 SEPARATOR = " · "
 # What a column headed "verdict" may say: of a claim, and of a contrast.
 WORDS = (*VERDICTS, "higher", "lower", "no difference that matters", "too few runs")
+ANCHOR = re.compile(r'<a id="(claim-[\w-]+)">')
 
 
 def split_facts(line: nodes.emphasis) -> None:
@@ -63,6 +67,14 @@ def mark_verdicts(doctree: nodes.document) -> None:
                     mark_verdict(cell)
 
 
+def note_claims(app: Sphinx, doctree: nodes.document) -> None:
+    """Let Sphinx know the anchors of a page's claims, as `PAGE:ANCHOR`."""
+    page, standard = app.env.docname, app.env.get_domain("std")
+    for raw in doctree.findall(nodes.raw):
+        for anchor in ANCHOR.findall(raw.astext()):
+            standard.note_hyperlink_target(f"{page.rpartition('/')[2]}:{anchor}", page, anchor)
+
+
 def mark(app: Sphinx, doctree: nodes.document, _page: str) -> None:
     """Mark what a page of the book has."""
     if app.builder.format == "html":
@@ -72,5 +84,6 @@ def mark(app: Sphinx, doctree: nodes.document, _page: str) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("doctree-read", note_claims)
     app.connect("doctree-resolved", mark)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -36,6 +36,7 @@ OPTION = re.compile(r"^\s*:(?P<key>[\w-]+):\s*(?P<value>.*)$")
 SHOWN = re.compile(r"\bplot\.show\((?P<arguments>(?:(?!\bplot\.show\().)*)", re.DOTALL)
 FIGURE_NAME = re.compile(r'\bname="(?P<name>fig:[\w-]+)"')
 LABELLED_MATH = re.compile(r"^\s*\$\$\s*\((?P<label>[^()\s]+)\)\s*$")
+CLAIM = re.compile(r"^(?P<page>\w+):claim-")  # a line of a box "What we found": tools/book/marks.py
 TITLED_ROLE = re.compile(r"^(?P<text>.+?)\s*<(?P<target>[^<>]+)>$", re.DOTALL)
 INLINE = re.compile(
     r"\{(?P<role>[\w:.+-]+)\}`(?P<content>[^`]+)`"
@@ -341,6 +342,8 @@ class Converter:
 
     def find(self, label: str, number: int) -> Reference:
         """What a label stands for."""
+        if claim := CLAIM.match(label):
+            return Reference("claim", "the claim", f"book/{claim['page']}")
         if label not in self.book.labels:
             raise self.error(number, f"there is no label {label} in the book.")
         return self.book.labels[label]
@@ -439,8 +442,11 @@ class Converter:
         return "\n" + "\n".join((block.indent + line).rstrip() for line in text.split("\n")) + "\n"
 
     def render_container(self, block: Directive) -> str:
-        """What groups others is dropped, its content stays."""
-        return self.markdown(block.body)
+        """What groups others is dropped, its content stays; a notebook names the repository (tools/book/header.py)."""
+        if block.argument == "without-repository":
+            return ""
+        text = self.markdown(block.body)
+        return text.replace("ADDRESS", self.book.url) if block.argument == "with-repository" else text
 
     def render_admonition(self, block: Directive) -> str:
         """A quotation with a bold title; a folded one becomes <details>."""

@@ -7,10 +7,13 @@ scripts, but not fetch. web/search.js searches in it; no page of the book is fet
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docutils import nodes
+from sphinx import addnodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +23,35 @@ if TYPE_CHECKING:
 INDEX = "_static/search_sections.js"
 # What a reader does not search for, or what is not prose.
 SILENT = (nodes.literal_block, nodes.raw, nodes.comment, nodes.math_block, nodes.title)
+
+BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+FRACTION = re.compile(rf"\\[dt]?frac{BRACED}{BRACED}")
+COMMAND = re.compile(r"\\(?:(?P<name>[A-Za-z]+)|.)|[{}&]", re.DOTALL)
+SIGNS = {
+    **{"times": "×", "cdot": "·", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈"},
+    **{"to": "→", "rightarrow": "→", "mapsto": "↦", "in": "∈", "infty": "∞", "sum": "∑", "prod": "∏", "sqrt": "√"},
+    **{"top": "T", "odot": "⊙", "circ": "∘", "propto": "∝", "pm": "±", "ldots": "…", "dots": "…", "cdots": "…"},
+    **{"mid": "|", "partial": "∂", "nabla": "∇", "ell": "ℓ", "ll": "≪", "gg": "≫", "equiv": "≡", "otimes": "⊗"},
+    **{"lVert": "‖", "rVert": "‖", "lfloor": "⌊", "rfloor": "⌋", "langle": "⟨", "rangle": "⟩", "int": "∫"},
+}
+FUNCTIONS = ("max", "min", "exp", "log", "ln", "det", "tanh", "sin", "cos", "arg", "argmax", "argmin", "Pr")
+
+
+def plain_formula(latex: str) -> str:
+    """A formula of a sentence as text: letters and signs instead of commands; what only shapes it is left out."""
+
+    def sign(command: re.Match) -> str:
+        name = command["name"] or ""
+        if name in FUNCTIONS or name in SIGNS:
+            return SIGNS.get(name, name)
+        letter = name.removeprefix("var")
+        size = "CAPITAL" if letter[:1].isupper() else "SMALL"
+        try:
+            return unicodedata.lookup(f"GREEK {size} LETTER {letter.upper().replace('LAMBDA', 'LAMDA')}")
+        except KeyError:
+            return ""
+
+    return COMMAND.sub(sign, FRACTION.sub(r"\1/\2", latex))
 
 
 def is_titled(node: nodes.Node) -> bool:
@@ -34,6 +66,10 @@ def own_text(section: nodes.section) -> str:
         for child in node.children:
             if isinstance(child, nodes.Text):
                 yield child.astext()
+            elif isinstance(child, nodes.math):
+                yield plain_formula(child.astext())
+            elif isinstance(child, addnodes.desc_signature):
+                yield f"{child.astext()} "
             elif not isinstance(child, SILENT) and not is_titled(child):
                 yield from words(child)
                 if not isinstance(child, nodes.Inline):

@@ -34,7 +34,7 @@ def test_legible_path_equals_the_authors_too():
 
 
 def test_weights_of_another_model_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"not weights of deepvit_16b: missing blocks\.\d.* and \d+ more"):
+    with pytest.raises(ValueError, match=r"do not fit deepvit_16b: missing blocks\.\d.* and \d+ more"):
         from_official(weights("vit_16b"), "deepvit_16b")
     with pytest.raises(ValueError, match=r"not known extra"):
         from_official({**weights("vit_16b"), "extra": torch.zeros(1)}, "vit_16b")

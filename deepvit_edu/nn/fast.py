@@ -85,8 +85,9 @@ def _is_affine(norm: HeadNorm) -> bool:
 
 
 def _is_usual(norm: nn.BatchNorm2d) -> bool:
-    """Whether a BatchNorm has all its parts."""
-    return norm.affine and norm.track_running_stats
+    """Whether a BatchNorm has all its parts: asked of themselves, since its flags stay when one is taken away."""
+    parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return norm.track_running_stats and all(part is not None for part in parts)
 
 
 def norm_affine(

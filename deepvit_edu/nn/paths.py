@@ -67,7 +67,7 @@ def by_fast_path(attn: nn.Module, methods: tuple[Callable, ...], *inputs: Tensor
 
 
 def _parts_are_as_written(attn: nn.Module, path: FastPath) -> bool:
-    """Whether each replaced part has an expected class, the `forward` of that class, and no hooks."""
+    """Whether each replaced part has an expected class, the functions of that class, and no hooks."""
     if any(getattr(nn.modules.module, f"_global_{name}", None) for name in _HOOKS):  # hooks on all modules
         return False
     for name, kinds in path.parts.items():
@@ -76,8 +76,8 @@ def _parts_are_as_written(attn: nn.Module, path: FastPath) -> bool:
         if kind not in kinds:
             return False
         if part is not None and (
-            "forward" in part.__dict__
-            or kind.forward is not _FORWARDS[kind]
+            any(name in part.__dict__ for name in _CALLED)
+            or any(getattr(kind, name, None) is not function for name, function in _FUNCTIONS[kind].items())
             or any(getattr(part, f"_{name}") for name in _HOOKS)
         ):
             return False
@@ -85,8 +85,10 @@ def _parts_are_as_written(attn: nn.Module, path: FastPath) -> bool:
 
 
 _HOOKS = ("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks")
-_FORWARDS: dict[type, Callable] = {}
-"""The `forward` that each class of a replaced part had when it was registered."""
+_CALLED = ("forward", "_conv_forward")
+"""What runs when a part is called, and may be patched."""
+_FUNCTIONS: dict[type, dict[str, Callable | None]] = {}
+"""These functions of each class of a replaced part, as they were when it was registered."""
 
 
 def register_fast_path(methods: tuple[Callable, ...], compute: Callable, **parts: type | tuple[type, ...]) -> None:
@@ -100,7 +102,7 @@ def register_fast_path(methods: tuple[Callable, ...], compute: Callable, **parts
     kinds = {name.replace("__", "."): kind if isinstance(kind, tuple) else (kind,) for name, kind in parts.items()}
     FAST_PATHS[methods] = FastPath(compute, kinds)
     for kind in (kind for group in kinds.values() for kind in group if issubclass(kind, nn.Module)):
-        _FORWARDS[kind] = kind.forward
+        _FUNCTIONS[kind] = {name: getattr(kind, name, None) for name in _CALLED}
 
 
 def traced() -> bool:

@@ -193,6 +193,8 @@ def test_a_hook_on_either_map_is_called(kind, training, monkeypatch):
         lambda attn: attn.norm.eval(),
         lambda attn: setattr(attn.norm, "batch", nn.SyncBatchNorm(4).eval()),
         lambda attn: attn.eval().norm.train(),
+        lambda attn: setattr(attn.norm.batch, "weight", None),
+        lambda attn: setattr(attn.norm.batch, "bias", None),
     ],
 )
 def test_what_no_fast_path_knows_takes_the_legible_one(change, monkeypatch):
@@ -208,6 +210,7 @@ def test_what_no_fast_path_knows_takes_the_legible_one(change, monkeypatch):
         lambda attn: setattr(attn.refine, "norm3", nn.BatchNorm2d(4, track_running_stats=False)),
         lambda attn: setattr(attn, "norm", nn.BatchNorm2d(4, affine=False)),
         lambda attn: setattr(attn, "norm", nn.Identity()),
+        lambda attn: setattr(attn.norm, "bias", None),
     ],
 )
 def test_refinement_with_norms_of_another_kind_takes_the_legible_path(change, monkeypatch):

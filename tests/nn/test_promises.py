@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
@@ -232,6 +233,27 @@ def test_a_part_with_a_patched_forward_is_used(kind, name):
     part.forward = lambda x: seen.append(name) or forward(x)
     call(attn)
     assert seen == [name]
+
+
+CONVOLUTIONS = [(ReAttention, "mix"), *((RefinedAttention, name) for name in ("expand", "local", "reduce"))]
+
+
+@pytest.mark.parametrize("on", ["instance", "class"])
+@pytest.mark.parametrize(("kind", "name"), CONVOLUTIONS)
+def test_a_convolution_whose_inner_function_is_patched_is_used(kind, name, on, monkeypatch):
+    attn = attention_of(kind)
+    part, before = attn.get_submodule(name), call(attn)
+
+    def half(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return 0.5 * F.conv2d(x, weight, bias, padding=self.padding, groups=self.groups)
+
+    if on == "class":
+        monkeypatch.setattr(nn.Conv2d, "_conv_forward", half)
+    else:
+        part._conv_forward = types.MethodType(half, part)
+    out = call(attn)
+    torch.testing.assert_close(out, explicit(attn))
+    assert not torch.allclose(out, before)
 
 
 def test_a_class_with_a_patched_forward_is_used(monkeypatch):

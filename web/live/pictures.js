@@ -105,11 +105,14 @@ deepvitLive.pictures = (() => {
     };
     const back = button("Back to the sample", () => chosen(samples[0]));
     const own = async (source, title) => {
+      root.setAttribute("aria-busy", "true");
       try {
         (await createImageBitmap(source)).close();
       } catch {
         tell(`${source.name ?? title} cannot be read as a picture. Choose a JPEG, PNG or WebP file.`);
         return;
+      } finally {
+        root.removeAttribute("aria-busy");
       }
       if (current.own) URL.revokeObjectURL(current.shown);
       count += 1;

@@ -169,21 +169,21 @@ class _Client(NotebookClient):
 
     async def _watch(self) -> None:
         """Ends a notebook with too many processes while a cell still runs."""
-        while not self._has_too_many_processes():
+        while not self._end_if_crowded():
             await asyncio.sleep(WATCH_SECONDS)
-        self._kill()
 
-    def _has_too_many_processes(self) -> bool:
-        """Counted here, since the system's own limit does not hold for root."""
+    def _end_if_crowded(self) -> bool:
+        """Ends a notebook with too many processes; whether it had. The system's own limit does not hold for root."""
         if self._number is None or _number_of_tasks(self._number) <= PROCESSES:
             return False
         self.ended = SIGNS["Resource temporarily unavailable"]
+        self._kill()
         return True
 
     async def async_execute_cell(self, cell: NotebookNode, *arguments: Any, **options: Any) -> NotebookNode:
         """As of nbclient; the next cell does not run beside too many processes that this one left."""
         executed = await super().async_execute_cell(cell, *arguments, **options)
-        if self._has_too_many_processes():
+        if self._end_if_crowded():
             raise DeadKernelError("too many processes")
         return executed
 

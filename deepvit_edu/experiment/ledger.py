@@ -326,6 +326,12 @@ def _scoped(entry: Entry) -> str:
     return f"**{entry.verdict}**" + (f" {entry.scope}" if entry.scope else "")
 
 
+def by_age(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """The claims that today's studies test, and those that older studies, of one epoch, tested."""
+    early = [entry for entry in entries if entry.claim.subject == FIRST_EPOCH]
+    return [entry for entry in entries if entry not in early], early
+
+
 def findings(entries: list[Entry], nearest: Mapping[str, str] | None = None) -> str:
     """A Markdown list of verdicts, each with its claim and its effects: for the head of a chapter.
 
@@ -335,8 +341,7 @@ def findings(entries: list[Entry], nearest: Mapping[str, str] | None = None) -> 
         entries: the claims with their answers.
         nearest: by plan, where the nearest evidence stands while the plan's own runs are missing, as Markdown.
     """
-    early = [entry for entry in entries if entry.claim.subject == FIRST_EPOCH]
-    current = [entry for entry in entries if entry.claim.subject != FIRST_EPOCH]
+    current, early = by_age(entries)
     if not current:
         return _list_of(early, nearest)
     title = (

@@ -5,11 +5,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -199,9 +201,14 @@ def table(records: Iterable[tuple[Path, Record]]) -> str:
     for path, r in records:
         accuracy, minutes = f"{r['test_accuracy']:.2%}", f"{r['seconds'] / 60:.1f}"
         rows.append(
-            (path.stem, r["model"], r["dataset"], str(r["seed"]), str(r["epochs"]), accuracy, minutes, r["hardware"])
+            (path.stem, r["model"], r["dataset"], str(r["seed"]), str(r["epochs"]), accuracy, minutes, hardware_of(r))
         )
     return align(rows)
+
+
+def hardware_of(record: Mapping[str, Any]) -> str:
+    """What a record names as its hardware, for readers: records of one thread say "1 threads"."""
+    return re.sub(r"\b1 threads", "1 thread", record["hardware"])
 
 
 def describe_hardware(device: torch.device) -> str:

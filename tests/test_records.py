@@ -114,6 +114,11 @@ def test_table_has_one_line_a_record(record, tmp_path):
     assert header.index("hardware") == second.index("a machine")
 
 
+def test_one_thread_is_told_as_one():
+    assert records.hardware_of({"hardware": "AMD EPYC, 1 threads"}) == "AMD EPYC, 1 thread"
+    assert records.hardware_of({"hardware": "AMD EPYC, 11 threads"}) == "AMD EPYC, 11 threads"
+
+
 def test_descriptions_of_where_and_what():
     assert "threads" in records.describe_hardware(torch.device("cpu"))
     assert records.describe_versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]

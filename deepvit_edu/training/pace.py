@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from statistics import median
 
 from ..bench.rounds import with_quartiles
+from ..records import hardware_of
 
 IMAGENET_IMAGES = 1_281_167
 """Training images of ImageNet-1k."""
@@ -79,6 +80,6 @@ def speed_table(rows: Iterable[dict]) -> str:
         speed = [f"{rate:.3g} ({lower:.3g}-{upper:.3g})", f"{hours:,.0f}", f"{hours / 8:,.0f}"]
         memory = "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
         how = [f"{row['total_batch']} ({row['batch_size']})", memory, f"{row['waiting']:.0%}"]
-        cells = [f"`{row['recipe']}`", *speed, *how, f"{row['hardware']}, {row['precision']}"]
+        cells = [f"`{row['recipe']}`", *speed, *how, f"{hardware_of(row)}, {row['precision']}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

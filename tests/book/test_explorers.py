@@ -115,8 +115,11 @@ def test_patch_is_chosen_by_touch_and_by_click_on_a_map(explorer: Callable) -> N
     panel = root.locator(".explorer-panels canvas").last
     moves(root, lambda: panel.click(position={"x": 3, "y": panel.bounding_box()["height"] - 4}))
     assert re.search(r"from row (?!1,)\d+, column 1 ", words(root))
-    moves(root, lambda: root.get_by_role("button", name="Ask the class token").tap())
+    class_token = root.get_by_role("button", name="Ask the class token")
+    size = [class_token.bounding_box()[side] for side in ("width", "height")]
+    moves(root, class_token.tap)
     assert "from the class token" in words(root)
+    assert [class_token.bounding_box()[side] for side in ("width", "height")] == size
 
 
 @pytest.mark.parametrize("control", ["Block", "Head"])

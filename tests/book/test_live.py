@@ -245,6 +245,16 @@ def test_a_block_is_chosen_by_keys_on_the_front_page(open_figure):
     assert slider["y"] + slider["height"] <= picture["y"] + picture["height"]  # beside the picture, not below it
 
 
+def test_a_button_that_is_pressed_keeps_its_size(open_figure):
+    figure = open_figure("front", width=390)
+    button = figure.root.get_by_role("button", name="Ask the class token")
+    before = button.bounding_box()
+    button.click()
+    figure.settled()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert button.bounding_box() == before
+
+
 def test_maps_are_chosen_by_mouse(open_figure):
     figure = open_figure("whole")
     maps = figure.root.locator(".live-panel canvas:not(.live-enlarged)").first

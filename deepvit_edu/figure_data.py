@@ -13,6 +13,8 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
+from .words import minus
+
 MOST_ROWS = 60
 """A longer curve is thinned to this many points, including its first and last; its table says so."""
 MOST_ENTRIES = 30
@@ -20,11 +22,11 @@ MOST_ENTRIES = 30
 
 
 def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in HTML; the first cell of each row is its header."""
+    """A table in HTML; the first cell of each row is its header, and numbers below zero have a true minus sign."""
     titles = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     lines = "".join(
         f'<tr><th scope="row">{html.escape(first)}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+        + "".join(f"<td>{html.escape(minus(cell))}</td>" for cell in rest)
         + "</tr>"
         for first, *rest in rows
     )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .figure_data import folded_tables
 from .records import Record
+from .words import minus
 
 # Okabe and Ito's colours, which readers with any common form of colour blindness can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -74,6 +75,7 @@ def show(fig: Figure, alt: str, caption: str = "", name: str = "") -> None:
 
 def figure_html(fig: Figure, alt: str, caption: str = "", name: str = "", with_numbers: bool = False) -> str:
     """A figure as HTML: an SVG, a second one for phones where the first would not be legible there; closes it."""
+    alt, caption = minus(alt), minus(caption)
     tables = folded_tables(fig) if with_numbers else ""
     pictures = [_svg(fig, alt, "figure-wide")]
     if _stack_panels(fig) or _fit_phone(fig):
@@ -225,7 +227,7 @@ def show_source(*objects: object) -> None:
 
 def measured(*sentences: str) -> None:
     """Shows what was found, as a marked paragraph of a notebook or page; the sentences carry this run's numbers."""
-    text = f"**Measured on this page.** {' '.join(sentences)}"
+    text = minus(f"**Measured on this page.** {' '.join(sentences)}")
     _tell(f"> {text}", plain=text)
 
 

@@ -31,8 +31,8 @@ def one_line(text: object) -> str:
 
 
 def minus(text: str) -> str:
-    """Text whose numbers have a true minus sign, as wide as a plus; hyphens of names stay."""
-    return re.sub(r"(?<![\w)-])-(?=[\d.])", "−", text)
+    """Text whose numbers have a true minus sign, as wide as a plus; hyphens of names and code in backticks stay."""
+    return re.sub(r"`[^`]*`|(?<![\w)-])-(?=[\d.])", lambda found: "−" if found[0] == "-" else found[0], text)
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
@@ -44,8 +44,8 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of words, the first of them the header, as a Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    """Rows of words, the first of them the header, as a Markdown table; numbers below zero have a true minus sign."""
+    lines = [minus("| " + " | ".join(row) + " |") for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 

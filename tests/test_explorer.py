@@ -177,10 +177,10 @@ def test_text_and_table_name_the_largest_weight_and_its_place(recording):
     soup = BeautifulSoup(explorer.attention_html(marked), "html.parser")
     text = soup.svg["aria-label"]
     assert "block 5, head 0, from row 3, column 3" in text
-    assert "plain, 0.500 at row 4, column 1; Re-attention, -0.750 at the class token" in text
+    assert "plain, 0.500 at row 4, column 1; Re-attention, −0.750 at the class token" in text
     assert [cell.string for cell in soup.select("tbody tr")[1].find_all("td")] == [
         "0.500 at row 4, column 1",
-        "-0.750 at the class token",
+        "−0.750 at the class token",
     ]
 
 

@@ -147,7 +147,7 @@ def test_effects_are_listed_by_name_with_their_intervals(drawn) -> None:
         ax.errorbar(mean, place, xerr=reach, label=name)
     ax.set(xlabel="points")
     assert cells(folded_tables(fig)) == [
-        ["", "points", "from", "to"], ["mixing", "1", "0.5", "1.25"], ["norm", "-2", "-3", "1"]
+        ["", "points", "from", "to"], ["mixing", "1", "0.5", "1.25"], ["norm", "−2", "−3", "1"]
     ]  # fmt: skip
 
 

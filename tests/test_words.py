@@ -1,4 +1,4 @@
-from deepvit_edu.words import LONGEST, align, fold, minus, one_line, printable
+from deepvit_edu.words import LONGEST, align, fold, markdown_table, minus, one_line, printable
 
 
 def test_control_characters_are_written_as_escapes():
@@ -20,3 +20,5 @@ def test_what_is_folded_is_markdown_of_its_own():
 
 def test_numbers_have_a_true_minus_and_names_keep_their_hyphens():
     assert minus("-1.5 [-2.0, +.5]; plain-24, 2021-05 (re)-3") == "−1.5 [−2.0, +.5]; plain-24, 2021-05 (re)-3"
+    assert minus("`torch.roll(x, -1)` gives -1") == "`torch.roll(x, -1)` gives −1"
+    assert markdown_table([["loss"], ["-0.5"]]) == "| loss |\n|---|\n| −0.5 |"

@@ -297,17 +297,20 @@ def _agreement(effect: Effect, expects: str, margin: float) -> str:
 
 
 def ledger_table(entries: list[Entry], published: dict[str, Published] | None = None) -> str:
-    """The ledger as a Markdown table, with a column of what others have published where their tables are given."""
+    """The ledger as a Markdown table, with a column of what others have published where their tables are given.
+
+    The verdict stands beside the claim: on a phone the columns after it are off the screen.
+    """
     others = () if published is None else ("published, by others",)
     effect, source = "effect here, 95 % interval", "source (how we know it); plan"
-    rows = [("claim", effect, "verdict", "runs; p, corrected", *others, source)]
+    rows = [("claim", "verdict", effect, "runs; p, corrected", *others, source)]
     for entry in entries:
         claim = entry.claim
         verdict = _scoped(entry) + (f" ({claim.maps_of}: {entry.maps})" if entry.maps else "")
         runs = entry.runs if entry.p_value is None else f"{entry.runs}; {_shown_p(entry.p_value)}"
         theirs = (published[claim.published].short if claim.published else "–" for _ in others)
         source = f"{claim.source} ({claim.grade}); {_plan_and_section(entry)}"
-        rows.append((claim.claim, entry.effects, verdict, runs, *theirs, source))
+        rows.append((claim.claim, verdict, entry.effects, runs, *theirs, source))
     return markdown_table(rows)
 
 

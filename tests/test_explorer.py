@@ -187,9 +187,9 @@ def test_text_and_table_name_the_largest_weight_and_its_place(recording):
 def test_collapse_tables_hold_the_means(specimens, undrawn):
     soup = BeautifulSoup(explorer.collapse_explorer("cifar10", ["plain"]).data, "html.parser")
     cells = {row.th.string: [cell.string for cell in row.find_all("td")] for row in soup.select("tbody tr")}
-    assert cells["plain, same image, rows centred"] == ["-0.500", "0.500"]
-    assert cells["the map of the block before"] == ["loss +1.750, accuracy -12.5"]
-    assert cells["the uniform map"] == ["loss +1.250, accuracy -12.5"]
+    assert cells["plain, same image, rows centred"] == ["−0.500", "0.500"]
+    assert cells["the map of the block before"] == ["loss +1.750, accuracy −12.5"]
+    assert cells["the uniform map"] == ["loss +1.250, accuracy −12.5"]
 
 
 def test_two_explorers_on_a_page_are_told_apart(recording, page, undrawn):

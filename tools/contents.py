@@ -47,6 +47,12 @@ def notebook_pages(root: Path = ROOT) -> list[str]:
     return [page for page in pages(root) if source_of(page, root).is_file() and is_notebook(source_of(page, root))]
 
 
+def visible_files(folder: Path, pattern: str = "**/*") -> list[Path]:
+    """The files of a folder, sorted, but not those in hidden folders: they belong to runs under way."""
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def repository_url(root: Path = ROOT) -> str:
     """The repository's address: DEEPVIT_EDU_REPOSITORY where it is set, else the one of `_config.yml`."""
     url = os.environ.get("DEEPVIT_EDU_REPOSITORY") or load_yaml(root / "_config.yml")["repository"]["url"]

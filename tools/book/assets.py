@@ -7,27 +7,20 @@ python -m tools.book.assets --check   only say whether it is stale
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from deepvit_edu.assets import INDEX
 from deepvit_edu.files import file_hash
-from tools.contents import ROOT, load_yaml, repository_url
+from tools.contents import ROOT, load_yaml, repository_url, visible_files
 from tools.generated import keep_current
 
 FOLDERS = {"records": "**/*.json", "weights": "*.safetensors", "experiments": "*.yml"}
-
-
-def files_of(folder: Path, pattern: str) -> list[Path]:
-    """The folder's files, without those in hidden folders: a run that is not finished keeps its files in one."""
-    found = sorted(folder.glob(pattern))
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def index() -> dict:
     """What assets.json should hold."""
     branch = load_yaml(ROOT / "_config.yml")["repository"]["branch"]
     raw = repository_url().replace("https://github.com/", "https://raw.githubusercontent.com/")
-    files = [path for folder, pattern in FOLDERS.items() for path in files_of(ROOT / "book" / folder, pattern)]
+    files = [path for folder, pattern in FOLDERS.items() for path in visible_files(ROOT / "book" / folder, pattern)]
     hashes = {path.relative_to(ROOT / "book").as_posix(): file_hash(path) for path in files}
     return {"url": f"{raw}/{branch}/book", "sha256": hashes}
 

@@ -21,7 +21,16 @@ from pathlib import Path
 import yaml
 
 from tools.book.execution import BUILD, TAKEN, execute_pages, outputs_kept
-from tools.contents import ROOT, is_placeholder, load_yaml, notebook_pages, pages, repository_url, source_of
+from tools.contents import (
+    ROOT,
+    is_placeholder,
+    load_yaml,
+    notebook_pages,
+    pages,
+    repository_url,
+    source_of,
+    visible_files,
+)
 
 HTML = BUILD / "html"
 REPORT = BUILD / "report.json"
@@ -44,8 +53,8 @@ def fingerprint() -> str:
     digest = hashlib.sha256(repository_url().encode())
     for name in BEYOND_PAGES:
         path = ROOT / name
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in (file for file in files if file.is_file() and "__pycache__" not in file.parts):
+        files = visible_files(path) if path.is_dir() else [path]
+        for file in (file for file in files if "__pycache__" not in file.parts):
             digest.update(str(file.relative_to(ROOT)).encode() + file.read_bytes())
     return digest.hexdigest()
 

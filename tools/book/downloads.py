@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.book.header import NOTEBOOKS
-from tools.contents import ROOT, notebook_pages
+from tools.contents import ROOT, notebook_pages, visible_files
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -25,18 +25,12 @@ UNDATED = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: a checkout's
 LICENCES = ("LICENSE", "LICENSE-text")
 
 
-def files_below(folder: str) -> list[Path]:
-    """The files in a folder of the repository, but not the hidden ones: those belong to runs under way."""
-    files = sorted(path for path in (ROOT / folder).rglob("*") if path.is_file())
-    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
-
-
 def collections() -> dict[str, list[Path]]:
     """The files of each zip by the zip's name."""
     return {
         "notebooks": [ROOT / f"{page}.ipynb" for page in notebook_pages()],
-        "weights": files_below("book/weights"),
-        "records": files_below("book/records"),
+        "weights": visible_files(ROOT / "book/weights"),
+        "records": visible_files(ROOT / "book/records"),
     }
 
 

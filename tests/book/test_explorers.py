@@ -115,6 +115,8 @@ def test_patch_is_chosen_by_touch_and_by_click_on_a_map(explorer: Callable) -> N
     panel = root.locator(".explorer-panels canvas").last
     moves(root, lambda: panel.click(position={"x": 3, "y": panel.bounding_box()["height"] - 4}))
     assert re.search(r"from row (?!1,)\d+, column 1 ", words(root))
+    top, last = root.locator(".explorer-image").bounding_box()["y"], panel.bounding_box()
+    assert last["y"] + last["height"] - top < 600  # the image and all maps are on one screen of a phone
     class_token = root.get_by_role("button", name="Ask the class token")
     size = [class_token.bounding_box()[side] for side in ("width", "height")]
     moves(root, class_token.tap)

@@ -348,7 +348,7 @@ def findings(entries: list[Entry], nearest: Mapping[str, str] | None = None) -> 
     if not current:
         return _list_of(early, nearest)
     title = (
-        f"Seen in the first epoch or two, which decides nothing by itself: "
+        f"Seen in the first epoch or two, on which no verdict rests alone: "
         f"{len(early)} earlier claim{'s' * (len(early) > 1)}"
     )
     return _list_of(current, nearest) + (f"\n\n{fold(title, _list_of(early, nearest))}" if early else "")
@@ -380,7 +380,7 @@ def _corrected_away(entry: Entry) -> str:
     if entry.verdict != "inconclusive" or not _decides_alone(entry):
         return ""
     return (
-        " By itself this would decide; among the claims read beside it, it may be chance "
+        " Its interval alone leaves zero out; among the claims read beside it, that may be chance "
         f"(p, corrected for their number, {entry.p_value:.2f})."
     )
 

@@ -322,8 +322,8 @@ def test_claims_that_are_read_together_share_a_correction(tmp_path, template):
     waiting = [Claim(f"claim {n}", "b", "c") for n in range(9)]
     together, *_ = ledger([barely.claim, *waiting], tmp_path, tmp_path)
     assert (together.verdict, together.p_value) == ("inconclusive", pytest.approx(10 * barely.p_value))
-    assert "By itself this would decide" in findings([together])
-    assert "By itself" not in findings([alone])
+    assert "Its interval alone leaves zero out" in findings([together])
+    assert "Its interval alone" not in findings([alone])
     assert would_change(together).endswith("not after the correction for the claims that are read beside it")
 
 
@@ -365,5 +365,5 @@ def test_an_interval_that_reaches_into_the_margin_is_not_blamed_on_the_correctio
     # Above zero, but not wholly beyond the margin: that refutes no claim of no difference.
     entry = five_seeds(tmp_path, template, 0.0125, spread=8.5, expects="no difference that matters")
     assert entry.verdict == "inconclusive"
-    assert "By itself" not in findings([entry])
+    assert "Its interval alone" not in findings([entry])
     assert would_change(entry).startswith("more seeds; ")

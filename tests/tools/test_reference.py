@@ -48,11 +48,13 @@ def test_an_option_says_its_default_once() -> None:
     parser.add_argument("--epochs", type=int, default=3, metavar="N", help="how long")
     parser.add_argument("--told", default=1, help="a number, %(default)s unless given")
     parser.add_argument("--loud", action="store_true", help="print more")
+    parser.add_argument("--set", nargs="*", default=[], help="with --told")
     text = "\n".join(describe_command(parser))
     assert "tool [OPTIONS] files [files ...]" in text
     assert ".. option:: --epochs N\n\n   how long (default: 3)." in text
     assert "a number, 1 unless given." in text
     assert ".. option:: --loud\n\n   print more." in text
+    assert "   with ``--told``." in text
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,7 @@ def test_an_option_says_its_default_once() -> None:
         ("`a * b` and *", r"`a * b` and \*"),
         ("used_… of x_i", r"used\_… of x_i"),
         ("plain", "plain"),
+        ("with --model-options, `run --dry-run`, e.g. a--b", "with ``--model-options``, `run --dry-run`, e.g. a--b"),
     ],
 )
 def test_docstrings_are_taken_as_they_are_written(line: str, meant: str) -> None:

@@ -92,7 +92,7 @@ def describe_option(action: argparse.Action, formatter: argparse.HelpFormatter) 
         names = action.option_strings
         value = formatter._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
     text = escape(formatter._expand_help(action)) if action.help else ""
-    text = re.sub(r" \(default: (None|False)\)$", "", text)  # nothing is given, which needs no word
+    text = re.sub(r" \(default: (None|False|\[\])\)$", "", text)  # nothing is given, which needs no word
     yield from (f".. option:: {', '.join(f'{name} {value}'.strip() for name in names)}", "", f"   {text}.", "")
 
 
@@ -102,7 +102,7 @@ def describe_command(parser: argparse.ArgumentParser) -> Iterator[str]:
     formatter = parser._get_formatter()
     words = [formatter._format_args(one, one.dest) for one in actions if not one.option_strings]
     options = ["[OPTIONS]"] if len(words) < len(actions) else []
-    yield from (f"## {parser.prog}", "", parser.description or "", "")
+    yield from (f"## {parser.prog}", "", escape(parser.description or ""), "")
     if actions:
         yield from ("```text", " ".join([parser.prog, *options, *words]), "```", "")
     yield from ("```{eval-rst}", f".. program:: {parser.prog}", "")
@@ -133,9 +133,13 @@ class CommandLine(SphinxDirective):
 
 
 def escape(line: str) -> str:
-    """A line in which, outside of `code`, stars, bars and underscores at the end of a word are themselves."""
+    """A line in which, outside of `code`, stars, bars and underscores at the end of a word are themselves.
+
+    Options of commands become code, since two hyphens would be set as a dash.
+    """
     parts = line.split("`")
     parts[::2] = [re.sub(r"([*|]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<![\w-])--[a-z][\w-]*", r"``\g<0>``", part) for part in parts[::2]]
     return "`".join(parts)
 
 

@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 
-from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, note_claims, split_facts
+from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, note_claims, set_minuses, split_facts
 from tools.contents import notebook_pages
 
 Reader = Callable[[str], BeautifulSoup]
@@ -43,6 +43,15 @@ def test_other_columns_stay() -> None:
     page = nodes.document(None, None, "", table("when", "reproduced"))
     mark_verdicts(page)
     assert list(page.findall(nodes.inline)) == []
+
+
+def test_numbers_below_zero_have_a_minus_in_tables() -> None:
+    page = nodes.document(None, None, "", table("loss", "-0.5", "re-0.02"), nodes.paragraph("", "-1"))
+    code = nodes.entry("", nodes.paragraph("", "", nodes.literal("", "roll(-1)")))
+    page[0][0][1] += nodes.row("", code)
+    set_minuses(page)
+    assert [cell.astext() for cell in page.findall(nodes.entry)] == ["loss", "−0.5", "re-0.02", "roll(-1)"]
+    assert page[1].astext() == "-1"
 
 
 def test_every_exercise_has_chips(read_page: Reader) -> None:

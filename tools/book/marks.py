@@ -1,5 +1,7 @@
 """A Sphinx extension: facts of exercises become chips, verdicts badges, and claims places that links lead to.
 
+In tables a hyphen before a number becomes a minus.
+
 A chapter says "*4.1 · implement · difficulty 2 of 5 · …*" as the first line of an exercise, and a table says
 "inconclusive" in a column headed *verdict*. Both stay words, for all who read, search, copy or listen; here they get
 the classes by which web/book.css sets them apart.
@@ -17,6 +19,7 @@ from docutils import nodes
 from sphinx_exercise.nodes import exercise_enumerable_node, exercise_node
 
 from deepvit_edu.experiment.ledger import VERDICTS
+from deepvit_edu.words import minus
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -67,6 +70,14 @@ def mark_verdicts(doctree: nodes.document) -> None:
                     mark_verdict(cell)
 
 
+def set_minuses(doctree: nodes.document) -> None:
+    """Give numbers below zero in tables a true minus sign; code and formulas stay."""
+    for cell in doctree.findall(nodes.entry):
+        for text in list(cell.findall(nodes.Text)):
+            if not isinstance(text.parent, nodes.literal | nodes.math | nodes.raw) and text != minus(text):
+                text.parent.replace(text, nodes.Text(minus(text)))
+
+
 def note_claims(app: Sphinx, doctree: nodes.document) -> None:
     """Let Sphinx know the anchors of a page's claims, as `PAGE:ANCHOR`."""
     page, standard = app.env.docname, app.env.get_domain("std")
@@ -80,6 +91,7 @@ def mark(app: Sphinx, doctree: nodes.document, _page: str) -> None:
     if app.builder.format == "html":
         mark_facts(doctree)
         mark_verdicts(doctree)
+        set_minuses(doctree)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -31,8 +31,13 @@ def one_line(text: object) -> str:
 
 
 def minus(text: str) -> str:
-    """Text whose numbers have a true minus sign, as wide as a plus; hyphens of names and code in backticks stay."""
-    return re.sub(r"`[^`]*`|(?<![\w)-])-(?=[\d.])", lambda found: "−" if found[0] == "-" else found[0], text)
+    """Text whose numbers have a true minus sign, as wide as a plus; hyphens of names and code in backticks stay.
+
+    A zero has none: it would come from rounding.
+    """
+    code = r"`[^`]*`"
+    text = re.sub(rf"{code}|(?<![\w)-])-(?=[\d.])", lambda found: "−" if found[0] == "-" else found[0], text)
+    return re.sub(rf"{code}|−(?=0(?:\.0+)?(?![\d.]))", lambda found: "" if found[0] == "−" else found[0], text)
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

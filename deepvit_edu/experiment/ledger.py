@@ -338,7 +338,8 @@ def by_age(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
 def findings(entries: list[Entry], nearest: Mapping[str, str] | None = None) -> str:
     """A Markdown list of verdicts, each with its claim and its effects: for the head of a chapter.
 
-    Where newer studies ask, too, what was seen after an epoch or two stands under a fold.
+    Where newer studies ask, too, what was seen after an epoch or two stands under a fold; so do claims that are not
+    decided yet, where there are several.
 
     Args:
         entries: the claims with their answers.
@@ -355,19 +356,30 @@ def findings(entries: list[Entry], nearest: Mapping[str, str] | None = None) -> 
 
 
 def _list_of(entries: list[Entry], nearest: Mapping[str, str] | None) -> str:
-    """A line for each claim: the verdict first, since who skims takes what stands first for the finding."""
-    lines = []
-    for entry in entries:
-        verdict, undecided = entry.verdict.capitalize(), entry.verdict in UNDECIDED
-        if undecided and entry.needed:
-            verdict += f": {entry.runs} runs recorded"
-        verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
-        found = f" *Found:* {entry.effects} ({_plan_and_section(entry)})" if entry.result else ""
-        found += _corrected_away(entry)
-        if undecided and (place := (nearest or {}).get(entry.claim.plan)):
-            found += f" *The nearest evidence by now:* {place}."
-        lines.append(f'- <a id="{entry.anchor}"></a>{verdict} *Claim:* {entry.claim.claim}{found}')
-    return "\n".join(lines)
+    """A line for each claim; several that are not decided yet stand under a fold, so that findings come first."""
+    waiting = [entry for entry in entries if entry.verdict in UNDECIDED]
+    if len(waiting) < 2:
+        return "\n".join(_line_of(entry, nearest) for entry in entries)
+    places = dict.fromkeys(place for entry in waiting if (place := (nearest or {}).get(entry.claim.plan)))
+    lines = [_line_of(entry, nearest) for entry in entries if entry not in waiting]
+    lines.append(f"- **Not decided yet:** {len(waiting)} claims, whose runs are still missing in whole or in part.")
+    if places:
+        lines[-1] += f" *The nearest evidence by now:* {'; '.join(places)}."
+    hidden = "\n".join(_line_of(entry, nearest) for entry in waiting)
+    return "\n".join(lines) + f"\n\n{fold(f'The {len(waiting)} claims that are not decided yet', hidden)}"
+
+
+def _line_of(entry: Entry, nearest: Mapping[str, str] | None) -> str:
+    """A claim with its answer: the verdict first, since who skims takes what stands first for the finding."""
+    verdict, undecided = entry.verdict.capitalize(), entry.verdict in UNDECIDED
+    if undecided and entry.needed:
+        verdict += f": {entry.runs} runs recorded"
+    verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
+    found = f" *Found:* {entry.effects} ({_plan_and_section(entry)})" if entry.result else ""
+    found += _corrected_away(entry)
+    if undecided and (place := (nearest or {}).get(entry.claim.plan)):
+        found += f" *The nearest evidence by now:* {place}."
+    return f'- <a id="{entry.anchor}"></a>{verdict} *Claim:* {entry.claim.claim}{found}'
 
 
 def _decides_alone(entry: Entry) -> bool:

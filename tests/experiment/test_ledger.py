@@ -136,6 +136,17 @@ def test_what_nobody_has_run_is_found_not_tested():
     assert told(entry) == "**Not tested.** *Claim:* It helps."
 
 
+def test_several_claims_that_wait_for_runs_stand_under_a_fold_below_what_is_decided(tmp_path, template):
+    decided = judge(tmp_path, {"re": 0.1}, template)
+    waiting = ledger([Claim("It helps.", "somebody", "paper"), Claim("It hurts.", "somebody", "paper")], PLANS, PLANS)
+    seen, folded = without_anchors(findings([*waiting, decided])).split("<details>")
+    first, count = seen.strip().splitlines()
+    assert first.startswith("- **Reproduced")
+    assert count == "- **Not decided yet:** 2 claims, whose runs are still missing in whole or in part."
+    assert folded.index("It helps.") < folded.index("It hurts.")
+    assert "<details>" not in findings([waiting[0], decided])
+
+
 def test_where_runs_are_missing_the_nearest_evidence_is_named(tmp_path, template):
     nearest = {"tiny": "[elsewhere](#there)"}
     waiting = judge(tmp_path, lambda arm, seed: None, template)

@@ -108,7 +108,7 @@ class Entry:
     `conditions` are the effects of the further contrasts, by name; `scope` is what the verdict holds for. `maps`
     says what was measured of the maps that the claim is about; None where it is about none. `result` is the effect in
     numbers, None where there are fewer than two pairs; `differences` are those of the pairs, `margin` what does not
-    matter. `recorded` of `needed` runs have a record. `p_value` is corrected for the claims read beside it.
+    matter. `recorded` of `needed` runs have a record. `p_value` is corrected for the `together` claims of its subject.
     """
 
     claim: Claim
@@ -125,6 +125,7 @@ class Entry:
     recorded: int = 0
     needed: int = 0
     p_value: float | None = None
+    together: int = 1
 
     @property
     def effects(self) -> str:
@@ -180,7 +181,7 @@ def ledger(claims: list[Claim], plans: Path, records: Path) -> list[Entry]:
         places = [place for place, claim in enumerate(claims) if claim.subject == subject]
         adjusted = holm([1.0 if (p := entries[place].p_value) is None else p for place in places])
         for place, p_value in zip(places, adjusted, strict=True):
-            entries[place] = _corrected(entries[place], p_value)
+            entries[place] = _corrected(entries[place], p_value, len(places))
     return entries
 
 
@@ -190,12 +191,13 @@ def book_ledger() -> list[Entry]:
     return ledger(load_claims(plans / "claims.yml"), plans, asset_folder("records"))
 
 
-def _corrected(entry: Entry, p_value: float) -> Entry:
-    """The entry after the correction for what is read beside it; a verdict that does not survive is inconclusive."""
+def _corrected(entry: Entry, p_value: float, together: int) -> Entry:
+    """The entry after the correction for all that is read together; a verdict that does not survive is inconclusive."""
     if entry.p_value is None:
         return entry
     survives = p_value <= ERROR_RATE or entry.verdict in UNDECIDED
-    return replace(entry, p_value=p_value, verdict=entry.verdict if survives else "inconclusive")
+    verdict = entry.verdict if survives else "inconclusive"
+    return replace(entry, p_value=p_value, together=together, verdict=verdict)
 
 
 @dataclass(frozen=True)
@@ -392,8 +394,8 @@ def _corrected_away(entry: Entry) -> str:
     if entry.verdict != "inconclusive" or not _decides_alone(entry):
         return ""
     return (
-        " Its interval alone leaves zero out; among the claims read beside it, that may be chance "
-        f"(p, corrected for their number, {entry.p_value:.2f})."
+        f" Its interval alone leaves zero out; as one of {entry.together} claims on this subject, read together, "
+        f"it does not count (p corrected for their number: {entry.p_value:.2f})."
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 
-from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, note_claims, set_minuses, split_facts
+from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, note_claims, set_numbers, split_facts
 from tools.contents import notebook_pages
 
 Reader = Callable[[str], BeautifulSoup]
@@ -49,9 +49,20 @@ def test_numbers_below_zero_have_a_minus_in_tables() -> None:
     page = nodes.document(None, None, "", table("loss", "-0.5", "re-0.02"), nodes.paragraph("", "-1"))
     code = nodes.entry("", nodes.paragraph("", "", nodes.literal("", "roll(-1)")))
     page[0][0][1] += nodes.row("", code)
-    set_minuses(page)
+    set_numbers(page)
     assert [cell.astext() for cell in page.findall(nodes.entry)] == ["loss", "−0.5", "re-0.02", "roll(-1)"]
     assert page[1].astext() == "-1"
+
+
+def test_a_number_stays_with_its_error_and_an_interval_in_one_line() -> None:
+    page = nodes.document(
+        None, None, "", table("accuracy", "36.3 ± 0.9", "+1.2 points [-0.5, +2.9]", "[Li et al., 2021]")
+    )
+    set_numbers(page)
+    _, error, interval, words = (cell.astext() for cell in page.findall(nodes.entry))
+    assert error == "36.3\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.9"
+    assert interval == "+1.2 points [−0.5,\N{NO-BREAK SPACE}+2.9]"
+    assert words == "[Li et al., 2021]"
 
 
 def test_every_exercise_has_chips(read_page: Reader) -> None:

@@ -70,12 +70,18 @@ def mark_verdicts(doctree: nodes.document) -> None:
                     mark_verdict(cell)
 
 
-def set_minuses(doctree: nodes.document) -> None:
-    """Give numbers below zero in tables a true minus sign; code and formulas stay."""
+def set_numbers(doctree: nodes.document) -> None:
+    """Give numbers in tables a true minus sign, and keep them together with their errors; code and formulas stay."""
     for cell in doctree.findall(nodes.entry):
         for text in list(cell.findall(nodes.Text)):
-            if not isinstance(text.parent, nodes.literal | nodes.math | nodes.raw) and text != minus(text):
-                text.parent.replace(text, nodes.Text(minus(text)))
+            if not isinstance(text.parent, nodes.literal | nodes.math | nodes.raw):
+                text.parent.replace(text, nodes.Text(unbroken(minus(text))))
+
+
+def unbroken(text: str) -> str:
+    """Text in which no line ends between a number and its error, or within an interval."""
+    text = re.sub(r"(?<=\S) ± (?=\S)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", text)
+    return re.sub(r"\[[-−+\d., ]+\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def note_claims(app: Sphinx, doctree: nodes.document) -> None:
@@ -91,7 +97,7 @@ def mark(app: Sphinx, doctree: nodes.document, _page: str) -> None:
     if app.builder.format == "html":
         mark_facts(doctree)
         mark_verdicts(doctree)
-        set_minuses(doctree)
+        set_numbers(doctree)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

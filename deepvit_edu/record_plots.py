@@ -116,8 +116,9 @@ def draw_curves(plan: Plan, folder: Path) -> Drawn | str:
         ax.set(title=f"{depth} blocks", xlabel="thousand images", ylabel="test accuracy (%)")
         ax.sharey(np.atleast_1d(axes)[0])
         ax.legend(fontsize=8)
-    runs = recorded_runs(found)
-    return Drawn(fig, f"Learning curves of {plan.name}, means over {runs} runs: " + _ends(measured) + ".")
+    few, most = (choose(len(runs) for runs in measured.values()) for choose in (min, max))
+    of = f"{few} to {most} runs" if few < most else "one run" if most == 1 else f"{most} runs"
+    return Drawn(fig, f"Learning curves of {plan.name}, each the mean of {of}: {_ends(measured)}.")
 
 
 def _mean_curve(runs: list[Record]) -> tuple[np.ndarray, np.ndarray]:

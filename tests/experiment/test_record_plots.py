@@ -78,9 +78,7 @@ def test_curves_are_means_over_runs_in_a_panel_for_each_depth(study, recorded):
     assert drawn.figure.axes[0].lines[0].get_xdata().tolist() == [0.04, 0.08]
     assert drawn.figure.axes[0].lines[0].get_ydata()[-1] == pytest.approx(50.1)
     assert "plain-4 40.1 %" in drawn.says
-    runs = {arm: len(found) for arm, found in results_of(study, recorded).items() if found}
-    assert len(set(runs.values())) == 1
-    assert f"each the mean of {runs['plain-4']} runs: " in drawn.says
+    assert f"each the mean of {len(study.seeds)} runs: " in drawn.says
 
 
 def test_doses_stand_at_the_number_of_blocks_that_are_forced(study, recorded):

@@ -235,9 +235,9 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     asked = test.contrasts[claim.contrast]
     arms = {*asked.treatment, *asked.control}
     runs = {"recorded": recorded_runs(test.found, arms), "needed": len(arms) * len(test.plan.seeds)}
-    if test.effect.count < 2:
+    if test.effect.count < (2 if test.is_whole else 3):  # the interval of two seeds says nothing
         verdict = "not decided yet" if runs["recorded"] else "not tested"
-        return Entry(claim, "–", verdict, command, "–", **runs)
+        return Entry(claim, "–", verdict, command, test.plan.section if test.effect.count > 1 else "–", **runs)
     margin = _margin(claim, test.plan)
     seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
     return Entry(

@@ -378,3 +378,16 @@ def test_an_interval_that_reaches_into_the_margin_is_not_blamed_on_the_correctio
     assert entry.verdict == "inconclusive"
     assert "Its interval alone" not in findings([entry])
     assert would_change(entry).startswith("more seeds; ")
+
+
+def test_two_of_five_seeds_have_no_interval(tmp_path, template):
+    def recorded(count):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        accuracy = lambda arm, seed: 0.4 + 0.01 * seed + 0.1 * (arm == "re") if seed < count else None  # noqa: E731
+        return judge(folder, accuracy, template, seeds=range(5))
+
+    two, three = recorded(2), recorded(3)
+    assert (two.verdict, two.effects) == ("not decided yet", "–")
+    assert three.verdict == "not decided yet"
+    assert three.effects.endswith("3 of 5 seeds")

@@ -222,7 +222,7 @@ def test_a_section_that_was_cut_short_does_not_overrule_a_whole_one(tmp_path, te
 
     alone = judge(tmp_path, runs, template, sections=sections)
     assert (alone.verdict, alone.scale, alone.runs) == ("not decided yet", "full", "4 of 6")
-    assert alone.effect.endswith(", 2 of 3 seeds")
+    assert alone.effect == "–"
     small = load_plan(tmp_path / "tiny.yml", "small")
     fill(small, tmp_path, template, lambda arm, seed: 0.4 - 0.1 * (arm == "re") + 1e-4 * seed)
     (both,) = ledger([alone.claim], tmp_path, tmp_path)

@@ -127,7 +127,7 @@ def test_what_was_seen_at_the_first_epoch_is_folded_where_newer_studies_ask():
     new, old = Claim("It helps.", "somebody", "paper"), Claim("It did.", "somebody", "paper", subject=FIRST_EPOCH)
     both = without_anchors(findings(ledger([old, new], PLANS, PLANS)))
     assert both.startswith("- **Not tested.** *Claim:* It helps.\n\n<details>")
-    assert "1 earlier claim</summary>\n\n- **Not tested.** *Claim:* It did." in both
+    assert "one claim</summary>\n\n- **Not tested.** *Claim:* It did." in both
     assert told(*ledger([old], PLANS, PLANS)) == "**Not tested.** *Claim:* It did."
 
 

@@ -7,10 +7,10 @@
   const { drawNumber, drawBars, makePicture, makeChooser, newest, prepare } = deepvitLive.pictures;
   const NETWORKS = [["plain", "plain"], ["layerscale", "LayerScale"], ["re", "Re-attention"], ["refiner", "Refiner"]];
   const RULES = [
-    ["most", "those that the class token looks at most"],
-    ["least", "those that it looks at least"],
+    ["most", "most attended"],
+    ["least", "least attended"],
     ["random", "drawn at random"],
-    ["middle", "those in the middle of the picture"],
+    ["middle", "in the middle"],
   ];
   const EVERY = [[Infinity, "only then"], [6, "and every 6 blocks"], [3, "and every 3 blocks"], [1, "and every block"]];
   const SIXTEENTHS = 16;

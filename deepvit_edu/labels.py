@@ -147,7 +147,7 @@ def soft_targets(
 
     Args:
         label_maps: (B, 2, k, h, w).
-        num_classes: K.
+        num_classes: how many classes, K.
         grid_size: tokens along a side, the square root of N.
         views: the crops of the images; the whole images unless given.
         smoothing: probability of each target that is spread over all classes.

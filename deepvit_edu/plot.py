@@ -155,6 +155,8 @@ def _stack_panels(fig: Figure) -> bool:
     fig.set_size_inches(NARROW_WIDTH, panel_height * down)
     if pictures:
         _small_text(fig)
+    elif layout := fig.get_layout_engine():
+        layout.set(h_pad=0.12)  # inches; a title does not touch the words above it
     return True
 
 

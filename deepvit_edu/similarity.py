@@ -60,7 +60,8 @@ class Subject:
         weights_hash: SHA-256 of the file, where there is one.
         dataset: what it was trained on, if its file says so.
         classes: the names of its classes, if its file says so.
-        mean, std: how its images are normalised, per channel of pixel values in 0..1; None for the data set's own.
+        mean: what is taken off each channel of its images, of pixel values in 0..1; None for the data set's own.
+        std: what each channel is then divided by; None for the data set's own.
     """
 
     name: str

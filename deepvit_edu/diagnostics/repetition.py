@@ -169,7 +169,7 @@ def permutation_bound(
 
     Let u_1 … u_H be what the heads of one block are compared by, of length 1, and v_1 … v_H the same of another block.
     Renumbering the heads of a block changes neither its function nor the law of its training, so the expected cosine of
-    heads of one number is the mean over *all* pairs of heads, and Cauchy and Schwarz bound that:
+    heads of one number is the mean over all pairs of heads, and Cauchy and Schwarz bound that:
 
         E ⟨u_h, v_h⟩ = 1/H² · Σ_h Σ_k ⟨u_h, v_k⟩ = ⟨ū, v̄⟩ ≤ |ū| |v̄|,
 

@@ -12,7 +12,18 @@ from docutils.core import publish_doctree
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
 from deepvit_edu.cli import build_parser
-from tools.book.reference import commands, describe_command, describe_file, escape, groups, mend_docstring, module_of
+from tools.book.reference import (
+    commands,
+    describe_command,
+    describe_file,
+    escape,
+    groups,
+    keep_colons,
+    mend_docstring,
+    module_of,
+    skip_member,
+    write_defaults,
+)
 from tools.contents import ROOT, pages, source_of
 
 REFERENCE = [page for page in pages() if page.startswith("book/reference/")]
@@ -97,3 +108,29 @@ def test_docstrings_are_read_without_a_warning(group: str) -> None:
             mend_docstring(None, "function", "", described, None, lines)
             text = str(GoogleDocstring(lines, Config(napoleon_use_ivar=True)))
             publish_doctree(text, settings_overrides=settings)
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("data", "An environment variable: more than one."),
+        ("property", "A number: from 0 to 1."),
+        ("function", "It counts.\n\nReturns:\n    A share of all maps: from 0 to 1.\n"),
+    ],
+)
+def test_words_before_a_colon_are_not_taken_for_a_type(what: str, text: str) -> None:
+    lines = text.splitlines()
+    keep_colons(what, lines)
+    shown = str(GoogleDocstring(lines, Config(), what=what))
+    assert "type:" not in shown
+    assert text.split("\n    ")[-1].strip() in shown.replace("\n", " ")
+
+
+def test_a_default_that_is_no_python_is_written_as_one() -> None:
+    assert write_defaults("(a: dict[str, int] = <factory>)", "None") == ("(a: dict[str, int] = ...)", "None")
+    assert write_defaults(None, None) == (None, None)
+
+
+def test_what_is_of_python_itself_is_left_out() -> None:
+    assert skip_member(None, "module", "len", len, False, None)
+    assert skip_member(None, "module", "escape", escape, False, None) is None

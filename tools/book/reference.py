@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import inspect
 import re
 from typing import TYPE_CHECKING
 
@@ -146,6 +147,7 @@ def escape(line: str) -> str:
 def mend_docstring(_app: Sphinx, what: str, _name: str, described: object, _options: object, lines: list[str]) -> None:
     """Let reStructuredText take a docstring as it is meant, and add what a dataclass says of its options."""
     lines[:] = map(escape, lines)
+    keep_colons(what, lines)
     if what == "class" and dataclasses.is_dataclass(described):
         told = [
             (field.name, field.metadata["help"]) for field in dataclasses.fields(described) if "help" in field.metadata
@@ -154,9 +156,25 @@ def mend_docstring(_app: Sphinx, what: str, _name: str, described: object, _opti
             lines += ["", "Args:", *(f"    {name}: {text}" for name, text in told), ""]
 
 
+def keep_colons(what: str, lines: list[str]) -> None:
+    """Let no words before a colon be taken for a type, which the signature has: napoleon would put them last."""
+    if what in ("attribute", "data", "property") and lines:
+        lines.insert(0, "")
+    for place, line in enumerate(lines[:-1]):
+        text = lines[place + 1].lstrip()
+        if line.strip() == "Returns:" and ":" in text:
+            lines[place + 1] = lines[place + 1].replace(text, f": {text}")
+
+
+def write_defaults(*described: object) -> tuple[str | None, str | None]:
+    """A signature without a default that is no Python: Sphinx would divide it at each comma, within brackets, too."""
+    signature, returned = described[-2:]
+    return signature and signature.replace("<factory>", "..."), returned
+
+
 def skip_member(_app: Sphinx, _what: str, _name: str, member: object, _skip: bool, _options: object) -> bool | None:
-    """Leave out what Python writes into a named tuple by itself."""
-    return True if (getattr(member, "__doc__", "") or "").startswith("Alias for field number") else None
+    """Leave out what Python writes into a named tuple by itself, and what is its own."""
+    return True if (member.__doc__ or "").startswith("Alias for field number") or inspect.isbuiltin(member) else None
 
 
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
@@ -168,7 +186,8 @@ def mend_signatures(_app: Sphinx, _page: str, _template: str, context: dict, _do
     """Set the lines of a signature as lines."""
 
     def lines(match: re.Match) -> str:
-        return re.sub("|".join(LINES), lambda tag: LINES[tag[0]], match[0])
+        short = re.sub(r"~(?:\w+\.)+(?=\w)", "", match[0])  # a name within a name, which Sphinx does not shorten
+        return re.sub("|".join(LINES), lambda tag: LINES[tag[0]], short)
 
     if 'class="sig ' in context.get("body", ""):
         context["body"] = SIGNATURE.sub(lines, context["body"])
@@ -181,6 +200,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("package-files", PackageFiles)
     app.add_directive("command-line", CommandLine)
     app.connect("autodoc-process-docstring", mend_docstring, priority=100)  # before napoleon
+    app.connect("autodoc-process-signature", write_defaults)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("html-page-context", mend_signatures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -252,9 +252,14 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
         result=test.effect,
         differences=tuple(paired_differences(asked, test.found, claim.measure)),
         margin=margin,
-        p_value=test.effect.p_value(margin) if test.is_whole else None,
+        p_value=test.effect.p_value(margin, beyond=_denies(claim)) if test.is_whole else None,
         **runs,
     )
+
+
+def _denies(claim: Claim) -> bool:
+    """Whether the claim is that there is no difference; it fails only beyond the margin."""
+    return claim.expects.startswith("no difference")
 
 
 def _margin(claim: Claim, plan: Plan) -> float:
@@ -312,8 +317,13 @@ def ledger_table(entries: list[Entry], published: dict[str, Published] | None = 
         runs = entry.runs if entry.p_value is None else f"{entry.runs}; {_shown_p(entry.p_value)}"
         theirs = (published[claim.published].short if claim.published else "–" for _ in others)
         source = f"{claim.source} ({claim.grade}); {_plan_and_section(entry)}"
-        rows.append((claim.claim, verdict, entry.effects, runs, *theirs, source))
+        rows.append((_told(claim), verdict, entry.effects, runs, *theirs, source))
     return markdown_table(rows)
+
+
+def _told(claim: Claim) -> str:
+    """The claim, marked where something of it was declared only after the runs."""
+    return claim.claim + (" *(declared after the runs, in whole or in part)*" if claim.added else "")
 
 
 def _plan_and_section(entry: Entry) -> str:
@@ -379,7 +389,7 @@ def _line_of(entry: Entry, nearest: Mapping[str, str] | None) -> str:
     found += _corrected_away(entry)
     if undecided and (place := (nearest or {}).get(entry.claim.plan)):
         found += f" *The nearest evidence by now:* {place}."
-    return f'- <a id="{entry.anchor}"></a>{verdict} *Claim:* {entry.claim.claim}{found}'
+    return f'- <a id="{entry.anchor}"></a>{verdict} *Claim:* {_told(entry.claim)}{found}'
 
 
 def _decides_alone(entry: Entry) -> bool:

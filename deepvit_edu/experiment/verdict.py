@@ -38,16 +38,21 @@ class Effect:
             return "higher"
         return "lower" if self.high < 0 else "inconclusive"
 
-    def p_value(self, margin: float) -> float:
+    def p_value(self, margin: float, *, beyond: bool = False) -> float:
         """The error rate at which an interval of these differences begins to say what `verdict` says; 1 for one pair.
 
         By Student's t, both sides counted: against no difference, or, for "no difference that matters", against one as
         large as the margin. Where nothing is said yet, the smaller of the two.
+
+        Args:
+            margin: the largest difference that does not matter.
+            beyond: a difference counts only where it lies beyond the margin, as for a claim that there is none.
         """
         if self.count < 2:
             return 1.0
-        said = self.verdict(margin)
-        differs, within = self._both_sides(abs(self.mean)), self._both_sides(max(0.0, margin - abs(self.mean)))
+        said, far = self.verdict(margin), margin if beyond else 0.0
+        differs = self._both_sides(max(0.0, abs(self.mean) - far))
+        within = self._both_sides(max(0.0, margin - abs(self.mean)))
         if said == "inconclusive":
             return min(differs, within)
         return within if said == "no difference that matters" else differs

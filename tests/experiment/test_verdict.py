@@ -67,6 +67,8 @@ def test_a_p_value_is_students():
     differences = [1.0, 2.0, 3.0, 5.0]
     assert effect_of(differences).p_value(0.0) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     assert effect_of([1.0]).p_value(0.0) == 1
+    beyond = effect_of([d + 0.5 for d in differences]).p_value(0.5, beyond=True)
+    assert beyond == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
 
 
 def test_holms_correction_by_a_worked_example():

@@ -109,6 +109,7 @@ class Entry:
     says what was measured of the maps that the claim is about; None where it is about none. `result` is the effect in
     numbers, None where there are fewer than two pairs; `differences` are those of the pairs, `margin` what does not
     matter. `recorded` of `needed` runs have a record. `p_value` is corrected for the `together` claims of its subject.
+    `so_far` is a mean in words, where there are too few runs for an interval that says anything.
     """
 
     claim: Claim
@@ -126,12 +127,13 @@ class Entry:
     needed: int = 0
     p_value: float | None = None
     together: int = 1
+    so_far: str = ""
 
     @property
     def effects(self) -> str:
         """What was found, in words: the contrast with its effect, and the further contrasts with theirs."""
         further = [f"{name}: {effect}" for name, effect in self.conditions.items()]
-        return "; ".join([self.main_effect, *further]) if self.result else "–"
+        return "; ".join([self.main_effect, *further]) if self.result else self.so_far or "–"
 
     @property
     def main_effect(self) -> str:
@@ -237,7 +239,8 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
     runs = {"recorded": recorded_runs(test.found, arms), "needed": len(arms) * len(test.plan.seeds)}
     if test.effect.count < (2 if test.is_whole else 3):  # the interval of two seeds says nothing
         verdict = "not decided yet" if runs["recorded"] else "not tested"
-        return Entry(claim, "–", verdict, command, test.plan.section if test.effect.count > 1 else "–", **runs)
+        section = test.plan.section if test.effect.count > 1 else "–"
+        return Entry(claim, "–", verdict, command, section, so_far=_so_far(claim, asked, test.effect), **runs)
     margin = _margin(claim, test.plan)
     seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
     return Entry(
@@ -255,6 +258,15 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
         p_value=test.effect.p_value(margin, beyond=_denies(claim)) if test.is_whole else None,
         **runs,
     )
+
+
+def _so_far(claim: Claim, asked: Contrast, effect: Effect) -> str:
+    """The mean of the first pairs in words, without an interval; empty where there is none."""
+    if not effect.count:
+        return ""
+    mean = format_effect(replace(effect, count=1), claim.measure, bool(asked.levels))
+    pairs = "1 pair, which decides" if effect.count == 1 else f"{effect.count} pairs, which decide"
+    return f"{asked.name}, so far: {mean} in {pairs} nothing"
 
 
 def _denies(claim: Claim) -> bool:
@@ -385,7 +397,8 @@ def _line_of(entry: Entry, nearest: Mapping[str, str] | None) -> str:
     if undecided and entry.needed:
         verdict += f": {entry.runs} runs recorded"
     verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
-    found = f" *Found:* {entry.effects} ({_plan_and_section(entry)})" if entry.result else ""
+    told = f"*Found:* {entry.effects}" if entry.result else entry.so_far and f"({entry.so_far})"
+    found = f" {told} ({_plan_and_section(entry)})" if told else ""
     found += _corrected_away(entry)
     if undecided and (place := (nearest or {}).get(entry.claim.plan)):
         found += f" *The nearest evidence by now:* {place}."
@@ -468,6 +481,8 @@ def answers_table(entries: list[Entry]) -> str:
         if entry.result:
             number = entry.effects if entry.verdict == "conditional" else entry.main_effect
             lines.append(f"{number[0].upper()}{number[1:]}.")
+        elif entry.so_far:
+            lines.append(f"{entry.so_far[0].upper()}{entry.so_far[1:]}.")
         lines.append(f"*What would change this:* {would_change(entry)}.")
         rows.append(("<br>".join(lines), entry.verdict))
     return markdown_table(rows)

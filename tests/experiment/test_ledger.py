@@ -222,7 +222,7 @@ def test_a_section_that_was_cut_short_does_not_overrule_a_whole_one(tmp_path, te
 
     alone = judge(tmp_path, runs, template, sections=sections)
     assert (alone.verdict, alone.scale, alone.runs) == ("not decided yet", "full", "4 of 6")
-    assert alone.effect == "–"
+    assert (alone.effect, alone.result) == ("–", None)
     small = load_plan(tmp_path / "tiny.yml", "small")
     fill(small, tmp_path, template, lambda arm, seed: 0.4 - 0.1 * (arm == "re") + 1e-4 * seed)
     (both,) = ledger([alone.claim], tmp_path, tmp_path)
@@ -388,6 +388,9 @@ def test_two_of_five_seeds_have_no_interval(tmp_path, template):
         return judge(folder, accuracy, template, seeds=range(5))
 
     two, three = recorded(2), recorded(3)
-    assert (two.verdict, two.effects) == ("not decided yet", "–")
+    assert (two.verdict, two.result) == ("not decided yet", None)
+    assert two.effects == "main, so far: +10.00 points in 2 pairs, which decide nothing"
+    assert f"({two.effects}) (tiny)" in findings([two])
+    assert recorded(1).effects.endswith("+10.00 points in 1 pair, which decides nothing")
     assert three.verdict == "not decided yet"
     assert three.effects.endswith("3 of 5 seeds")

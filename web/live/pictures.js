@@ -2,7 +2,7 @@
 // another; the classes' probabilities; and computing that follows a reader's newest wish.
 deepvitLive.pictures = (() => {
   const { make, range, number, choice, button, script, networks, address } = deepvitLive;
-  const KINDS = [["cifar10", "photographs of ten classes (CIFAR-10)"], ["shapes", "drawn shapes of ten classes"]];
+  const KINDS = [["cifar10", "photographs (CIFAR-10)"], ["shapes", "drawn shapes"]];
   const MEGABYTES = [1.7, 1]; // that a network of each kind takes to load
   const COLUMNS = 6, CELL = 64, GAP = 4; // of the blocks' maps, in pixels of the canvas
   const SEEN = 32, SHOWN = 192; // pixels along a side of a picture: for the networks, and for the reader

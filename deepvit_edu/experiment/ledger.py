@@ -255,7 +255,7 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
         result=test.effect,
         differences=tuple(paired_differences(asked, test.found, claim.measure)),
         margin=margin,
-        p_value=test.effect.p_value(margin, beyond=_denies(claim)) if test.is_whole else None,
+        p_value=test.effect.p_value(margin, beyond=_denies(claim.expects)) if test.is_whole else None,
         **runs,
     )
 
@@ -269,9 +269,9 @@ def _so_far(claim: Claim, asked: Contrast, effect: Effect) -> str:
     return f"{asked.name}, so far: {mean} in {pairs} nothing"
 
 
-def _denies(claim: Claim) -> bool:
-    """Whether the claim is that there is no difference; it fails only beyond the margin."""
-    return claim.expects.startswith("no difference")
+def _denies(expects: str) -> bool:
+    """Whether a claim is that there is no difference; it fails only beyond the margin."""
+    return expects.startswith("no difference")
 
 
 def _margin(claim: Claim, plan: Plan) -> float:
@@ -310,7 +310,7 @@ def _agreement(effect: Effect, expects: str, margin: float) -> str:
     if said in (expects, "inconclusive"):
         return "reproduced" if said == expects else "inconclusive"
     beyond = effect.low > margin or effect.high < -margin
-    if expects.startswith("no difference") and not beyond:
+    if _denies(expects) and not beyond:
         return "inconclusive"  # the interval excludes zero, but may reach into the margin
     return "not at this scale"
 

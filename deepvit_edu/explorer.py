@@ -242,7 +242,7 @@ def attention_html(recording: AttentionRecording) -> str:
     }
     view = _first_view(recording)
     fig, alt = draw_attention(recording, **view)
-    return _page(payload, fig, alt, [_attention_table(recording, view)])
+    return _page("What does a patch attend to?", payload, fig, alt, [_attention_table(recording, view)])
 
 
 def collapse_html(recording: CollapseRecording) -> str:
@@ -262,7 +262,8 @@ def collapse_html(recording: CollapseRecording) -> str:
         "effects": [_effects(rows, recording.depth) for rows in recording.interventions.values()],
     }
     fig, alt = draw_collapse(recording)
-    return _page(payload, fig, alt, [_similarity_table(recording), _interventions_table(recording)])
+    tables = [_similarity_table(recording), _interventions_table(recording)]
+    return _page("How alike are the maps of two blocks?", payload, fig, alt, tables)
 
 
 def _effects(rows: list[dict[str, Any]], depth: int) -> list[list[list[float] | None]]:
@@ -289,7 +290,7 @@ def pack(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()
 
 
-def _page(payload: dict[str, Any], fig: Figure, alt: str, tables: list[str]) -> str:
+def _page(title: str, payload: dict[str, Any], fig: Figure, alt: str, tables: list[str]) -> str:
     # A page may hold several explorers, and one that was run twice: no two have one id.
     name = f"explorer-{uuid.uuid4().hex[:8]}"
     packed = json.dumps(payload).replace("<", "\\u003c")  # nothing in it can end the script
@@ -298,6 +299,7 @@ def _page(payload: dict[str, Any], fig: Figure, alt: str, tables: list[str]) -> 
     )
     return (
         f'<div class="deepvit-explorer" id="{name}"><style>{_asset("explorer.css")}</style>'
+        f'<p class="explorer-title">{title}</p>'
         f'<div class="explorer-plain">{plot.figure_html(fig, alt)}</div><div class="explorer-live" hidden></div>'
         f"<details><summary>The numbers as a table</summary>{scroll}</details>"
         f'<script type="application/json">{packed}</script>'

@@ -160,6 +160,7 @@ def test_attention_page_is_small_enough(undrawn):
 def test_page_stands_alone_and_reads_without_scripts(page):
     soup = BeautifulSoup(page, "html.parser")
     assert not re.search(r"https?://|@import|src=\"(?!data:)", page)
+    assert soup.select_one(".explorer-title").string == "What does a patch attend to?"
     assert soup.select_one(".explorer-live").has_attr("hidden")
     assert not soup.select_one(".explorer-plain").has_attr("hidden")
     assert len(soup.select(".explorer-plain figure")) == 1

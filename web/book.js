@@ -5,6 +5,13 @@ document.addEventListener("DOMContentLoaded", () => {
   // The theme's fold in the contents has an arrow and no name.
   document.querySelectorAll(".bd-sidebar-primary summary").forEach((fold) => fold.setAttribute("aria-label", "Pages below this one"));
 
+  // A notebook is saved; opened, it would be a page of JSON. (A page opened from a folder may not ask to save a file.)
+  document.querySelectorAll(".btn-download-notebook-button").forEach((link) => {
+    if (location.protocol === "file:") return;
+    link.download = "";
+    link.removeAttribute("target");
+  });
+
   // On a small screen the contents cover the page, so they close when a section has been chosen.
   document.querySelector(".bd-sidebar-secondary")?.addEventListener("click", ({ target }) => {
     const open = document.getElementById("pst-secondary-sidebar-checkbox");

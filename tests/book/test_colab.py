@@ -3,14 +3,11 @@
 Slow (an environment of 5 GB), so it runs by `make colab` only.
 """
 
-import functools
-import http.server
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -70,14 +67,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def assets() -> Iterator[str]:
+def assets(serve: Callable[[Path], str]) -> str:
     """The address of a server that has the book's folder, as the published repository would."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "book")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    return serve(ROOT / "book")
 
 
 ASSET_CALLS = ("asset_path(", "asset_folder(", "load_specimen(", "specimen_record(", "book_ledger(", "book_published(")

@@ -196,6 +196,18 @@ def test_download_gives_the_learners_notebook(tab: Callable, width: int) -> None
     assert opened.locator(".btn-download-pdf-button").is_visible()
 
 
+def test_a_notebook_is_saved_and_not_opened(browser, html: Path, serve: Callable[[Path], str]) -> None:
+    context = browser.new_context(accept_downloads=True, viewport={"width": PHONE, "height": 800})
+    opened = context.new_page()
+    opened.goto(f"{serve(html)}/{CHAPTER}.html")
+    press(opened, ".dropdown-download-buttons > button")
+    with opened.expect_download() as saved:
+        opened.locator(".btn-download-notebook-button").click()
+    assert saved.value.suggested_filename == f"{Path(CHAPTER).name}.ipynb"
+    assert Path(saved.value.path()).read_bytes() == (ROOT / f"{CHAPTER}.ipynb").read_bytes()
+    context.close()
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_print_is_asked_for(tab: Callable, width: int) -> None:
     opened = tab(width)

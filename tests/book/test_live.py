@@ -6,10 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-import threading
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -68,17 +65,9 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(site):
+def server(site, serve):
     """The address of the same folder over HTTP."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
+    return serve(site)
 
 
 PLAIN_LOOP = """(multiplications) => { // products added one after the other, from arrays that fit the nearest memory

@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 
-from tools.book.marks import SEPARATOR, WORDS, mark_verdicts, note_claims, set_numbers, split_facts
+from tools.book.marks import NAME, SEPARATOR, WORDS, hold_name, mark_verdicts, note_claims, set_numbers, split_facts
 from tools.contents import notebook_pages
 
 Reader = Callable[[str], BeautifulSoup]
@@ -63,6 +63,19 @@ def test_a_number_stays_with_its_error_and_an_interval_in_one_line() -> None:
     assert error == "36.3\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.9"
     assert interval == "+1.2 points [−0.5,\N{NO-BREAK SPACE}+2.9]"
     assert words == "[Li et al., 2021]"
+
+
+@pytest.mark.parametrize(
+    ("name", "marked"),
+    [
+        ("--grad-checkpointing", '<span class="pre whole">--grad-checkpointing</span>'),
+        ("refiner_vit_l_token_labels", '<span class="pre">refiner_<wbr>vit_<wbr>l_<wbr>token_<wbr>labels</span>'),
+        ("a &lt;b&gt; &amp; &lt;c&gt; &amp; &lt;d&gt;", None),  # 19 characters for who reads it
+    ],
+)
+def test_names_end_a_line_between_their_parts_only(name: str, marked: str | None) -> None:
+    marked = marked or f'<span class="pre whole">{name}</span>'
+    assert NAME.sub(hold_name, f'<code><span class="pre">{name}</span></code>') == f"<code>{marked}</code>"
 
 
 def test_every_exercise_has_chips(read_page: Reader) -> None:

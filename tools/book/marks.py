@@ -1,6 +1,6 @@
 """A Sphinx extension: facts of exercises become chips, verdicts badges, and claims places that links lead to.
 
-In tables a hyphen before a number becomes a minus.
+In tables a hyphen before a number becomes a minus. Names in code break between their parts, and short ones nowhere.
 
 A chapter says "*4.1 · implement · difficulty 2 of 5 · …*" as the first line of an exercise, and a table says
 "inconclusive" in a column headed *verdict*. Both stay words, for all who read, search, copy or listen; here they get
@@ -12,6 +12,7 @@ leads to it.
 
 from __future__ import annotations
 
+import html
 import re
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 SEPARATOR = " · "
 # What a column headed "verdict" may say: of a claim, and of a contrast.
 WORDS = (*VERDICTS, "higher", "lower", "no difference that matters", "too few runs")
+WHOLE = 22
+"""Characters up to which a name in code fits a phone's line, or the column of a table there."""
+PARTS = re.compile(r"(?<=[_/.=])(?=\w)")
+NAME = re.compile(r'<span class="pre">(?P<text>[^<]+)</span>')
 ANCHOR = re.compile(r'<a id="(claim-[\w-]+)">')
 
 
@@ -84,6 +89,19 @@ def unbroken(text: str) -> str:
     return re.sub(r"\[[-−+\d., ]+\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
+def hold_name(found: re.Match[str]) -> str:
+    """A name in code: whole if it is short, else with places where a line may end (`web/book.css`, phones)."""
+    text = found["text"]
+    if len(html.unescape(text)) <= WHOLE:
+        return f'<span class="pre whole">{text}</span>'
+    return f'<span class="pre">{PARTS.sub("<wbr>", text)}</span>'
+
+
+def hold_names(_app: Sphinx, _page: str, _template: str, context: dict, _doctree: nodes.document | None) -> None:
+    """Hold the names of a page's text together."""
+    context["body"] = NAME.sub(hold_name, context.get("body") or "")
+
+
 def note_claims(app: Sphinx, doctree: nodes.document) -> None:
     """Let Sphinx know the anchors of a page's claims, as `PAGE:ANCHOR`."""
     page, standard = app.env.docname, app.env.get_domain("std")
@@ -104,4 +122,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("doctree-read", note_claims)
     app.connect("doctree-resolved", mark)
+    app.connect("html-page-context", hold_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -229,7 +229,16 @@ def show_source(*objects: object) -> None:
 
 def measured(*sentences: str) -> None:
     """Shows what was found, as a marked paragraph of a notebook or page; the sentences carry this run's numbers."""
-    text = minus(f"**Measured on this page.** {' '.join(sentences)}")
+    _tell_marked("Measured on this page", sentences)
+
+
+def recorded(*sentences: str) -> None:
+    """Shows what recorded runs found, as a marked paragraph like that of `measured`."""
+    _tell_marked("From the records", sentences)
+
+
+def _tell_marked(mark: str, sentences: tuple[str, ...]) -> None:
+    text = minus(f"**{mark}.** {' '.join(sentences)}")
     _tell(f"> {text}", plain=text)
 
 

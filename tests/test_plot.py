@@ -176,7 +176,8 @@ def test_source_is_that_of_the_objects_and_starts_at_the_margin(shown, monkeypat
 def test_findings_are_one_marked_paragraph(shown, monkeypatch):
     monkeypatch.setattr(plot, "get_ipython", lambda: "a notebook")
     plot.measured("It is -3.", "So it holds.")
-    assert shown == ["> **Measured on this page.** It is −3. So it holds."]
+    plot.recorded("It was 4.")
+    assert shown == ["> **Measured on this page.** It is −3. So it holds.", "> **From the records.** It was 4."]
 
 
 def test_a_plain_script_prints_source_and_findings(capsys):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -9,7 +10,7 @@ from bs4 import BeautifulSoup
 
 from deepvit_edu import plot
 from tools.book.notebooks import read_book
-from tools.book.numbers import numbered
+from tools.book.numbers import count_from_one, numbered
 from tools.contents import notebook_pages
 
 Reader = Callable[[str], BeautifulSoup]
@@ -73,6 +74,18 @@ def test_every_figure_is_an_anchor_once(small_page: BeautifulSoup) -> None:
         assert small_page.select_one(f"[id={anchor}] a.headerlink")["href"] == f"#{anchor}"
 
 
+def test_a_page_without_a_chapter_counts_from_one() -> None:
+    env = SimpleNamespace(
+        toc_fignumbers={
+            "chapter": {"figure": {"a": (7, 1), "b": (7, 2)}},
+            "appendix": {"figure": {"late": (10,), "early": (9,)}, "table": {"only": (3,)}},
+        }
+    )
+    count_from_one(None, env)
+    assert env.toc_fignumbers["chapter"]["figure"] == {"a": (7, 1), "b": (7, 2)}
+    assert env.toc_fignumbers["appendix"] == {"figure": {"late": (2,), "early": (1,)}, "table": {"only": (1,)}}
+
+
 def test_number_stands_above_the_table_and_leaves_the_pictures_alone() -> None:
     fig, ax = plot.figure()
     ax.plot([1, 2])
@@ -91,7 +104,7 @@ def test_figures_of_a_page_of_the_book_are_numbered_in_order(read_page: Reader, 
     assert all(shown.select_one("figcaption .caption-number") for shown in figures)
     numbers = [number.get_text().split()[-1] for number in article.select("figcaption .caption-number")]
     last = [int(number.rpartition(".")[2]) for number in numbers]
-    assert last == list(range(last[0], last[0] + len(last))) if last else not figures
+    assert last == list(range(1, len(last) + 1)) if last else not figures
 
 
 @pytest.mark.parametrize("chapter", [page for page in notebook_pages() if re.match(r"book/\d", page)])

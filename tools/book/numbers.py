@@ -3,7 +3,8 @@
 Sphinx numbers the figure nodes that it finds on a page; what a cell shows is raw HTML to it. So each of plot.py's
 figures is put into such a node while the page is read, and when the page is written the node gives its number and
 its anchor to the HTML. A figure that `plot.show` gave a name is named so by `{numref}` too; the others have their
-number as an anchor. In a notebook, which is not built, figures have no number.
+number as an anchor. In a notebook, which is not built, figures have no number. A page that is no chapter counts its
+figures from 1; Sphinx would go on from page to page.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sphinx.transforms import SphinxTransform
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 FIGURE = re.compile(r'<figure class="(?P<classes>book-figure[^"]*)"(?: id="(?P<name>[^"]*)")?>')
 CAPTION = re.compile(r"<figcaption>(?P<text>.*?)</figcaption>", re.DOTALL)
@@ -69,8 +71,17 @@ def number_figures(app: Sphinx, doctree: nodes.document, page: str) -> None:
         figure.parent.replace(figure, raw)  # replace_self would leave its anchor on both
 
 
+def count_from_one(_app: Sphinx, env: BuildEnvironment) -> None:
+    """Number what stands on pages without a chapter's number page by page."""
+    for kinds in env.toc_fignumbers.values():
+        for numbers in kinds.values():
+            alone = sorted((number, identifier) for identifier, number in numbers.items() if len(number) == 1)
+            numbers.update({identifier: (place,) for place, (_, identifier) in enumerate(alone, start=1)})
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_transform(WrapCellFigures)
+    app.connect("env-check-consistency", count_from_one)  # Sphinx has numbered them by then
     app.connect("doctree-resolved", number_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -39,6 +39,14 @@ def test_verdict_becomes_a_badge(verdict: str) -> None:
     assert f"{verdict} (cpu-study)" in page.astext()
 
 
+def test_a_verdict_in_bold_is_a_badge_too() -> None:
+    page = nodes.document(None, None, "", table("verdict", ""))
+    entry = list(page.findall(nodes.entry))[-1]
+    entry[:] = [nodes.paragraph("", "", nodes.Text(""), nodes.strong("", "not decided yet"))]
+    mark_verdicts(page)
+    assert [badge.astext() for badge in page.findall(nodes.inline)] == ["not decided yet"]
+
+
 def test_other_columns_stay() -> None:
     page = nodes.document(None, None, "", table("when", "reproduced"))
     mark_verdicts(page)

@@ -57,7 +57,8 @@ def mark_facts(doctree: nodes.document) -> None:
 
 def mark_verdict(cell: nodes.entry) -> None:
     """Make a badge of the verdict with which a cell begins."""
-    text = next(cell.findall(nodes.Text), None)
+    # Before bold words stands an empty text.
+    text = next((text for text in cell.findall(nodes.Text) if text.astext()), None)
     verdict = next((word for word in WORDS if text and text.startswith(word)), None)
     if verdict:
         badge = nodes.inline("", verdict, classes=["verdict", f"verdict-{verdict.replace(' ', '-')}"])

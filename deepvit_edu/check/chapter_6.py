@@ -208,9 +208,8 @@ _PARTNER = "images get a wrong partner: it is the one at the same place of the f
 def mixed_loss(answer: Callable[..., Tensor]) -> None:
     """Image by image and token by token, each term by itself."""
     images, classes, grid = 5, 6, 5
-    class_logits, token_logits = 3 * torch.randn(images, classes), 3 * torch.randn(images, grid**2, classes)
-    y = (3 * torch.randn(images, classes)).softmax(dim=-1)
-    token_y = (3 * torch.randn(images, grid**2, classes)).softmax(dim=-1)
+    class_logits, y = _draw_where_partners_matter(images, classes)
+    token_logits, token_y = _draw_where_partners_matter(images, grid**2, classes)
 
     def loss(beta: float, box: Box) -> Tensor:
         logits = class_logits.clone().requires_grad_()
@@ -230,6 +229,17 @@ def mixed_loss(answer: Callable[..., Tensor]) -> None:
     )
     wanted = _cross_entropy(class_logits, y.flip(0)) + 0.5 * _cross_entropy(token_logits, token_y.flip(0))
     require(are_close(loss(0.5, every), wanted), "right for most boxes, but not for one that covers the whole grid.")
+
+
+def _draw_where_partners_matter(*shape: int) -> tuple[Tensor, Tensor]:
+    """Random logits and targets whose loss is another one with the partners' targets.
+
+    It is one number, which may be the same by chance; then a target that is not mixed would look right.
+    """
+    while True:
+        logits, targets = 3 * torch.randn(shape), (3 * torch.randn(shape)).softmax(dim=-1)
+        if (_cross_entropy(logits, targets) - _cross_entropy(logits, targets.flip(0))).abs() > 0.1:
+            return logits, targets
 
 
 def _for_boxes(term: Callable[[Box], Tensor]) -> Tensor:

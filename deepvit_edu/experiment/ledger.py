@@ -100,6 +100,12 @@ class Claim:
         if self.measure not in (*MEASURES, *LIKENESS):
             raise ValueError(f"'{self.claim}' measures '{self.measure}'{nearest(self.measure, [*MEASURES, *LIKENESS])}")
 
+    @property
+    def asks(self) -> str:
+        """Its contrast, and what is compared where that is no accuracy."""
+        of = f" ({LIKENESS[self.measure]})" if self.measure in LIKENESS else ""
+        return f"{self.contrast}{of}"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -138,8 +144,7 @@ class Entry:
     @property
     def main_effect(self) -> str:
         """What was found, in words: the contrast with its effect alone."""
-        of = f" ({LIKENESS[self.claim.measure]})" if self.claim.measure in LIKENESS else ""
-        return f"{self.claim.contrast}{of}: {self.effect}"
+        return f"{self.claim.asks}: {self.effect}"
 
     @property
     def anchor(self) -> str:
@@ -266,7 +271,7 @@ def _so_far(claim: Claim, asked: Contrast, effect: Effect) -> str:
         return ""
     mean = format_effect(replace(effect, count=1), claim.measure, bool(asked.levels))
     pairs = "1 pair, which decides" if effect.count == 1 else f"{effect.count} pairs, which decide"
-    return f"{asked.name}, so far: {mean} in {pairs} nothing"
+    return f"{claim.asks}, so far: {mean} in {pairs} nothing"
 
 
 def _denies(expects: str) -> bool:

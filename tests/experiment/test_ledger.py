@@ -381,16 +381,18 @@ def test_an_interval_that_reaches_into_the_margin_is_not_blamed_on_the_correctio
 
 
 def test_two_of_five_seeds_have_no_interval(tmp_path, template):
-    def recorded(count):
-        folder = tmp_path / str(count)
+    def recorded(count, **options):
+        folder = tmp_path / f"{count}{len(options)}"
         folder.mkdir()
         accuracy = lambda arm, seed: 0.4 + 0.01 * seed + 0.1 * (arm == "re") if seed < count else None  # noqa: E731
-        return judge(folder, accuracy, template, seeds=range(5))
+        return judge(folder, accuracy, template, seeds=range(5), **options)
 
     two, three = recorded(2), recorded(3)
     assert (two.verdict, two.result) == ("not decided yet", None)
     assert two.effects == "main, so far: +10.00 points in 2 pairs, which decide nothing"
     assert f"({two.effects}) (tiny)" in findings([two])
     assert recorded(1).effects.endswith("+10.00 points in 1 pair, which decides nothing")
+    maps = recorded(2, measure="repetition_excess", diagnostics=MAPS)
+    assert maps.effects.startswith("main (repetition of the block before, heads matched, above new weights), so far:")
     assert three.verdict == "not decided yet"
     assert three.effects.endswith("3 of 5 seeds")

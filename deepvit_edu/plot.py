@@ -237,6 +237,11 @@ def recorded(*sentences: str) -> None:
     _tell_marked("From the records", sentences)
 
 
+def in_short(*sentences: str) -> None:
+    """Shows one finding of a page in a line; the built page repeats it in its box "What we found"."""
+    _tell_marked("In short", sentences)
+
+
 def _tell_marked(mark: str, sentences: tuple[str, ...]) -> None:
     text = minus(f"**{mark}.** {' '.join(sentences)}")
     _tell(f"> {text}", plain=text)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.book import execution
+from tools.contents import notebook_pages
 
 PAGE = """---
 jupytext:
@@ -76,3 +77,15 @@ def test_what_started_processes_use_is_seen() -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
     assert busy.memory > idle.memory + 150_000_000  # other tests may have left processes behind
     assert busy.processor_seconds > idle.processor_seconds + 1
+
+
+def test_nothing_runs_beside_a_page_that_times_things(written, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(execution, "ALONE", ("clock",))
+    log = "from pathlib import Path\nimport time\n"
+    log += "note = lambda what: Path('log').open('a').write(what + ' ')\n"
+    written(**{page: f"{log}note('{page}')\ntime.sleep(1)\nnote('{page}')" for page in ("clock", "one", "other")})
+    assert (tmp_path / "log").read_text().split()[-2:] == ["clock", "clock"]
+
+
+def test_pages_that_time_things_are_pages_of_the_book() -> None:
+    assert set(execution.ALONE) <= set(notebook_pages())

@@ -1,7 +1,8 @@
 """Executes the book's pages, several side by side, and keeps their outputs where MyST-NB looks for them.
 
-MyST-NB would execute one page after another. With each page's outputs in jupyter-cache's folder it finds them there.
-The folder lives as long as the build it belongs to, so a change of the package is never overlooked.
+A page that times what it does has the machine to itself, after the others. MyST-NB would execute one page after
+another. With each page's outputs in jupyter-cache's folder it finds them there. The folder lives as long as the build
+it belongs to, so a change of the package is never overlooked.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ EXECUTED = BUILD / "executed"  # the notebooks with their outputs, by the names 
 TAKEN = BUILD / "execution.json"
 READER = {"name": "myst_nb_md", "type": "plugin"}  # MyST-NB's own: what it looks for is what was executed
 MOST_AT_ONCE = 4  # a page holds one or two GiB
+ALONE = ("book/07_what_attention_costs",)  # pages that time what they do: nothing runs beside them
 SECONDS_BETWEEN = 0.5
 
 
@@ -113,11 +115,21 @@ def execute_pages(pages: Sequence[str]) -> dict[str, str]:
     Returns:
         The traceback of each page that failed.
     """
-    cache = get_cache(CACHE)
     taken = json.loads(TAKEN.read_text()) if TAKEN.is_file() else {}
+    failed = {}
+    side_by_side = [page for page in pages if page not in ALONE]
+    for group, at_once in ((side_by_side, MOST_AT_ONCE), ([page for page in pages if page in ALONE], 1)):
+        failed |= execute_group(group, min(available_processors(), at_once), taken)
+    TAKEN.write_text(json.dumps({page: taken[page] for page in pages if page in taken}, indent=1))
+    return failed
+
+
+def execute_group(pages: Sequence[str], at_once: int, taken: dict[str, dict]) -> dict[str, str]:
+    """Execute pages, so many at once; what each took goes into `taken`. Returns as `execute_pages` does."""
+    cache = get_cache(CACHE)
     timeout = load_yaml(ROOT / "_config.yml")["execute"]["timeout"]
     failed, waiting = {}, {}
-    with ProcessPoolExecutor(min(available_processors(), MOST_AT_ONCE)) as pool:
+    with ProcessPoolExecutor(at_once) as pool:
         for page in pages:
             record = cache.add_nb_to_project(str(source_of(page)), read_data=READER)
             notebook = cache.get_project_notebook(record.pk).nb
@@ -136,7 +148,6 @@ def execute_pages(pages: Sequence[str]) -> dict[str, str]:
             taken[page] = asdict(page_taken)
             TAKEN.write_text(json.dumps(taken, indent=1))  # a build that is stopped goes on from here
             print(f"  executed {page} in {result.time:.0f} s", flush=True)
-    TAKEN.write_text(json.dumps({page: taken[page] for page in pages if page in taken}, indent=1))
     return failed
 
 

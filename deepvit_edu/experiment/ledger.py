@@ -377,6 +377,8 @@ def findings(entries: list[Entry], nearest: Mapping[str, str] | None = None) -> 
     current, early = by_age(entries)
     if not current:
         return _list_of(early, nearest)
+    current += [entry for entry in early if entry.verdict == "not tested"]
+    early = [entry for entry in early if entry.verdict != "not tested"]
     count = "one claim" if len(early) == 1 else f"{len(early)} claims"
     title = f"Seen in shorter studies of an epoch or two, on which no verdict rests alone: {count}"
     return _list_of(current, nearest) + (f"\n\n{fold(title, _list_of(early, nearest))}" if early else "")

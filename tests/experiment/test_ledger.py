@@ -123,12 +123,20 @@ def test_a_verdict_says_what_it_holds_for(tmp_path, template):
     assert told(entry).startswith("**Reproduced** after two epochs. *Claim:* It helps. *Found:* main: +10.00 points")
 
 
-def test_what_was_seen_at_the_first_epoch_is_folded_where_newer_studies_ask():
-    new, old = Claim("It helps.", "somebody", "paper"), Claim("It did.", "somebody", "paper", subject=FIRST_EPOCH)
-    both = without_anchors(findings(ledger([old, new], PLANS, PLANS)))
-    assert both.startswith("- **Not tested.** *Claim:* It helps.\n\n<details>")
-    assert "one claim</summary>\n\n- **Not tested.** *Claim:* It did." in both
-    assert told(*ledger([old], PLANS, PLANS)) == "**Not tested.** *Claim:* It did."
+def test_what_was_seen_at_the_first_epoch_is_folded_where_newer_studies_ask(tmp_path, template):
+    seen = judge(tmp_path, {"re": 0.1}, template, subject=FIRST_EPOCH)
+    (new,) = ledger([Claim("It will.", "somebody", "paper")], PLANS, PLANS)
+    both = without_anchors(findings([seen, new]))
+    assert both.startswith("- **Not tested.** *Claim:* It will.\n\n<details>")
+    assert "one claim</summary>\n\n- **Reproduced.** *Claim:* It helps." in both
+    assert told(seen).startswith("**Reproduced.** *Claim:* It helps.")
+
+
+def test_what_no_study_of_any_age_has_seen_is_not_among_what_was_seen():
+    new, old = Claim("It will.", "somebody", "paper"), Claim("It did.", "somebody", "paper", subject=FIRST_EPOCH)
+    both = findings(ledger([old, new], PLANS, PLANS))
+    assert "Not decided yet:** 2 claims" in both
+    assert "Seen in" not in both
 
 
 def test_what_nobody_has_run_is_found_not_tested():

@@ -394,7 +394,7 @@ def _list_of(entries: list[Entry], nearest: Mapping[str, str] | None) -> str:
     lines.append(f"- **Not decided yet:** {len(waiting)} claims, whose runs are still missing in whole or in part.")
     if places:
         lines[-1] += f" *The nearest evidence by now:* {'; '.join(places)}."
-    hidden = "\n".join(_line_of(entry, nearest) for entry in waiting)
+    hidden = "\n".join(_line_of(entry, None) for entry in waiting)  # the places stand above
     return "\n".join(lines) + f"\n\n{fold(f'The {len(waiting)} claims that are not decided yet', hidden)}"
 
 

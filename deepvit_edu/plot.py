@@ -238,7 +238,7 @@ def recorded(*sentences: str) -> None:
 
 
 def in_short(*sentences: str) -> None:
-    """Shows one finding of a page in a line; the built page repeats it in its box "What we found"."""
+    """Shows one finding of a page in a line; the built page has it in its box "What we found"."""
     _tell_marked("In short", sentences)
 
 

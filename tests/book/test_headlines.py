@@ -1,5 +1,6 @@
 """What a page finds out stands at its head, with the way to the place where it is measured."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -40,12 +41,12 @@ def build(tmp_path: Path, monkeypatch):
     return built
 
 
-def test_a_finding_stands_in_the_box_and_in_its_place(build) -> None:
+def test_a_finding_stands_in_the_box(build) -> None:
     page = build(TITLE + FOUND)
     (line,) = page.select(".admonition li")
     assert line.get_text().strip() == "It is −3 of this and that. (Where it is measured)"
     assert page.select_one(line.a["href"]).h2.get_text().startswith("Where it is measured")
-    assert page.select_one(".cell_output blockquote").get_text().strip() == "In short. It is −3 of this and that."
+    assert len(page.find_all(string=re.compile("It is −3"))) == 1
     assert "The rest." in page.select_one(".admonition").get_text()
 
 

@@ -1,7 +1,7 @@
 """A Sphinx extension: a chapter's findings, each in a line, stand in its box "What we found", with the way to them.
 
-`plot.in_short` shows a finding where it is measured, so only the executed page knows it. Here it is repeated at the
-page's head. A notebook that a learner runs has it in its place alone.
+`plot.in_short` tells a finding where it is measured, so only the executed page knows it. Here it moves to the page's
+head; what it is short for stays in its place. A notebook that a learner runs has it there, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def headlines(doctree: nodes.document) -> Iterator[nodes.list_item]:
     """What the page's cells told in short, each with a link to its section."""
-    for paragraph in doctree.findall(nodes.paragraph):
+    for paragraph in list(doctree.findall(nodes.paragraph)):
         mark, *words = [node for node in paragraph.children if node.astext()] or [nodes.Text("")]
         if not isinstance(mark, nodes.strong) or mark.astext() != MARK:
             continue
@@ -32,10 +32,12 @@ def headlines(doctree: nodes.document) -> Iterator[nodes.list_item]:
         title = section.next_node(nodes.title).astext()
         link = nodes.reference("", title, refid=section["ids"][0], internal=True)
         told = [word.deepcopy() for word in words]
+        quote = paragraph.parent
+        quote.parent.remove(quote)
         yield nodes.list_item("", nodes.paragraph("", "", *told, nodes.Text(" ("), link, nodes.Text(")")))
 
 
-def repeat_headlines(app: Sphinx, doctree: nodes.document) -> None:
+def move_headlines(app: Sphinx, doctree: nodes.document) -> None:
     """Put them first in the box."""
     found = list(headlines(doctree))
     if not found:
@@ -49,5 +51,5 @@ def repeat_headlines(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.connect("doctree-read", repeat_headlines)
+    app.connect("doctree-read", move_headlines)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

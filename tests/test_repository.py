@@ -251,6 +251,16 @@ def test_ci_script_is_valid_and_executable() -> None:
     subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True)
 
 
+def test_what_runs_the_notebooks_in_colab_needs_few_packages():
+    """`make colab-image` installs a handful beside Colab's own, and none that builds the book."""
+    missing = ("jupyter_cache", "psutil", "sphinx", "myst_nb", "playwright", "sphinx_exercise", "xdist", "PIL")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing})); import tests.book.conftest, tests.book.test_colab"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-1000:]
+
+
 # The book's configuration
 
 

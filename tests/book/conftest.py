@@ -13,8 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from tools.book.browser import find_chromium
-from tools.book.build import HTML
-from tools.contents import pages
+from tools.contents import HTML, pages
 
 MILLISECONDS = 120_000  # a page may wait for a machine that does other work
 

@@ -12,9 +12,9 @@ import pytest
 from bs4 import BeautifulSoup
 
 from deepvit_edu.check import exercise_ids
-from tools.book.build import HTML, REPORT
+from tools.book.build import REPORT
 from tools.book.execution import EXECUTED
-from tools.contents import ROOT, is_notebook, is_placeholder, notebook_pages, pages, repository_url, source_of
+from tools.contents import HTML, ROOT, is_notebook, is_placeholder, notebook_pages, pages, repository_url, source_of
 
 Reader = Callable[[str], BeautifulSoup]
 CHAPTER_SECONDS = 180  # CONTRIBUTING.md: a chapter takes at most three minutes of one core in the cpu tier

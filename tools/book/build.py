@@ -20,8 +20,10 @@ from pathlib import Path
 
 import yaml
 
-from tools.book.execution import BUILD, TAKEN, execute_pages, outputs_kept
+from tools.book.execution import TAKEN, execute_pages, outputs_kept
 from tools.contents import (
+    BUILD,
+    HTML,
     ROOT,
     is_placeholder,
     load_yaml,
@@ -32,7 +34,6 @@ from tools.contents import (
     visible_files,
 )
 
-HTML = BUILD / "html"
 REPORT = BUILD / "report.json"
 # A change of these is not seen by Sphinx, which compares the pages only: build anew then.
 BOOK_FILES = ("book/drawings", "book/experiments", "book/images", "book/records", "book/weights", "book/references.bib")

@@ -21,7 +21,7 @@ from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 
 from deepvit_edu.devices import available_processors
-from tools.contents import ROOT, load_yaml, source_of
+from tools.contents import BUILD, ROOT, load_yaml, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from jupyter_cache.base import JupyterCacheAbstract
     from nbformat import NotebookNode
 
-BUILD = ROOT / "_build"
 CACHE = BUILD / ".jupyter_cache"  # where jupyter-book looks
 EXECUTED = BUILD / "executed"  # the notebooks with their outputs, by the names of their pages
 TAKEN = BUILD / "execution.json"

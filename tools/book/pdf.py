@@ -18,9 +18,8 @@ from urllib.parse import unquote, urlsplit
 from bs4 import BeautifulSoup, Tag
 
 from tools.book.browser import find_chromium
-from tools.book.build import BUILD, HTML
 from tools.book.metadata import citation
-from tools.contents import pages
+from tools.contents import BUILD, HTML, pages
 
 PDF = BUILD / "deeper-vision-transformers.pdf"
 JOINED = HTML / "whole_book.html"  # beside the pages, so that it reaches their styles and pictures; removed again

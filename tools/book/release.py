@@ -17,10 +17,9 @@ import sys
 from pathlib import Path
 
 import deepvit_edu
-from tools.book.build import HTML
 from tools.book.metadata import bibtex, citation, site_address
 from tools.book.pdf import PDF
-from tools.contents import ROOT, repository_url
+from tools.contents import HTML, ROOT, repository_url
 
 DIST = ROOT / "dist"
 ENTRY = re.compile(r"^## (?P<version>\S+) \((?P<date>[^)]*)\)\n(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)

@@ -247,7 +247,7 @@ def _judge(claim: Claim, sections: list[tuple[Plan, dict]]) -> Entry:
         section = test.plan.section if test.effect.count > 1 else "–"
         return Entry(claim, "–", verdict, command, section, so_far=_so_far(claim, asked, test.effect), **runs)
     margin = _margin(claim, test.plan)
-    seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds"
+    seeds = "" if test.is_whole else f", {test.effect.count} of {len(test.plan.seeds)} seeds; the verdict waits for all"
     return Entry(
         claim,
         effect=format_effect(test.effect, claim.measure, bool(asked.levels)) + seeds,
@@ -405,6 +405,8 @@ def _line_of(entry: Entry, nearest: Mapping[str, str] | None) -> str:
         verdict += f": {entry.runs} runs recorded"
     verdict = f"**{verdict}** {entry.scope}." if entry.scope else f"**{verdict}.**"
     told = f"*Found:* {entry.effects}" if entry.result else entry.so_far and f"({entry.so_far})"
+    if undecided and entry.recorded and not told:
+        told = "(No pair of runs is complete, so no effect can be shown yet.)"
     found = f" {told} ({_plan_and_section(entry)})" if told else ""
     found += _corrected_away(entry)
     if undecided and (place := (nearest or {}).get(entry.claim.plan)):

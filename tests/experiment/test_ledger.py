@@ -162,6 +162,12 @@ def test_where_runs_are_missing_the_nearest_evidence_is_named(tmp_path, template
     assert "elsewhere" not in told(judge(tmp_path, {"re": 0.1}, template), nearest=nearest)
 
 
+def test_runs_without_their_pairs_show_no_effect(tmp_path, template):
+    alone = judge(tmp_path, lambda arm, seed: 0.5 if arm == "re" and not seed else None, template)
+    assert "1 of 6 runs recorded" in told(alone)
+    assert told(alone).endswith("It helps. (No pair of runs is complete, so no effect can be shown yet.) (tiny)")
+
+
 def test_every_claim_of_the_book_has_an_anchor_of_its_own():
     entries = book_ledger()
     anchors = [entry.anchor for entry in entries]
@@ -403,4 +409,4 @@ def test_two_of_five_seeds_have_no_interval(tmp_path, template):
     maps = recorded(2, measure="repetition_excess", diagnostics=MAPS)
     assert maps.effects.startswith("main (repetition of the block before, heads matched, above new weights), so far:")
     assert three.verdict == "not decided yet"
-    assert three.effects.endswith("3 of 5 seeds")
+    assert three.effects.endswith("3 of 5 seeds; the verdict waits for all")

@@ -8,7 +8,8 @@ document.addEventListener("DOMContentLoaded", () => {
   // A notebook is saved; opened, it would be a page of JSON. (A page opened from a folder may not ask to save a file.)
   document.querySelectorAll(".btn-download-notebook-button").forEach((link) => {
     if (location.protocol === "file:") {
-      link.title = "Opens the notebook as text: save it from there";
+      const title = link.hasAttribute("data-bs-original-title") ? "data-bs-original-title" : "title"; // the theme moves it
+      link.setAttribute(title, "Opens the notebook as text: save it from there");
       return;
     }
     link.download = "";

@@ -46,10 +46,21 @@
     return `${from ? "… " : ""}${text}${from + LONG < section.text.length ? " …" : ""}`;
   };
 
+  // Where in its section the first word found stands: browsers that know how scroll to it and mark it. A few words
+  // around it tell it from others like it on the page; where the page breaks them, the section's start is shown.
+  const place = (section, words) => {
+    if (!document.fragmentDirective) return "";
+    const around = section.text.split(" ");
+    const at = around.findIndex((word) => words.some((wanted) => plain(word).includes(wanted)));
+    if (at < 0) return "";
+    const phrase = encodeURIComponent(around.slice(Math.max(0, at - 2), at + 3).join(" ")).replaceAll("-", "%2D");
+    return `${section.address.includes("#") ? "" : "#"}:~:text=${phrase}`;
+  };
+
   const item = ({ section }, words) => {
     const row = document.createElement("li");
     const link = document.createElement("a");
-    link.href = section.address;
+    link.href = section.address + place(section, words);
     link.append(...marked(section.title, words));
     const page = document.createElement("span");
     page.className = "search-page";

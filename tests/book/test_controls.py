@@ -194,6 +194,8 @@ def test_download_gives_the_learners_notebook(tab: Callable, width: int) -> None
     target = link.evaluate("link => link.href")
     assert Path(target.removeprefix("file://")).read_bytes() == (ROOT / f"{CHAPTER}.ipynb").read_bytes()
     assert opened.locator(".btn-download-pdf-button").is_visible()
+    link.hover()  # a page from a folder may not save: its tooltip says what it does
+    assert "save it from there" in opened.locator(".tooltip").inner_text()
 
 
 def test_a_notebook_is_saved_and_not_opened(browser, html: Path, serve: Callable[[Path], str]) -> None:

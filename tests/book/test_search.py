@@ -139,6 +139,33 @@ def test_back_from_a_result_the_list_is_where_it_was(results: Callable) -> None:
         assert tab.locator(".book-search input").input_value() == "attention"
 
 
+IN_WINDOW = """(word) => {
+  const all = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
+  while (all.nextNode()) {
+    const at = all.currentNode.textContent.toLowerCase().indexOf(word);
+    if (at < 0) continue;
+    const range = document.createRange();
+    range.setStart(all.currentNode, at);
+    range.setEnd(all.currentNode, at + word.length);
+    const { width, top, bottom } = range.getBoundingClientRect();
+    if (width && top >= 0 && bottom <= innerHeight) return true;
+  }
+  return false;
+}"""
+
+
+def test_a_result_leads_to_the_word_within_its_section(results: Callable) -> None:
+    """Most sections are longer than a window. In a closed fold or beside a formula a word stays unseen: one may."""
+    shown = []
+    for result in range(4):
+        tab, _ = results("temperature", 390)
+        tab.locator("#search-results a").nth(result).click()
+        tab.wait_for_url("**/book/**")
+        tab.wait_for_timeout(300)  # a jump tells of no end
+        shown.append(tab.evaluate(IN_WINDOW, "temperature"))
+    assert sum(shown) >= 3
+
+
 def test_every_word_has_to_be_there(results: Callable) -> None:
     tab, _ = results("attention zzzzqq")
     assert tab.locator("#search-results li").count() == 0

@@ -456,7 +456,8 @@ def answer(entry: Entry) -> str:
 def would_change(entry: Entry) -> str:
     """What could change the answer: missing runs, more seeds, or what the claim itself names."""
     if entry.verdict in UNDECIDED:
-        return f"the {entry.needed - entry.recorded} runs that are missing"
+        missing = entry.needed - entry.recorded
+        return "the run that is missing" if missing == 1 else f"the {missing} runs that are missing"
     if entry.verdict == "inconclusive":
         return f"more seeds; {_seeds_that_decide(entry)}"
     return entry.claim.would_change or "other images, another width, or longer training"

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -334,6 +335,7 @@ def test_runs_that_are_missing_are_counted_and_decide_nothing(tmp_path, template
         "Not decided yet: 6 of 10 runs recorded",
     )
     assert would_change(entry) == "the 4 runs that are missing"
+    assert would_change(replace(entry, recorded=entry.needed - 1)) == "the run that is missing"
     assert "Main: +10.00 points [" in answers_table([entry])
 
 

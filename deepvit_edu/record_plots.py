@@ -25,6 +25,15 @@ MARKERS = "osv^DP"
 REPLACED_BY = ("uniform", "query-mean", "other image", "no attention")
 """What a block's map is replaced by to see whether it is used; the least harmful counts."""
 
+KINDS = {
+    "plain": "plain attention",
+    "layerscale": "LayerScale",
+    "re": "Re-attention",
+    "centred": "centred attention",
+    "refiner": "Refiner",
+}
+"""What the arms of many plans are called in a sentence."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -62,11 +71,11 @@ def draw_forest(entries: Sequence[Entry]) -> Drawn | str:
     head = ("claim", "verdict", "mean, points", "from", "to", "each pair")
     fig.own_table = ("Effects on accuracy", head, [_effect_row(entry) for entry in rows])
     left_out = len(asked) - len(rows)
-    more = f" {left_out} more claims have no interval yet." if left_out else ""
+    more = f" {_count(left_out, 'more claim')} without an interval yet." if left_out else ""
     return Drawn(
         fig,
-        f"Effects on accuracy with their intervals, {len(rows)} claims. Small dots are pairs of runs; grey is the "
-        f"margin within which a difference does not matter. Full circles decided their claim, open ones did not.{more}",
+        f"Effects on accuracy with their intervals, {_count(len(rows), 'claim')}. Small dots are pairs of runs; grey is "
+        f"the margin within which a difference does not matter. Full circles decided their claim, open ones did not.{more}",
     )
 
 
@@ -112,24 +121,28 @@ def draw_curves(plan: Plan, folder: Path) -> Drawn | str:
         styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
         for (arm, runs), (colour, marker) in zip(_of_depth(plan, measured, depth), styles, strict=False):
             images, accuracy = _mean_curve(runs)
-            ax.plot(images / 1000, accuracy, color=colour, marker=marker, markersize=3, markevery=4, label=arm)
+            ax.plot(
+                images / 1000,
+                accuracy,
+                color=colour,
+                marker=marker,
+                markersize=3,
+                markevery=4,
+                label=kind_words(plan, arm),
+            )
         ax.set(title=f"{depth} blocks", xlabel="thousand images", ylabel="test accuracy (%)")
         ax.sharey(np.atleast_1d(axes)[0])
         ax.legend(fontsize=8)
     few, most = (choose(len(runs) for runs in measured.values()) for choose in (min, max))
     of = f"{few} to {most} runs" if few < most else "one run" if most == 1 else f"{most} runs"
-    return Drawn(fig, f"Learning curves of {plan.name}, each the mean of {of}: {_ends(measured)}.")
+    ends = "; ".join(f"{arm_words(plan, arm)}: {_mean_curve(runs)[1][-1]:.1f} %" for arm, runs in measured.items())
+    return Drawn(fig, f"Learning curves of study {_short(plan.name)}, each the mean of {of}. At their ends: {ends}.")
 
 
 def _mean_curve(runs: list[Record]) -> tuple[np.ndarray, np.ndarray]:
     """Images and mean accuracy (%) over runs that were evaluated after the same numbers of images."""
     accuracy = np.mean([run["curves"]["test_accuracy"] for run in runs], axis=0)
     return np.array(runs[0]["curves"]["images"]), 100 * accuracy
-
-
-def _ends(measured: dict[str, list[Record]]) -> str:
-    """How the curves end, in words."""
-    return ", ".join(f"{arm} {_mean_curve(runs)[1][-1]:.1f} %" for arm, runs in measured.items())
 
 
 def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
@@ -155,7 +168,7 @@ def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
         beside[dose] = beside.get(dose, -1) + 1
         reach = [[100 * (effect.mean - effect.low)], [100 * (effect.high - effect.mean)]]
         colour = COLOURS[controls.index(control) % len(COLOURS)]
-        at, label = dose + 0.35 * beside[dose], f"{name} (against {control})"
+        at, label = dose + 0.35 * beside[dose], f"{name} (against {arm_words(plan, control)})"
         ax.errorbar([at], [100 * effect.mean], yerr=reach, fmt=marker, color=colour, label=label)
     ax.set(xlabel="blocks whose maps are forced", ylabel="change of accuracy, points", xlim=(0, max(beside) + 2))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -166,7 +179,9 @@ def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
         for control, name, dose, effect in doses
     ]
     fig.own_table = ("Doses of forced collapse", head, rows)
-    told = "; ".join(f"{name}, {dose} blocks: {100 * effect.mean:+.1f} points" for _, name, dose, effect in doses)
+    told = "; ".join(
+        f"{name}, {_count(dose, 'block')}: {100 * effect.mean:+.1f} points" for _, name, dose, effect in doses
+    )
     return Drawn(
         fig,
         f"What forcing maps to be alike does to accuracy, with intervals. {told}. A block that makes a map for others "
@@ -192,12 +207,15 @@ def draw_aliveness(plan: Plan, folder: Path) -> Drawn | str:
     if not measured:
         return _waiting("aliveness by block", plan, found)
     panels = {
-        f"{depth} blocks": {arm: least_harmful_by_block(runs) for arm, runs in _of_depth(plan, measured, depth)}
+        f"{depth} blocks": {
+            kind_words(plan, arm): least_harmful_by_block(runs) for arm, runs in _of_depth(plan, measured, depth)
+        }
         for depth in sorted({_depth(plan, arm) for arm in measured})
     }
     fig = plot_by_block(panels, ylabel="change of the loss, nats", xlabel="block whose map is replaced")
-    told = [f"{arm} in {alive} of {judged} runs" for arm, (alive, judged) in _alive_runs(measured).items() if judged]
-    together = f" The maps of the deep half together matter for {', '.join(told)}." if told else ""
+    alive = {arm_words(plan, arm): of for arm, of in _alive_runs(measured).items()}
+    told = [f"{arm}: in {some} of {_count(judged, 'run')}" for arm, (some, judged) in alive.items() if judged]
+    together = f" The maps of the deep half together matter with {'; '.join(told)}." if told else ""
     return Drawn(fig, f"What replacing one block's map costs, by the least harmful of four replacements.{together}")
 
 
@@ -227,7 +245,7 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
             measured = [run for run in runs.values() if has(run, measure)]
             if measured and plan.arms[arm].taken_from is None:
                 panel = points.setdefault(arm_data(plan, arm)["name"], {})
-                panel[f"{arm} ({_short(plan.name)})"] = (
+                panel[f"{arm_words(plan, arm)} ({_short(plan.name)})"] = (
                     _mean(measured, measure),
                     100 * _mean(measured, "test_accuracy"),
                 )
@@ -276,6 +294,22 @@ def _of_depth(plan: Plan, measured: dict[str, list[Record]], depth: int) -> list
 
 def _depth(plan: Plan, arm: str) -> int:
     return arm_config(plan, arm, 10).depth
+
+
+def kind_words(plan: Plan, arm: str) -> str:
+    """An arm's name in words, without its depth, where it says no more than its kind and depth; else as it is."""
+    kind, _, rest = arm.partition("-")
+    return KINDS[kind] if kind in KINDS and rest in ("", str(_depth(plan, arm))) else arm
+
+
+def arm_words(plan: Plan, arm: str) -> str:
+    """An arm's name in words: "re-24" is Re-attention, 24 blocks."""
+    kind = kind_words(plan, arm)
+    return f"{kind}, {_count(_depth(plan, arm), 'block')}" if "-" in arm and kind != arm else kind
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _waiting(what: str, plan: Plan, found: dict) -> str:

@@ -77,15 +77,17 @@ def test_curves_are_means_over_runs_in_a_panel_for_each_depth(study, recorded):
     assert [len(ax.lines) for ax in drawn.figure.axes] == [1, 3]
     assert drawn.figure.axes[0].lines[0].get_xdata().tolist() == [0.04, 0.08]
     assert drawn.figure.axes[0].lines[0].get_ydata()[-1] == pytest.approx(50.1)
-    assert "plain-4 40.1 %" in drawn.says
-    assert f"each the mean of {len(study.seeds)} runs: " in drawn.says
+    assert "plain attention, 4 blocks: 40.1 %; shared-2: 30.1 %" in drawn.says
+    assert "study TINY, each the mean of 2 runs. At their ends: plain attention, 2 blocks: 50.1 %" in drawn.says
+    labels = [[line.get_label() for line in ax.lines] for ax in drawn.figure.axes]
+    assert labels == [["plain attention"], ["plain attention", "shared-2", "tied-1"]]  # panels tell the depth
 
 
 def test_doses_stand_at_the_number_of_blocks_that_are_forced(study, recorded):
     assert [forced_blocks(study, arm) for arm in ARMS] == [0, 0, 2, 1]
     drawn = draw_doses(study, recorded)
     assert "one map for two blocks, 2 blocks: -10.0 points" in drawn.says
-    assert "queries and keys tied, 1 blocks: -5.0 points" in drawn.says
+    assert "queries and keys tied, 1 block: -5.0 points" in drawn.says
     assert "depth" not in drawn.says  # neither arm of that contrast is forced
     assert [row[2] for row in drawn.figure.own_table[2]] == ["2", "1"]
 
@@ -95,7 +97,7 @@ def test_aliveness_takes_the_least_harmful_replacement_of_each_block(study, reco
     shallow, deep = drawn.figure.axes[:2]
     assert shallow.lines[0].get_ydata().tolist() == pytest.approx([0.2, 0.3])
     assert len(deep.lines[0].get_ydata()) == 4
-    assert "plain-2 in 0 of 2 runs, plain-4 in 2 of 2 runs" in drawn.says
+    assert "plain attention, 2 blocks: in 0 of 2 runs; plain attention, 4 blocks: in 2 of 2 runs" in drawn.says
 
 
 def test_likeness_is_set_against_accuracy_over_all_arms(study, recorded):
@@ -126,8 +128,8 @@ def test_the_forest_shows_intervals_pairs_and_the_margin(study, recorded):
     assert words.get_text() == "depth (TINY): reproduced"
     dots = [line for line in drawn.figure.axes[0].lines if line.get_marker() == "."]
     assert dots[0].get_xdata() == pytest.approx([-10, -10])
-    assert "1 claims" in drawn.says
-    assert "1 more claims have no interval yet" in drawn.says
+    assert "1 claim. " in drawn.says
+    assert "1 more claim without an interval yet" in drawn.says
 
 
 @pytest.mark.parametrize("draw", [draw_curves, draw_doses, draw_aliveness])

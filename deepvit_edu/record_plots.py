@@ -74,8 +74,9 @@ def draw_forest(entries: Sequence[Entry]) -> Drawn | str:
     more = f" {_count(left_out, 'more claim')} without an interval yet." if left_out else ""
     return Drawn(
         fig,
-        f"Effects on accuracy with their intervals, {_count(len(rows), 'claim')}. Small dots are pairs of runs; grey is "
-        f"the margin within which a difference does not matter. Full circles decided their claim, open ones did not.{more}",
+        f"Effects on accuracy with their intervals, {_count(len(rows), 'claim')}. Small dots are pairs of runs; grey "
+        f"is the margin within which a difference does not matter. Full circles decided their claim, open ones did "
+        f"not.{more}",
     )
 
 

@@ -425,7 +425,7 @@ def _corrected_away(entry: Entry) -> str:
         return ""
     return (
         f" Its interval alone leaves zero out. But {entry.together} claims on one subject are read together, some of "
-        f"which would do so by chance; corrected for their number, it does not count (p {entry.p_value:.2f})."
+        f"which would do so by chance; corrected for their number, it does not count (p {entry.p_value:.3f})."
     )
 
 
@@ -445,6 +445,10 @@ def answer(entry: Entry) -> str:
     """The answer to an entry's question in words, as far as the records go."""
     if entry.verdict in UNDECIDED:
         return f"{entry.verdict.capitalize()}: {entry.runs} runs recorded"
+    if entry.verdict == "inconclusive" and _decides_alone(entry):
+        alone = f"By its own interval {entry.result.verdict(entry.margin)}"
+        together = f"corrected for the {entry.together} claims that are read together (p {entry.p_value:.3f})"
+        return f"{alone}; {together}, the runs cannot say"
     if entry.verdict == "inconclusive":
         return "The runs cannot say"
     if entry.verdict == "not at this scale":
@@ -467,14 +471,26 @@ def _seeds_that_decide(entry: Entry) -> str:
     """How many seeds bring the interval down to the margin, if the differences go on to scatter as they do."""
     result = entry.result
     if _decides_alone(entry):
-        return "its own interval decides, but not after the correction for the claims that are read beside it"
+        return f"its own interval decides, but not after the correction{_pairs_that_survive(entry)}"
     if not entry.margin:
         return "this measure has no margin by which to count them"
     deviation = deviation_of(result.high - result.mean, result.count, result.level)
     pairs = pairs_for(deviation, entry.margin, result.level)
     points = f"{100 * entry.margin:g} point{'' if entry.margin == 0.01 else 's'}"
     many = f"{MOST} or more" if pairs >= MOST else str(pairs)
-    return f"{many} instead of {result.count} bring the interval down to {points} on either side"
+    differs = pairs_for(deviation, abs(result.mean), result.level)
+    telling = f"differing as these do, {differs} would tell the mean from zero, and " if differs < MOST else ""
+    return f"{telling}{many} instead of {result.count} bring the interval down to {points} on either side"
+
+
+def _pairs_that_survive(entry: Entry) -> str:
+    """How many seeds would survive the correction; empty where no difference is claimed, or no factor is known."""
+    result, own = entry.result, entry.result.p_value(entry.margin)
+    if result.verdict(entry.margin) == "no difference that matters" or not own or entry.p_value >= 1:
+        return ""
+    deviation = deviation_of(result.high - result.mean, result.count, result.level)
+    pairs = pairs_for(deviation, abs(result.mean), 1 - ERROR_RATE * own / entry.p_value)
+    return f"; with {pairs} instead of {result.count}, differing as these do, it would"
 
 
 def answers_table(entries: list[Entry]) -> str:

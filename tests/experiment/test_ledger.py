@@ -1,8 +1,11 @@
+import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment.ledger import (
@@ -321,6 +324,10 @@ def test_no_difference_takes_runs_that_could_have_shown_one(tmp_path, template):
 def test_what_would_change_an_answer(tmp_path, template):
     open_one = five_seeds(tmp_path, template, 0.0, spread=20)
     assert would_change(open_one) == "more seeds; 13 instead of 5 bring the interval down to 1 point on either side"
+    far = would_change(five_seeds(tmp_path, template, 0.008, spread=20))
+    assert re.match(
+        r"more seeds; differing as these do, \d+ would tell the mean from zero, and 13 instead of 5 bring", far
+    )
     assert would_change(five_seeds(tmp_path, template, 0.05, would_change="more blocks")) == "more blocks"
 
 
@@ -339,6 +346,11 @@ def test_runs_that_are_missing_are_counted_and_decide_nothing(tmp_path, template
     assert "Main: +10.00 points [" in answers_table([entry])
 
 
+def p_of(mean: float, deviation: float, pairs: int) -> float:
+    """Student's p of a mean of so many differences, both sides."""
+    return 2 * stats.t.sf(abs(mean) * math.sqrt(pairs) / deviation, pairs - 1)
+
+
 def test_claims_that_are_read_together_share_a_correction(tmp_path, template):
     barely = five_seeds(tmp_path, template, 0.0125, spread=8.5)
     assert barely.verdict == "reproduced"
@@ -351,7 +363,17 @@ def test_claims_that_are_read_together_share_a_correction(tmp_path, template):
     assert (together.verdict, together.p_value) == ("inconclusive", pytest.approx(10 * barely.p_value))
     assert "Its interval alone leaves zero out" in findings([together])
     assert "Its interval alone" not in findings([alone])
-    assert would_change(together).endswith("not after the correction for the claims that are read beside it")
+    p_value = f"(p {together.p_value:.3f})"
+    assert answer(together).startswith("By its own interval higher; corrected for the 10 claims that are read together")
+    assert answer(together).endswith(f"{p_value}, the runs cannot say")
+    assert p_value in findings([together])
+    assert would_change(together).startswith(
+        "more seeds; its own interval decides, but not after the correction; with "
+    )
+    (pairs,) = re.findall(r"with (\d+) instead of 5, differing as these do, it would$", would_change(together))
+    deviation = np.std(together.differences, ddof=1)
+    needed = [n for n in range(2, 100) if 10 * p_of(together.result.mean, deviation, n) <= 0.05]
+    assert int(pairs) == needed[0]
 
 
 THEIRS = {

@@ -324,7 +324,7 @@ window.deepvitExplorer = async (id) => {
     };
 
     // What if: the answer appears when it is asked for, so that there is time to guess.
-    const GUESS = "Guess first: which network loses most? Then press.";
+    const GUESS = "Guess first: how much does each network lose? Then press.";
     const answer = make("div", { role: "status", "aria-live": "polite" }, GUESS);
     const hide = () => answer.replaceChildren(GUESS);
     const block = slider("Replace the map of block", blocks, depth >> 1, hide);

@@ -233,7 +233,7 @@ def _alive_runs(measured: dict[str, list[Record]]) -> dict[str, tuple[int, int]]
 
 
 def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetition_excess") -> Drawn | str:
-    """Likeness of neighbouring maps against accuracy: one point an arm of any plan, a panel for each set of images.
+    """Likeness of neighbouring maps against accuracy: a point for each arm of any plan, a panel for each set of images.
 
     Args:
         plans: arms that a plan takes from another are drawn once, with the plan that made them.
@@ -259,7 +259,7 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
         ax.set(title=name, xlabel="repetition of the block before, above new weights", ylabel="test accuracy (%)")
         _legend_below(ax, columns=2)
     told = "; ".join(f"{name}: {_rank_text(list(arms.values()))}" for name, arms in points.items())
-    return Drawn(fig, f"How much the deep half's maps repeat, against accuracy, one point an arm. {told}.")
+    return Drawn(fig, f"How much the deep half's maps repeat, against accuracy, one point for each arm. {told}.")
 
 
 def _mean(runs: list[Record], measure: str) -> float:

@@ -108,6 +108,7 @@ def attention(answer: Callable[[Tensor, int], Tensor]) -> None:
     widths = {
         dim: "",
         heads * dim: "the scores shrink as more heads stand side by side, though a head sees its own channels only",
+        dim**2: "the scores are divided by the channels of a head. Their deviation grows like the root of these",
         1: "the scores are not divided, so they grow with the channels of a head",
         heads: "the scores are divided by the root of the number of heads. A dot product has as many terms as one "
         "head has channels, C / H",
@@ -119,6 +120,8 @@ def attention(answer: Callable[[Tensor, int], Tensor]) -> None:
         "as they lie": "a token's output is pieced together from the outputs of several tokens",
         "alternating": "the heads' channels alternate in the output, where all of head 0 should come first",
     }
+    late = any(are_close(found, output(-1, 1, merge) / sqrt(dim)) for merge in merges)
+    require(not late, "the division comes after the softmax. It belongs to the scores, which the softmax takes.")
     for over, width, merge in product(overs, widths, merges):
         faults = [fault for fault in (overs[over], widths[width], merges[merge]) if fault]
         if are_close(found, output(over, width, merge)):

@@ -208,8 +208,8 @@ def performer(answer: Callable[..., Tensor]) -> None:
     require(are_close(found, alone), message)
     faults = _faults(answer, found, query, key, value, W)
     if faults:
-        more = " One of them:" if len(faults) > 1 else ""
-        require(False, f"{_COUNTED[len(faults)]} in it.{more} {faults[0]}")
+        more = ". One of them" if len(faults) > 1 else ""
+        require(False, f"{_COUNTED[len(faults)]} in it{more}: {faults[0]}")
     exact = _shares(query, key, W, 0.5) @ value
     require(are_close(found, exact, 1e-3), "no fault that was handed out is left, and another one has come in.")
 

@@ -49,6 +49,10 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
             "the mixing is transposed: row g of theta belongs to the head that gets a map. The sum runs over columns.",
         )
         require(
+            not are_close(found, _norm_first(query, key, value, theta, gain, shift)),
+            "you norm the maps before you mix them. The norm comes after the mixing, and sees the mixed maps.",
+        )
+        require(
             not are_close(found, wanted(theta, before=True)),
             "you mix the *scores*, before the softmax. Re-attention mixes the maps that come out of it.",
         )
@@ -86,6 +90,13 @@ def _layer_norm_over_heads(
     mixed = torch.einsum("gh,bhqt->bqtg", theta, maps)
     normed = nn.functional.layer_norm(mixed, (len(theta),), gain, shift)
     return normed.movedim(-1, 1) @ value
+
+
+def _norm_first(query: Tensor, key: Tensor, value: Tensor, theta: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """The output with the norm before the mixing."""
+    maps = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+    normed = F.batch_norm(maps, None, None, gain, shift, training=True)
+    return torch.einsum("gh,bhqt->bgqt", theta, normed) @ value
 
 
 def _require_scale(answer: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, theta: Tensor) -> None:

@@ -71,7 +71,7 @@ def speed_table(rows: Iterable[dict]) -> str:
     Args:
         rows: as `speed.json` has them, with "recipe" (a name) and "hardware" (in words).
     """
-    head = "Recipe | Images/s | Hours on 1 | on 8 | Batch | GiB | Waiting | Measured on"
+    head = "Recipe | Images/s | Hours on 1 GPU or processor | on 8 | Batch | GiB | Waiting | Measured on"
     lines = [f"| {head} |", "|---|--:|--:|--:|--:|--:|--:|---|"]
     for row in rows:
         quartiles = ("images_per_second", "images_per_second_q1", "images_per_second_q3")

@@ -54,6 +54,18 @@ def test_page_fits_a_phone(visit: Callable, page: str) -> None:
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+CUT_OFF = """() => [...document.querySelectorAll('.cell_input pre, .cell_output div.highlight pre')]
+  .filter(code => code.clientWidth && code.scrollWidth > code.clientWidth + 1)
+  .map(code => code.textContent.split("\\n").sort((one, other) => other.length - one.length)[0])"""
+
+
+@pytest.mark.parametrize("width", [1300, 1440])
+def test_code_is_as_wide_as_its_column(visit: Callable, page: str, width: int) -> None:
+    opened = visit(page, width=width).page
+    opened.evaluate("document.fonts.ready.then(() => true)")
+    assert opened.evaluate(CUT_OFF) == []
+
+
 @pytest.mark.parametrize("name", ["book/01_vision_transformer", "book/04_re_attention", "book/appendix/model_zoo"])
 def test_names_in_tables_are_not_broken_into_letters(visit: Callable, name: str) -> None:
     opened = visit(name, width=390).page

@@ -279,7 +279,7 @@ def test_own_photograph_stays_here_and_is_read_as_the_package_reads_it(open_figu
     before = len(figure.requests)
     y, x = np.mgrid[:300, :420] / 300
     Image.fromarray(np.uint8(127 + 120 * np.sin(np.stack([9 * x, 7 * y * x, 5 * y], -1)))).save(tmp_path / "x.png")
-    figure.root.get_by_label("Your own photo… (stays here)").set_input_files(tmp_path / "x.png")
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "x.png")
     words = figure.settled()
     assert "of your picture" in words
     assert answer("plain_cifar10", read_image(tmp_path / "x.png", 32)) in words
@@ -291,10 +291,10 @@ def test_a_file_that_is_no_picture_is_refused_in_one_sentence_and_the_former_one
     (tmp_path / "notes.txt").write_text("nothing to see")
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
     figure = open_figure(kind)
-    figure.root.get_by_label("Your own photo… (stays here)").set_input_files(tmp_path / "red.png")
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "red.png")
     figure.settled()
     shown = figure.root.locator(".live-image img").get_attribute("src")
-    figure.root.get_by_label("Your own photo… (stays here)").set_input_files(tmp_path / "notes.txt")
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "notes.txt")
     told = figure.root.locator(".live-waiting", has_text="notes.txt cannot be read as a picture. Choose a JPEG")
     told.wait_for()
     assert figure.root.locator(".live-image img").get_attribute("src") == shown
@@ -307,7 +307,7 @@ def test_a_link_says_that_it_holds_no_picture_of_the_readers_own_and_the_sample_
     figure = open_figure("front")
     back = figure.root.get_by_role("button", name="Back to the sample")
     assert not back.is_visible()
-    figure.root.get_by_label("Your own photo… (stays here)").set_input_files(tmp_path / "red.png")
+    figure.root.get_by_label("Your own photo…").set_input_files(tmp_path / "red.png")
     figure.settled()
     figure.root.get_by_role("button", name="Link to this view").click()
     said = figure.root.get_by_text("your picture stays on this machine.")

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import time
 
 import jupytext
 import nbformat
@@ -250,10 +251,15 @@ def test_an_edit_changes_one_cell_id() -> None:
     assert sum(before != after for before, after in zip(ids, edited, strict=True)) == 1
 
 
-def test_setup_cell_leaves_an_installed_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_cell_leaves_an_installed_package_alone_and_says_so_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     setup = notebooks.setup_cells("https://github.com/OWNER/repository", "book/page")[1]
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("it installs what is there"))
+    start = time.perf_counter()
     exec(setup.source, {})
+    assert time.perf_counter() - start < 2
+    assert "package is here" in capsys.readouterr().out
 
 
 def test_setup_cell_holds_torch_to_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

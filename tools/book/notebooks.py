@@ -602,12 +602,14 @@ import tempfile
 from importlib.metadata import version
 
 if importlib.util.find_spec("deepvit_edu") is None:
+    print("The book's package is being installed, a minute or two.", flush=True)
     source = os.environ.get("DEEPVIT_EDU_SOURCE", "git+{url}")
     held = [name for name in ("torch", "torchvision", "numpy") if importlib.util.find_spec(name)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as constraints:
         constraints.writelines(f"{{name}}=={{version(name)}}\\n" for name in held)
     subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", source, "-c", constraints.name])
-    importlib.invalidate_caches()"""
+    importlib.invalidate_caches()
+print("The book's package is here. (The next cell loads PyTorch, some seconds.)")"""
     return [nbformat.v4.new_markdown_cell(note), code_cell(code, {"setup"})]
 
 

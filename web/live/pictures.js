@@ -130,7 +130,7 @@ deepvitLive.pictures = (() => {
     }, { once: true });
     return {
       box: picker.box, put, easel, back,
-      uploader: make("label", { class: "live-button live-upload" }, "Your own photo… (stays here)", upload),
+      uploader: make("label", { class: "live-button live-upload" }, "Your own photo…", upload),
     };
   };
 

@@ -75,6 +75,18 @@ def scale_dropped(qkv, num_heads):
     return _attention(qkv, num_heads, width=1)
 
 
+@mutant("1.2", says="one fault is left: the scores are divided by the channels of a head")
+def root_forgotten(qkv, num_heads):
+    """The scores are divided by D, not by its root."""
+    return _attention(qkv, num_heads, width=(qkv.shape[-1] // 3 // num_heads) ** 2)
+
+
+@mutant("1.2", says="the division comes after the softmax")
+def divided_too_late(qkv, num_heads):
+    """The map is divided by the root of D in the place of the scores."""
+    return _attention(qkv, num_heads, width=1) / math.sqrt(qkv.shape[-1] // 3 // num_heads)
+
+
 @mutant("1.2", says="one fault is left: the heads' channels alternate")
 def heads_alternate(qkv, num_heads):
     """Heads and channels are merged in the wrong order, (B, N, D, H)."""

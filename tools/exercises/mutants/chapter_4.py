@@ -44,6 +44,14 @@ def layer_norm_over_heads(*parts):
     return _re_attention(*parts, axes=(1,))
 
 
+@mutant("4.1", says="norm the maps before you mix them")
+def norm_before_mixing(query, key, value, theta, gain, shift):
+    """The softmax maps are normed, and mixed after that."""
+    maps = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+    normed = nn.functional.batch_norm(maps, None, None, gain, shift, training=True)
+    return torch.einsum("gh,bhqt->bgqt", theta, normed) @ value
+
+
 @mutant("4.1", says="gain and the shift")
 def no_gain(query, key, value, theta, gain, shift):
     """The norm's gain and shift are left out."""

@@ -15,6 +15,8 @@ from .measures import Axis, Centre, centre_rows, common_shape, rounding, unit_ve
 
 Part = Literal["rest", "stripes"]
 
+ROUNDING = 1e-5  # of a mean cosine in float32: exactly uniform maps have 1.0000001
+
 
 # Similarity of blocks, heads matched
 
@@ -198,10 +200,10 @@ def permutation_bound(
     means = 1.0
     for s in (similarity, similarity if other is None else other):
         square = 1 / num_heads + (1 - 1 / num_heads) * s  # |ū|²
-        if not -1e-9 <= square <= 1 + 1e-9:
+        if not -ROUNDING <= square <= 1 + ROUNDING:
             lowest = f"{-1 / (num_heads - 1):.2f} to 1" if num_heads > 1 else "no other than 1"
             raise ValueError(f"{num_heads} heads cannot have a mean cosine of {s}; it is {lowest}")
-        means *= max(square, 0.0)
+        means *= min(max(square, 0.0), 1.0)
     if threshold is None:
         return means**0.5
     if threshold <= 0:

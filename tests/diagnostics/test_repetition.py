@@ -180,6 +180,10 @@ def test_the_bound_at_its_ends(one, other, bound):
     assert permutation_bound(5, one, other) == pytest.approx(bound)
 
 
+def test_a_cosine_that_rounding_put_above_one_is_one():
+    assert permutation_bound(5, 1.0000001192) == 1
+
+
 def test_no_numbering_at_random_beats_the_bound_and_its_deviation_is_as_said():
     # Every numbering of four heads, tried: two blocks with the same set of sharp maps, each with maps of its own added.
     shared = random_maps(layers=1, images=2, sharpness=3)[0]

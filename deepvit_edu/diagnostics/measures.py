@@ -102,8 +102,9 @@ def query_independence(maps: Sequence[Tensor]) -> Tensor:
 
     Rows are centred. Each column's mean is then what every query gives to that token; the rest is how queries differ.
     It is a ratio of sums over images, and includes the class token's row and column. N² independent numbers
-    have 1/N in expectation. New weights have 0.5 to 1, since untrained queries are similar: read it as the excess over
-    those, and beside `distance_from_uniform`, since stripes may be faint.
+    have 1/N in expectation. New weights have much more, up to 1, since untrained queries are similar;
+    how much depends on the network and the size of its weights. So read it as the excess over those, and beside
+    `distance_from_uniform`, since stripes may be faint.
 
     Args:
         maps: L maps (B, H, N, N).

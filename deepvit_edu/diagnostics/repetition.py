@@ -29,8 +29,9 @@ def repetition(maps: Sequence[Tensor], part: Part = "rest", gap: int = 1) -> Ten
     was matched by chance on some images scores nothing on others.
 
     Compare it with new weights on the same images: there the best of H! matchings of fixed random functions already
-    scores 0.1 to 0.4, on other images, too. Compare it also with blocks far apart (`unrelated_repetition`), to see
-    whether neighbours are special. Other images are not a null, since a block may do the same on all of them.
+    scores some 0.1 to 0.4, on other images, too, by the number of heads and the size of the weights. Compare it also
+    with blocks far apart (`unrelated_repetition`), to see whether neighbours are special. Other images are not a null,
+    since a block may do the same on all of them.
 
     Args:
         maps: L maps (B, H, N, N), of two images or more.

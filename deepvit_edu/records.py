@@ -104,11 +104,16 @@ def _evaluated_by_images(record: Record) -> bool:
 def images_until(record: Record, accuracy: float) -> int | None:
     """After how many training images the test accuracy (a fraction) was first reached; None if it never was.
 
-    It is as fine as the evaluations are. Records from before the curve of images count in epochs.
+    It is as fine as the evaluations are.
     """
+    evaluations = zip(images_seen(record), record["curves"]["test_accuracy"], strict=True)
+    return next((images for images, reached in evaluations if reached >= accuracy), None)
+
+
+def images_seen(record: Record) -> list[int]:
+    """After how many training images each evaluation took place; records that have no such curve count in epochs."""
     curves = record["curves"]
-    images = curves.get("images", [epoch * record["train_images"] for epoch in curves.get("epoch", [])])
-    return next((n for n, reached in zip(images, curves["test_accuracy"], strict=True) if reached >= accuracy), None)
+    return curves.get("images", [epoch * record["train_images"] for epoch in curves.get("epoch", [])])
 
 
 def save_record(record: Record, path: str | Path) -> Path:

@@ -249,21 +249,30 @@ def resume(folder: Path) -> None:
 
 
 def status(path: Path, folder: Path, workers: int = 2) -> list[tuple[str, ...]]:
-    """One row for each plan, with a header: runs made, missing, and hours left where a pace is known."""
+    """One row for each plan, with a header: runs made, missing, and hours left.
+
+    A run's hours are known from the pace of one like it; where some are not, there are as many hours "and more".
+    """
     plans = [load_plan(path.parent / f"{entry.plan}.yml", entry.section) for entry in read_campaign(path)]
     pace = _paces(plans, folder)
-    rows, total = [("plan", "runs", "missing", "hours left")], 0.0
+    rows, of_all = [("plan", "runs", "missing", "hours left")], []
     for plan in plans:
         missing = missing_jobs(plan, folder)
         seconds = [_seconds(plan, job, pace) for job in missing]
         count = len(missing) + sum(
             outcome(plan, Job(arm, seed), folder) is not None for arm in plan.arms for seed in plan.seeds
         )
-        known = None not in seconds
-        hours = sum(seconds) / 3600 / workers if known else None
-        total += hours or 0.0
-        rows.append((plan.name, str(count), str(len(missing)), f"{hours:.1f}" if known else "no pace is known yet"))
-    return [*rows, ("all", "", "", f"{total:.1f}")]
+        of_all += seconds
+        rows.append((plan.name, str(count), str(len(missing)), _hours(seconds, workers)))
+    return [*rows, ("all", "", str(len(of_all)), _hours(of_all, workers))]
+
+
+def _hours(seconds: list[float | None], workers: int) -> str:
+    """How long runs take side by side, in words; None is a run whose pace is not known."""
+    known = [each for each in seconds if each is not None]
+    if seconds and not known:
+        return "no pace is known yet"
+    return f"{sum(known) / 3600 / workers:.1f}" + " and more" * (len(known) < len(seconds))
 
 
 def _paces(plans: list[Plan], folder: Path) -> dict[tuple, float]:

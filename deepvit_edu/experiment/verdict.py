@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit  # scipy.stats has them too, and takes seconds to import
 
 from ..diagnostics import effects_by_block
-from ..records import Record
+from ..records import Record, images_seen, images_until
 from ..words import align, minus
 from .plan import ANNOTATOR, Contrast, Job, Plan, arm_data
 from .results import missing_jobs, open_questions, outcome, record_path, tuned_rate
@@ -182,6 +182,32 @@ def arms_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
         loss = mean_and_deviation([run["train_loss"] for run in runs.values()], 3)
         rows.append((arm, accuracy, loss, f"{len(runs)} of {len(plan.seeds)}", shown, parameters))
     return rows
+
+
+def speed_table(plan: Plan, folder: Path, levels: Sequence[float]) -> list[tuple[str, ...]]:
+    """One row per arm that has runs, with a header: thousands of images until a test accuracy was first reached.
+
+    Each cell is the median over seeds and how many of them got there. A run that never did is censored: it counts as
+    later than all its images, so the median is "> 120" where half of the runs or more did not.
+
+    Args:
+        plan: whose runs were evaluated after a number of images.
+        folder: of the records.
+        levels: accuracies, as fractions.
+    """
+    rows = [("arm", *(f"{level:.0%}" for level in levels))]
+    for arm, runs in results_of(plan, folder).items():
+        if runs:
+            rows.append((arm, *(_median_until(list(runs.values()), level) for level in levels)))
+    return rows
+
+
+def _median_until(runs: list[Record], level: float) -> str:
+    reached = sorted(images for run in runs if (images := images_until(run, level)) is not None)
+    middle = (len(runs) - 1) // 2
+    last = max(images_seen(run)[-1] for run in runs)
+    said = f"{reached[middle] / 1000:g}" if middle < len(reached) else f"> {last / 1000:g}"
+    return f"{said} ({len(reached)} of {len(runs)})"
 
 
 def mean_and_deviation(values: list[float], digits: int) -> str:

@@ -53,6 +53,13 @@ def test_each_rate_that_is_tried_may_be_claimed_by_itself(tmp_path):
     assert len(under_way) == len(plan.arms) * len(TUNING["learning_rates"])
 
 
+def test_hours_left_are_never_told_without_the_runs_whose_pace_is_unknown():
+    assert campaign._hours([], 2) == "0.0"
+    assert campaign._hours([3600.0, 7200.0], 2) == "1.5"
+    assert campaign._hours([3600.0, None], 2) == "0.5 and more"
+    assert campaign._hours([None], 2) == "no pace is known yet"
+
+
 @pytest.mark.slow
 def test_everything_that_is_missing_is_run_by_the_code_of_the_commit(repository, monkeypatch):
     monkeypatch.setattr(campaign, "LOOK_SECONDS", 0.2)
@@ -67,7 +74,7 @@ def test_everything_that_is_missing_is_run_by_the_code_of_the_commit(repository,
     assert campaign.status(path, folder)[1:] == [
         ("first", "4", "0", "0.0"),
         ("second", "1", "0", "0.0"),
-        ("all", "", "", "0.0"),
+        ("all", "", "0", "0.0"),
     ]
     assert "label_maps_hash" in load_record(folder / "second/full/taught_s5.json")
     assert git(repository, "log", "--format=%s") == "plans"  # it commits nothing

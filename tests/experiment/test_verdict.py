@@ -16,6 +16,7 @@ from deepvit_edu.experiment.verdict import (
     measured_maps,
     results_of,
     similarity_table,
+    speed_table,
 )
 
 from .plans import TINY_PLAN, fill, write_plan
@@ -189,3 +190,11 @@ def test_the_effect_stands_beside_the_name(tmp_path, template):
     fill(plan, tmp_path, template, lambda arm, seed: 0.5)
     assert contrasts_table(plan, tmp_path)[0][:2] == ("contrast", "effect and interval")
     assert arms_table(plan, tmp_path)[0][:2] == ("arm", "test accuracy, %")
+
+
+def test_a_run_that_never_reached_an_accuracy_counts_as_later_than_its_last_image(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path, seeds=[0, 1, 2]))
+    fill(plan, tmp_path, template, lambda arm, seed: [0.6, 0.8, 0.2][seed] if arm == "plain" else None)
+    header, *rows = speed_table(plan, tmp_path, [0.5, 0.7, 0.9])
+    assert header == ("arm", "50%", "70%", "90%")
+    assert rows == [("plain", "0.04 (2 of 3)", "> 0.08 (1 of 3)", "> 0.08 (0 of 3)")]

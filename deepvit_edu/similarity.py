@@ -43,6 +43,8 @@ MEASURES = {
     "distance_from_uniform": "distance from the uniform map",
 }
 """The measures that are compared with new weights, and what a picture calls them."""
+UNRELATED = ("repetition_unrelated", "repetition_stripes_unrelated")
+"""Of blocks four or more apart, which are not neighbours: the other thing to compare neighbours with."""
 PICTURES = (".png", ".svg", ".pdf")
 """The kinds of picture that a report is drawn as."""
 OWN_PREDICTIONS = "the model's own predictions"
@@ -297,9 +299,9 @@ def measure_similarity(
         number, and "adjacent_bound" of `permutation_bound`, the most that it can be in expectation; "adjacent_new" with
         new weights (seed 0); "heads", "between_images" and "entropy" as for `collapse_report`; and each of MEASURES,
         also with "_excess" (less the mean of the new weights) and "_deviation" (theirs), the pairs of blocks at the
-        later one. None where there is nothing to compare. Beside these "aliveness", "least_harmful" and "map_matters"
-        as for `measure_model`, "blocks_replaced" and "labels" (where they are from), which a model without classes does
-        not have; "model" and "images".
+        later one. None where there is nothing to compare. Beside these UNRELATED; "aliveness", "least_harmful" and
+        "map_matters" as for `measure_model`, "blocks_replaced" and "labels" (where they are from), which a model
+        without classes does not have; "model" and "images".
 
     Raises:
         ValueError: for fewer than two images, or a model whose maps cannot be found.
@@ -327,6 +329,7 @@ def measure_similarity(
             "rows": [{"block": block, **row} for block, row in enumerate(rows)],
             "which": which,
             "new_models": len(new),
+            **{key: excess[key] for key in UNRELATED},
             **_measure_deep_half(subject, images, inputs),
             "model": _about_model(subject, heads),
             "images": {"name": images.name, "count": len(images), "side": images.img_size, "hash": images.hash()},
@@ -381,9 +384,29 @@ def report_text(report: dict[str, Any]) -> str:
         align([header, *rows]),
         "matched: cosine with the block before, heads matched on other images; same number: heads of one number, "
         "and the most that these can reach; heads: of one block",
+        *_why_empty(report["rows"]),
         *verdicts(report),
     ]
     return "\n".join(lines)
+
+
+def _why_empty(rows: list[dict[str, Any]]) -> list[str]:
+    """Why cells of the table are empty, where some are that need not be."""
+    empty = [row["block"] for row in rows if row["query_independence"] is None]
+    pairs = [row["block"] for row in rows[1:] if row["repetition"] is None]
+    said = []
+    if empty:
+        said.append(f"–: the maps of {_blocks(empty)} are uniform, up to rounding, so no variance is left to explain")
+    if pairs := [block for block in pairs if block not in empty]:
+        said.append(
+            f"–: at {_blocks(pairs)} a map of the pair is the same row for every query, up to rounding, so nothing is "
+            "left to match"
+        )
+    return said
+
+
+def _blocks(numbers: list[int]) -> str:
+    return f"block{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -408,6 +431,10 @@ def verdicts(report: dict[str, Any]) -> list[str]:
         than = "more" if mean > 0 else "less"
         told = f"Neighbouring blocks are on average {abs(mean):.3f} {than} similar than with new weights"
         sentences.append(f"{told}{_scatter(report['rows'])}.")
+    if (apart := report.get("repetition_unrelated")) is not None:
+        found = [row["repetition"] for row in report["rows"] if row["repetition"] is not None]
+        near = f"{sum(found) / len(found):.3f}" if found else "not comparable"
+        sentences.append(f"Heads matched, neighbours are {near} similar, blocks four or more apart {apart:.3f}.")
     if "least_harmful" not in report:
         return [*sentences, "The model has no classes, so no loss says whether it needs its maps."]
     cheapest = report["least_harmful"]

@@ -133,6 +133,35 @@ def test_table_and_picture_show_the_model_beside_new_weights(run_folder, capsys)
     assert (run_folder / "maps.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_neighbours_are_told_beside_blocks_far_apart(run_folder, capsys):
+    deep = create_model("cifar_vit_4x64", depth=6, patch_size=8, num_classes=10)
+    save_model(
+        deep, "deep/model.safetensors", name="deep", dataset="shapes", classes=data.load("shapes", "test").classes
+    )
+    report = measured(["deep"])
+    assert -1 <= report["repetition_unrelated"] <= 1
+    near = np.mean([row["repetition"] for row in report["rows"][1:]])
+    told = f"neighbours are {near:.3f} similar, blocks four or more apart {report['repetition_unrelated']:.3f}."
+    assert told in capsys.readouterr().out
+    shallow = measured(["run"])  # no two of its four blocks
+    assert shallow["repetition_unrelated"] is None
+    assert "four or more apart" not in capsys.readouterr().out
+
+
+def test_an_empty_cell_has_its_reason(run_folder, capsys):
+    model = create_model("cifar_vit_4x64", depth=4, patch_size=8, num_classes=10)
+    with torch.no_grad():
+        model.blocks[2].attn.qkv.weight[:64] = 0  # no queries: all scores are equal, so its maps are uniform
+        model.blocks[2].attn.qkv.bias[:64] = 0
+    save_model(
+        model, "flat/model.safetensors", name="flat", dataset="shapes", classes=data.load("shapes", "test").classes
+    )
+    assert measured(["flat"])["rows"][2]["query_independence"] is None
+    out = capsys.readouterr().out
+    assert "–: the maps of block 2 are uniform, up to rounding, so no variance is left to explain" in out
+    assert "–: at block 3 a map of the pair is the same row for every query" in out
+
+
 def report_with(effect: tuple[float, float], matters: bool | None) -> dict:
     return {
         "rows": [{"repetition_excess": value} for value in (None, 0.1, 0.3)],

@@ -317,6 +317,29 @@ def describe_maps(maps: dict[str, float] | None) -> str:
     return minus(text).replace("+nan", "not measured").replace("nan", "not measured")
 
 
+def maps_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
+    """One row per arm whose maps were measured, with a header: what `measured_maps` has, and what the maps are worth.
+
+    The worth is the loss, in nats, that the least harmful replacement of all maps of the deep half costs: mean and
+    deviation over the runs. Columns of likeness are above new weights.
+    """
+    header = ("arm", "repetition", "of stripes", "query-independence", "worth of the deep maps, nats", "they matter in")
+    rows = [header]
+    for arm, runs in results_of(plan, folder).items():
+        maps = measured_maps(runs.values())
+        if maps is None:
+            continue
+        measured = [run["diagnostics"] for run in runs.values() if "map_matters" in run.get("diagnostics", {})]
+        worth = [found["aliveness"][found["least_harmful"]]["loss"][0] for found in measured]
+        names = ("repetition_excess", "repetition_stripes_excess", "query_independence_excess")
+        likeness = ["–" if math.isnan(maps[name]) else f"{maps[name]:+.2f}" for name in names]
+        matter = f"{maps['alive']} of {maps['runs']}"
+        if undecided := maps["runs"] - maps["alive"] - maps["idle"]:
+            matter += f" ({undecided} undecided)"
+        rows.append((arm, *likeness, mean_and_deviation(worth, 3), matter))
+    return rows
+
+
 def waiting_text(plan: Plan, folder: Path, missing: list[Job]) -> str:
     """What is missing of a plan: runs of its own, then those that failed and those that another plan has to make."""
     sentences = [f"missing: {len(missing)} runs, first {missing[0].name}"] if missing else []

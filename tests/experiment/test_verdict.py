@@ -11,6 +11,7 @@ from deepvit_edu.experiment.verdict import (
     effect_of,
     format_effect,
     holm,
+    maps_table,
     mean_and_deviation,
     mean_interventions,
     measured_maps,
@@ -148,6 +149,18 @@ def test_maps_are_described_by_the_measures_of_the_runs_that_have_them(tmp_path,
         "matter in 1 of 3 runs, and do not in 1"
     )
     assert describe_maps(None) == "whether its maps repeat, and are used, was not measured"
+
+
+def test_what_deep_maps_are_worth_is_the_cost_of_the_least_harmful_replacement(tmp_path, template):
+    plan = load_plan(write_plan(tmp_path, seeds=[0, 1]))
+    assert len(maps_table(plan, tmp_path)) == 1  # a header
+    worth = {
+        "aliveness": {"uniform": {"loss": [0.25, 0.01]}, "none": {"loss": [0.5, 0.01]}},
+        "least_harmful": "uniform",
+    }
+    fill(plan, tmp_path, {**template, "diagnostics": {**MAPS, **worth, "map_matters": None}}, lambda arm, seed: 0.5)
+    _, plain, _ = maps_table(plan, tmp_path)
+    assert plain == ("plain", "+0.12", "–", "+0.25", "0.250 ± 0.000", "0 of 2 (2 undecided)")
 
 
 def test_mean_and_deviation():

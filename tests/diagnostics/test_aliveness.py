@@ -33,6 +33,22 @@ def test_the_trained_network_that_works_with_its_deep_attention_is_alive(shapes)
     assert all(effect["accuracy"][0] < 0 for effect in effects.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("remedy", "alive"), [("plain", False), ("layerscale", True)])
+def test_all_test_images_say_the_same_with_a_smaller_error(remedy, alive):
+    drawn = data.load("shapes", "test")
+    assert len(drawn) >= 2000
+    effects = aliveness(load_specimen(remedy), drawn.normalise(drawn.images), drawn.labels)
+    assert map_matters(effects) is alive
+    cost, error = effects["uniform"]["loss"]
+    if alive:
+        assert cost > 0.02
+        assert 3 * error < cost
+    else:
+        assert abs(cost) < 0.004
+        assert error < 0.002
+
+
 def test_an_untrained_network_is_not_alive(shapes):
     assert map_matters(aliveness(at_initialisation(load_specimen("layerscale")), *shapes)) is False
 

@@ -34,6 +34,7 @@ def test_the_trained_network_that_works_with_its_deep_attention_is_alive(shapes)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("remedy", "alive"), [("plain", False), ("layerscale", True)])
 def test_all_test_images_say_the_same_with_a_smaller_error(remedy, alive):
     drawn = data.load("shapes", "test")

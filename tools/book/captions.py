@@ -70,7 +70,8 @@ def drop_caption() -> str:
     left = (FIRST * work(TOKENS) + (BLOCKS - FIRST) * work(KEPT)) / (BLOCKS * work(TOKENS))
     return (
         f"Patches are dropped on the way through {BLOCKS} blocks. As it opens, it is set so that {KEPT - 1} of "
-        f"{TOKENS - 1} stay from block {FIRST} on, those that the class token looks at most, and {left:.0%} of the multiplications."
+        f"{TOKENS - 1} stay from block {FIRST} on, those that the class token looks at most, and {left:.0%} of the "
+        "multiplications."
     )
 
 

@@ -6,6 +6,7 @@ calls give ipywidgets. `explore` gives ipywidgets in every notebook with a kerne
 """
 
 import base64
+import html
 import json
 import sys
 import uuid
@@ -32,6 +33,7 @@ from .data import ImageSet
 from .diagnostics import INTERVENTIONS, attention_blocks, intervene, record_attention, similarity_matrices
 from .diagnostics.measures import Centre
 from .figure_data import html_table
+from .words import minus
 
 IMAGES, LAYERS, EPOCHS = 3, 8, 21  # the most of each that are recorded, to keep a page small
 LEVELS = 63  # a weight is kept as one of 63 steps on either side of zero: finer than the eye sees
@@ -242,7 +244,8 @@ def attention_html(recording: AttentionRecording) -> str:
     }
     view = _first_view(recording)
     fig, alt = draw_attention(recording, **view)
-    return _page("What does a patch attend to?", payload, fig, alt, [_attention_table(recording, view)])
+    caption = f"As it opens: {alt[0].lower()}{alt[1:]}"
+    return _page("What does a patch attend to?", payload, fig, alt, [_attention_table(recording, view)], caption)
 
 
 def collapse_html(recording: CollapseRecording) -> str:
@@ -263,7 +266,14 @@ def collapse_html(recording: CollapseRecording) -> str:
     }
     fig, alt = draw_collapse(recording)
     tables = [_similarity_table(recording), _interventions_table(recording)]
-    return _page("How alike are the maps of two blocks?", payload, fig, alt, tables)
+    means = [
+        f"{TITLES.get(name, name)} {_neighbours(found['row'][-1]):.2f}" for name, found in recording.similarity.items()
+    ]
+    caption = (
+        f"The maps of every two blocks, for networks trained on {recording.data}. After epoch {recording.epochs[-1]} "
+        f"the mean cosine of neighbouring blocks ({MEASURES['row']}) is: {', '.join(means)}."
+    )
+    return _page("How alike are the maps of two blocks?", payload, fig, alt, tables, caption)
 
 
 def _effects(rows: list[dict[str, Any]], depth: int) -> list[list[list[float] | None]]:
@@ -290,7 +300,8 @@ def pack(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()
 
 
-def _page(title: str, payload: dict[str, Any], fig: Figure, alt: str, tables: list[str]) -> str:
+def _page(title: str, payload: dict[str, Any], fig: Figure, alt: str, tables: list[str], caption: str) -> str:
+    # The outer figure has the caption, which stays when the script takes the picture away; the book numbers it.
     # A page may hold several explorers, and one that was run twice: no two have one id.
     name = f"explorer-{uuid.uuid4().hex[:8]}"
     packed = json.dumps(payload).replace("<", "\\u003c")  # nothing in it can end the script
@@ -298,12 +309,14 @@ def _page(title: str, payload: dict[str, Any], fig: Figure, alt: str, tables: li
         f'<div class="explorer-scroll" tabindex="0" role="group" aria-label="Table">{t}</div>' for t in tables
     )
     return (
+        '<figure class="book-figure explorer-figure">'
         f'<div class="deepvit-explorer" id="{name}"><style>{_asset("explorer.css")}</style>'
         f'<p class="explorer-title">{title}</p>'
         f'<div class="explorer-plain">{plot.figure_html(fig, alt)}</div><div class="explorer-live" hidden></div>'
         f"<details><summary>The numbers as a table</summary>{scroll}</details>"
         f'<script type="application/json">{packed}</script>'
         f'<script>{_asset("explorer.js")}\ndeepvitExplorer("{name}");</script></div>'
+        f"<figcaption>{html.escape(minus(caption))}</figcaption></figure>"
     )
 
 

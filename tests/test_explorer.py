@@ -179,6 +179,7 @@ def test_text_and_table_name_the_largest_weight_and_its_place(recording):
     text = soup.svg["aria-label"]
     assert "block 5, head 0, from row 3, column 3" in text
     assert "plain, 0.500 at row 4, column 1; Re-attention, −0.750 at the class token" in text
+    assert soup.figcaption.string == f"As it opens: a{text[1:]}"
     assert [cell.string for cell in soup.select("tbody tr")[1].find_all("td")] == [
         "0.500 at row 4, column 1",
         "−0.750 at the class token",
@@ -189,6 +190,7 @@ def test_collapse_tables_hold_the_means(specimens, undrawn):
     soup = BeautifulSoup(explorer.collapse_explorer("cifar10", ["plain"]).data, "html.parser")
     cells = {row.th.string: [cell.string for cell in row.find_all("td")] for row in soup.select("tbody tr")}
     assert cells["plain, same image, rows centred"] == ["−0.500", "0.500"]
+    assert "the mean cosine of neighbouring blocks (same image, rows centred) is: plain 0.50." in soup.figcaption.string
     assert cells["the map of the block before"] == ["loss +1.750, accuracy −12.5"]
     assert cells["the uniform map"] == ["loss +1.250, accuracy −12.5"]
 

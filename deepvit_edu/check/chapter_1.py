@@ -218,6 +218,11 @@ def sharpened(answer: Callable[[nn.Module, float], nn.Module]) -> None:
     changed = answer(given, 3.0)
     require(isinstance(changed, nn.Module), f"return a model, not a {type(changed).__name__}.")
     untouched = are_close(_recorded(given, images), _recorded(model, images))
+    swapped = not untouched and are_close(_recorded(changed, images), _recorded(model, images))
+    require(
+        not swapped,
+        "you return an untouched copy, and have changed the model that was given. Go through the blocks of the copy.",
+    )
     message = "the model that was given has changed, too: the next factor would come on top of this one. Return a copy."
     require(untouched, message)
     _require_factor(_recorded(changed, images), model, images, 3.0)
@@ -225,7 +230,8 @@ def sharpened(answer: Callable[[nn.Module, float], nn.Module]) -> None:
     flat = _recorded(answer(deepcopy(model), 0.0), images)
     require(
         are_close(flat, torch.full_like(flat, 1 / flat.shape[-1])),
-        "with the factor 0, all probabilities should be equal.",
+        "with the factor 0, all scores are 0, so all probabilities should be equal; yours are not. Does your code "
+        "treat 0 as if no factor were given?",
     )
 
 
@@ -234,7 +240,8 @@ def _recorded(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _require_factor(found: Tensor, model: VisionTransformer, images: Tensor, factor: float) -> None:
-    blocks, head_dim = len(model.blocks), model.config.embed_dim // model.config.num_heads
+    blocks, heads = len(model.blocks), model.config.num_heads
+    head_dim = model.config.embed_dim // heads
 
     def maps(*factors: float) -> Tensor:
         return _written_out(model, images, factors * blocks if len(factors) == 1 else factors)
@@ -252,6 +259,25 @@ def _require_factor(found: Tensor, model: VisionTransformer, images: Tensor, fac
         not are_close(found[0], maps(factor**2)[0], 1e-3),
         "the scores are multiplied by the factor's square. Does it enter through the queries and the keys?",
     )
+    for multiple, message in (
+        (factor**0.5, "the scores are multiplied by the root of the factor. Multiply them by the factor itself."),
+        (
+            1 + factor * sqrt(head_dim),
+            "the factor is *added* to the scale of the scores. Multiply the scale by it.",
+        ),
+        (
+            factor / sqrt(heads),
+            "the scale was made anew, with the root of all channels of a token; a head has C / H of them. Multiply the "
+            "scale that is there.",
+        ),
+        (factor**blocks, f"the factor comes in {blocks} times, once for each block. Multiply each block's scale once."),
+    ):
+        require(not are_close(found[0], maps(multiple)[0], 1e-3), message)
+    piled_up = maps(*(factor ** (block + 1) for block in range(blocks)))
+    require(
+        not are_close(found, piled_up, 1e-3),
+        "the factor piles up: the second block has it twice, the third three times. Start from each block's own scale.",
+    )
     for factors in product((1.0, factor), repeat=blocks):
         some = len(set(factors)) > 1 and are_close(found, maps(*factors), 1e-3)
         require(not some, "some blocks still have their old maps. Every block has an attention of its own.")
@@ -267,8 +293,26 @@ def _require_factor(found: Tensor, model: VisionTransformer, images: Tensor, fac
     )
     sums = are_close(found.sum(dim=-1), torch.ones(found.shape[:-1]), 1e-3)
     require(sums, "the probabilities of a query no longer sum to 1: multiply the scores, before the softmax.")
-    message = f"with the factor {factor}, the maps differ from the softmax of the scores times {factor}."
-    require(are_close(found, maps(factor), 1e-3), message)
+    if are_close(found, maps(factor), 1e-3):
+        return
+    multiple = _multiple(found[0], maps(1.0)[0])
+    require(
+        not are_close(found[0], maps(multiple)[0], 1e-3),
+        f"with the factor {factor}, the first block's scores are multiplied by {multiple:.2f}. Multiply each block's "
+        f"scale by {factor}, once.",
+    )
+    require(
+        False,
+        f"with the factor {factor}, the first block's map is not the softmax of its scores times any number: leave all "
+        "else as it is, and multiply the scores alone.",
+    )
+
+
+def _multiple(found: Tensor, base: Tensor) -> float:
+    """The number by which the scores behind a map (..., n, n) seem to be multiplied, beside the map as it was."""
+    x, y = (attn.clamp_min(1e-30).log() for attn in (base, found))
+    x, y = x - x.mean(dim=-1, keepdim=True), y - y.mean(dim=-1, keepdim=True)
+    return ((x * y).sum() / (x * x).sum()).item()
 
 
 def _weights_only(model: VisionTransformer, images: Tensor, factor: float) -> Tensor:

@@ -21,6 +21,7 @@ from deepvit_edu.diagnostics import record_attention
 from deepvit_edu.diagnostics.interventions import changes_by_image, replaced_logits
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.zoo import copy_shared_weights
+from tools.book.captions import live_caption
 from tools.book.live import (
     FIRST,
     FOLDER,
@@ -623,7 +624,6 @@ def test_without_scripts_the_first_view_is_a_picture_with_words(browser, site):
     page.goto((site / "plain.html").as_uri())
     assert page.locator("img").bounding_box()["width"] > 300
     assert "row 2, column 3. Block 12 looks most: plain, to row" in page.locator("img").get_attribute("alt")
-    assert "Recorded when the book was built" in page.locator("figcaption").inner_text()
     context.close()
     assert with_first_view("<p>live-networks</p>", "x", "y") == "<p>live-networks</p>"
 
@@ -635,6 +635,31 @@ def test_the_first_view_is_reddest_where_a_block_looks_most():
     block, patch = np.unravel_index(rows.argmax(), rows.shape)
     y, x = 68 * (block // 6) + 16 * (patch // 4) + 8, 68 * (block % 6) + 16 * (patch % 4) + 8
     assert pixels[y, x, 0] - pixels[y, x, 2] > 100
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_caption_says_what_the_figure_opens_with(open_figure, name):
+    caption = live_caption(KINDS[name].split()[0])
+    numbers = re.findall(r"\d+\.\d\d|\d+ windows|\d+ of \d+|\d+%", caption)  # and no setting
+    figure = open_figure(name)
+    if name == "drop":
+        figure.root.get_by_role("button", name="Drop them").press("Enter")
+    figure.settled()
+    if name == "query":
+        figure.root.get_by_role("slider", name="Its length").fill("1.5")
+        shown = figure.words()
+        figure.root.get_by_role("slider", name="Its length").fill("3")
+        shown += figure.words()
+    else:
+        shown = (figure.root.inner_text() + figure.words()).replace("\u00a0%", "%")
+    assert numbers
+    if not name.startswith(("front", "whole")):  # those numbers are of the first view, tested above
+        assert [each for each in numbers if each not in shown] == []
+
+
+def test_a_live_figure_without_a_caption_is_an_error():
+    with pytest.raises(KeyError):
+        live_caption("live-nothing")
 
 
 @pytest.mark.parametrize("name", KINDS)

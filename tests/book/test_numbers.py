@@ -15,7 +15,7 @@ from tools.contents import notebook_pages
 
 Reader = Callable[[str], BeautifulSoup]
 CONFIG = """
-extensions = ["myst_nb", "tools.book.numbers"]
+extensions = ["myst_nb", "sphinx_design", "tools.book.numbers"]
 nb_execution_mode, numfig, numfig_format = "off", True, {"figure": "Figure %s"}
 """
 PAGE = """# Page
@@ -29,15 +29,22 @@ In {numref}`fig:second` and {numref}`fig:drawn`.
 A drawing.
 ```
 """
+LIVE = "```{div} live-figure live-split\nIt needs JavaScript.\n```"
 
 
 def figure(**options: str) -> str:
     return plot.figure_html(plot.figure()[0], "two empty axes", **options)
 
 
+def explorer() -> str:
+    """As `deepvit_edu.explorer` writes one: the picture within is for readers without scripts."""
+    inner = f'<div class="deepvit-explorer" id="explorer-1">{figure()}</div>'
+    return f'<figure class="book-figure explorer-figure">{inner}<figcaption>Choose.</figcaption></figure>'
+
+
 @pytest.fixture(scope="module")
 def small_page(tmp_path_factory: pytest.TempPathFactory) -> BeautifulSoup:
-    """A numbered page that is built: a drawing between the figures of two cells, and one figure without a caption."""
+    """A numbered page that is built: a drawing, figures of cells, one of them without a caption, and what moves."""
     from sphinx.cmd.build import build_main
 
     source, built = tmp_path_factory.mktemp("book"), tmp_path_factory.mktemp("built") / "html"
@@ -45,9 +52,10 @@ def small_page(tmp_path_factory: pytest.TempPathFactory) -> BeautifulSoup:
     (source / "index.md").write_text("# Book\n\n```{toctree}\n:numbered:\n\npage\n```\n")
     (source / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"/>')
     cells = [nbformat.v4.new_markdown_cell(PAGE)]
-    for shown in (figure(caption="A < B.", name="fig:second"), figure(caption="Third."), figure()):
+    for shown in (figure(caption="A < B.", name="fig:second"), figure(caption="Third."), figure(), explorer()):
         output = nbformat.v4.new_output("display_data", {"text/html": shown, "text/plain": "a figure"})
         cells.append(nbformat.v4.new_code_cell("draw()", outputs=[output], execution_count=1))
+    cells.append(nbformat.v4.new_markdown_cell(LIVE))
     language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=language), source / "page.ipynb")
     assert build_main(["-q", "-W", "-b", "html", str(source), str(built)]) == 0
@@ -56,9 +64,20 @@ def small_page(tmp_path_factory: pytest.TempPathFactory) -> BeautifulSoup:
 
 def test_figures_of_cells_and_drawings_are_counted_together(small_page: BeautifulSoup) -> None:
     numbers = [number.get_text() for number in small_page.select("figcaption .caption-number")]
-    assert numbers == ["Figure 1.1 ", "Figure 1.2 ", "Figure 1.3 ", "Figure 1.4 "]
+    assert numbers == [f"Figure 1.{number} " for number in range(1, 7)]
     captions = [caption.get_text() for caption in small_page.select(".book-figure figcaption")]
-    assert captions == ["Figure 1.2 A < B.#", "Figure 1.3 Third.#", "Figure 1.4 #"]
+    assert captions == ["Figure 1.2 A < B.#", "Figure 1.3 Third.#", "Figure 1.4 #", "Figure 1.5 Choose.#"]
+
+
+def test_live_figures_and_explorers_are_numbered_with_captions(small_page: BeautifulSoup) -> None:
+    assert small_page.select_one(".explorer-figure")["id"] == "figure-1-5"
+    assert small_page.select_one(".deepvit-explorer")["id"] == "explorer-1"  # by which its script finds it
+    live = small_page.select_one("figure#live-split")
+    assert live.select_one(".live-figure").get_text(strip=True) == "It needs JavaScript."
+    assert len(small_page.select(".live-split")) == 1  # its script starts it once
+    assert live.figcaption.get_text(strip=True).startswith(
+        "Figure 1.6Which windows hold a pixel. As it opens, windows of 4"
+    )
 
 
 def test_text_names_the_figure_of_a_cell(small_page: BeautifulSoup) -> None:
@@ -67,8 +86,8 @@ def test_text_names_the_figure_of_a_cell(small_page: BeautifulSoup) -> None:
 
 
 def test_every_figure_is_an_anchor_once(small_page: BeautifulSoup) -> None:
-    anchors = [shown["id"] for shown in small_page.select(".book-figure")]
-    assert anchors == ["fig-second", "figure-1-3", "figure-1-4"]
+    anchors = [shown["id"] for shown in small_page.select(".book-figure:not(.deepvit-explorer *)")]
+    assert anchors == ["fig-second", "figure-1-3", "figure-1-4", "figure-1-5"]
     for anchor in anchors:
         assert len(small_page.find_all(id=anchor)) == 1
         assert small_page.select_one(f"[id={anchor}] a.headerlink")["href"] == f"#{anchor}"

@@ -143,6 +143,16 @@ def test_figures_of_cells_count_as_the_book_counts_them() -> None:
     assert text.endswith("see Figure 2, Figure 3")
 
 
+def test_live_figures_and_explorers_count_as_figures() -> None:
+    live = "```{div} live-figure live-query\nIn the built book something moves.\n```\n\n"
+    cell = '```{code-cell} ipython3\nexplorer.attention_explorer(data="shapes")\n```\n\n'
+    drawing = "```{figure} ../README.md\n:name: fig:c\n:alt: A tree\n\nText.\n```\n\nsee {numref}`fig:c`"
+    text = markdown(live + cell + drawing)
+    assert text.startswith("**Figure 1.** In the built book something moves.")
+    assert "**Figure 3.** Text." in text
+    assert text.endswith("see Figure 3")
+
+
 def test_drawing_travels_in_the_notebook() -> None:
     figure = "```{figure} drawings/vit.svg\n:name: fig:vit\n:alt: A model\n\nThe caption.\n```"
     book = Book("https://github.com/OWNER/repository")

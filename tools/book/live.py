@@ -40,6 +40,7 @@ FOLDER = "_static/live"
 PHOTO, PHOTO_FILE, PHOTO_TITLE = "grace_hopper.jpg", "photo.webp", "photograph of Grace Hopper"
 SEEN, SHOWN = 32, 192  # pixels along a side: for the networks, and for the reader
 START = ("plain_cifar10", "re_cifar10")
+MIDDLE = 12  # the block that words are about
 QUERY = 7  # the token that the figure starts with: Grace Hopper's left eye
 SHAPES = 3
 FIRST = "first.webp"
@@ -108,12 +109,16 @@ def strongest(row: np.ndarray) -> str:
 
 def words_of(networks: dict) -> str:
     """What the first view shows, for those who do not see it."""
-    middle = {name.split("_")[0]: strongest(np.array(each["rows"][12])) for name, each in networks.items()}
-    told = "; ".join(f"{'Re-attention' if name == 're' else name}, to {place}" for name, place in middle.items())
     return (
         f"Two groups of 24 small maps over a {PHOTO_TITLE}: where each block of two networks looks from the patch in "
-        f"row {(QUERY - 1) // 4 + 1}, column {(QUERY - 1) % 4 + 1}. Block 12 looks most: {told}."
+        f"row {(QUERY - 1) // 4 + 1}, column {(QUERY - 1) % 4 + 1}. Block {MIDDLE} looks most: {looks_most(networks)}."
     )
+
+
+def looks_most(networks: dict) -> str:
+    """Where the middle block of each network looks most, in words."""
+    middle = {name.split("_")[0]: strongest(np.array(each["rows"][MIDDLE])) for name, each in networks.items()}
+    return "; ".join(f"{'Re-attention' if name == 're' else name}, to {place}" for name, place in middle.items())
 
 
 def first_view(networks: dict) -> Image.Image:
@@ -137,10 +142,8 @@ def first_view(networks: dict) -> Image.Image:
 
 def with_first_view(body: str, address: str, alt: str) -> str:
     """A page's HTML with the first view where the networks would run, for readers without scripts."""
-    caption = "Recorded when the book was built: 24 blocks of the plain network (left) and of one with Re-attention."
-    picture = f'<img src="{escape(address)}" alt="{escape(alt)}" width="832" height="272">'
-    figure = f"<noscript><figure>{picture}<figcaption>{caption}</figcaption></figure></noscript>"
-    return PLACE.sub(lambda found: found[0] + figure, body)
+    picture = f'<noscript><img src="{escape(address)}" alt="{escape(alt)}" width="832" height="272"></noscript>'
+    return PLACE.sub(lambda found: found[0] + picture, body)
 
 
 def samples() -> list[dict]:

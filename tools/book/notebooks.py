@@ -33,7 +33,9 @@ FENCE = re.compile(r"^(?P<indent>\s*)(?P<mark>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\
 TARGET = re.compile(r"^\s*\((?P<label>[^()\s]+)\)=\s*$")
 HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*$")
 OPTION = re.compile(r"^\s*:(?P<key>[\w-]+):\s*(?P<value>.*)$")
-SHOWN = re.compile(r"\bplot\.show\((?P<arguments>(?:(?!\bplot\.show\().)*)", re.DOTALL)
+SHOWN = re.compile(
+    r"\b(?:plot\.show|explorer\.(?:attention|collapse)_explorer)\((?P<arguments>(?:(?!\bplot\.show\().)*)", re.DOTALL
+)
 FIGURE_NAME = re.compile(r'\bname="(?P<name>fig:[\w-]+)"')
 LABELLED_MATH = re.compile(r"^\s*\$\$\s*\((?P<label>[^()\s]+)\)\s*$")
 CLAIM = re.compile(r"^(?P<page>\w+):claim-")  # a line of a box "What we found": tools/book/marks.py
@@ -246,6 +248,8 @@ def numbered_kind(block: Directive) -> str | None:
         return "Table"
     if block.name == "math" and "label" in block.options:
         return "Equation"
+    if "live-figure" in block.argument.split():
+        return "Figure"
     return kinds.get(block.name)
 
 
@@ -443,6 +447,10 @@ class Converter:
 
     def render_container(self, block: Directive) -> str:
         """What groups others is dropped, its content stays; a notebook names the repository (tools/book/header.py)."""
+        if numbered_kind(block) == "Figure":  # a live figure, which stands in the built book alone
+            self.counts["Figure"] += 1
+            number = f"{chapter_prefix(self.page)}{self.counts['Figure']}"
+            return f"**Figure {number}.** {self.markdown(block.body)}"
         if block.argument == "without-repository":
             return ""
         text = self.markdown(block.body)

@@ -5,6 +5,8 @@ figures is put into such a node while the page is read, and when the page is wri
 its anchor to the HTML. A figure that `plot.show` gave a name is named so by `{numref}` too; the others have their
 number as an anchor. In a notebook, which is not built, figures have no number. A page that is no chapter counts its
 figures from 1; Sphinx would go on from page to page.
+
+A live figure is a figure too, for readers with and without scripts: its block is put into a node with a caption.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 
+from tools.book.captions import live_caption
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
@@ -24,13 +28,19 @@ FIGURE = re.compile(r'<figure class="(?P<classes>book-figure[^"]*)"(?: id="(?P<n
 CAPTION = re.compile(r"<figcaption>(?P<text>.*?)</figcaption>", re.DOTALL)
 
 
-class WrapCellFigures(SphinxTransform):
-    """Let Sphinx know the figures of cells."""
+class WrapFigures(SphinxTransform):
+    """Let Sphinx know the figures of cells, and the live ones."""
 
     default_priority = 200  # before Sphinx lists what it numbers
 
     def apply(self, **_options: object) -> None:
         """Wrap the figures of a page that has been read."""
+        for block in [node for node in self.document.findall(nodes.container) if "live-figure" in node["classes"]]:
+            kind = next(name for name in block["classes"] if name.startswith("live-") and name != "live-figure")
+            figure = nodes.figure("", classes=["live-numbered"], ids=[kind])
+            self.document.ids[kind] = figure
+            block.parent.replace(block, figure)  # replace_self would give it the block's classes, too
+            figure += [block, nodes.caption("", live_caption(kind))]
         for raw in list(self.document.findall(nodes.raw)):
             start = FIGURE.match(raw.astext())
             if start is None or raw.get("format") != "html":
@@ -81,7 +91,7 @@ def count_from_one(_app: Sphinx, env: BuildEnvironment) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.add_transform(WrapCellFigures)
+    app.add_transform(WrapFigures)
     app.connect("env-check-consistency", count_from_one)  # Sphinx has numbered them by then
     app.connect("doctree-resolved", number_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -191,3 +191,67 @@ def queries_and_keys(model, factor):
         block.attn.qkv.weight.data *= factor
         block.attn.qkv.bias.data *= factor
     return changed
+
+
+@mutant("1.4", says="root of the factor")
+def root_of_the_factor(model, factor):
+    """The factor is split between queries and keys, and then given to one of them only."""
+    return _scaled(model, lambda scale: scale * factor**0.5)
+
+
+@mutant("1.4", says="*added*")
+def added(model, factor):
+    """The factor is added to the scale."""
+    return _scaled(model, lambda scale: scale + factor)
+
+
+@mutant("1.4", says="root of all channels")
+def made_anew_from_all_channels(model, factor):
+    """The scale is computed anew, and with C in the place of D."""
+    return _scaled(model, lambda scale: factor / math.sqrt(model.config.embed_dim))
+
+
+@mutant("1.4", says="piles up")
+def from_block_to_block(model, factor):
+    """One number is multiplied again in every block."""
+    changed = deepcopy(model)
+    scale = changed.blocks[0].attn.scale
+    for block in changed.blocks:
+        scale *= factor
+        block.attn.scale = scale
+    return changed
+
+
+@mutant("1.4", says="once for each block")
+def loop_within_a_loop(model, factor):
+    """All blocks are multiplied for each block."""
+    return _scaled(model, lambda scale: scale * factor ** len(model.blocks))
+
+
+@mutant("1.4", says="untouched copy")
+def copy_and_original_swapped(model, factor):
+    """The copy is made, and the blocks of the original are changed."""
+    changed = deepcopy(model)
+    for block in model.blocks:
+        block.attn.scale *= factor
+    return changed
+
+
+@mutant("1.4", says="treat 0 as if no factor were given")
+def zero_is_no_factor(model, factor):
+    """A factor of 0 counts as none."""
+    return _scaled(model, lambda scale: scale * (factor or 1.0))
+
+
+@mutant("1.4", says="scores are multiplied by 1.50")
+def halved(model, factor):
+    """The factor is shared between the heads."""
+    return _scaled(model, lambda scale: scale * factor / model.config.num_heads)
+
+
+@mutant("1.4", says="not the softmax of its scores times any number")
+def positions_multiplied(model, factor):
+    """The tokens are multiplied before the first block, positions and all."""
+    changed = deepcopy(model)
+    changed.pos_embed.data *= factor
+    return changed

@@ -55,8 +55,8 @@ def with_truth(answer: Callable[..., Tensor]) -> None:
         ),
         (
             wanted(own),
-            "the weight slides with the share of the true class. It takes two values only: the best class is the true "
-            "one, or it is not.",
+            "the weight slides with the probability of the true class. It takes two values only: the best class is the "
+            "true one, or it is not.",
         ),
         (
             wanted(weights, of_truth=False),
@@ -105,7 +105,7 @@ def _require_targets(found: Tensor, scores: Tensor, crop: Crop, mirrored: bool, 
             _of_tokens(scores.softmax(dim=1), crop, mirrored, grid),
             "the softmax comes before the resizing. Means are taken of scores; the softmax is last.",
         ),
-        (places.softmax(dim=1), "the softmax runs over tokens. Each token has its own shares, over the classes."),
+        (places.softmax(dim=1), "the softmax runs over tokens. Each token has its own probabilities, over classes."),
         (
             shares(_of_tokens(scores, (top, left, bottom, right), mirrored, grid)),
             "x and y have changed places: a crop is left, top, right, bottom, and rows go from top to bottom.",
@@ -148,10 +148,10 @@ def _garbled(places: Tensor) -> Tensor:
 
 
 @exercise("6.3")
-def expected_share(answer: Callable[[int], float]) -> None:
+def expected_fraction(answer: Callable[[int], float]) -> None:
     """Every box that can be drawn, with its probability."""
     for grid in (4, 7, 5 + int(torch.randint(8, ()))):
-        found = require_number(answer(grid), "the share")
+        found = require_number(answer(grid), "the fraction")
         chances = [(2 * side + 1) / grid**2 for side in range(grid)]
         lengths = [[_inside(centre - side // 2, side, grid) for centre in range(grid)] for side in range(grid)]
 
@@ -161,8 +161,8 @@ def expected_share(answer: Callable[[int], float]) -> None:
         areas = [sum(high * wide for high, wide in product(row, row)) / grid**2 for row in lengths]
         wanted = mean(areas) / grid**2
         mistakes = [
-            (wanted * grid**2, "this is a number of cells. A share is a part of all of them."),
-            (0.5, "this is the share that was wanted. The box that is drawn is smaller, for two reasons."),
+            (wanted * grid**2, "this is a number of cells. A fraction is a part of all of them."),
+            (0.5, "this is the fraction that was wanted. The box that is drawn is smaller, for two reasons."),
             (
                 mean([(side / grid) ** 2 for side in range(grid)]),
                 "you have rounded the side down. What hangs over the edge of the grid is not lost yet.",
@@ -190,9 +190,9 @@ def expected_share(answer: Callable[[int], float]) -> None:
             require(not math.isclose(found, mistaken, rel_tol=1e-5), message)
         if not math.isclose(found, wanted, rel_tol=1e-5):
             message = "two calls differ: this is a mean of draws. What is asked for is exact, and needs no chance."
-            again = [require_number(answer(grid), "the share") for _ in range(4)]  # two means may agree by chance
+            again = [require_number(answer(grid), "the fraction") for _ in range(4)]  # two means may agree by chance
             require(again == [found] * 4, message)
-            message = f"on a grid of {grid} the share is not right. Do a grid of 2 on paper: its sides are 0 and 1."
+            message = f"on a grid of {grid} the fraction is not right. Do a grid of 2 on paper: its sides are 0 and 1."
             require(False, message)
 
 
@@ -281,7 +281,7 @@ def _require_class_term(found: Tensor, whole: Tensor, logits: Tensor, y: Tensor,
         *((term(_cross_entropy, partner=y.roll(step, 0)), _PARTNER) for step in (1, -1)),
         (
             term(lambda z, p: _cross_entropy(z.softmax(dim=-1), p)),
-            "there are two softmaxes in a row. Cross-entropy takes logits, and makes shares of them itself.",
+            "there are two softmaxes in a row. Cross-entropy takes logits, and makes probabilities of them itself.",
         ),
         (term(lambda z, p: -(p * z).sum() / images), "the logarithm of the softmax is missing."),
         (term(lambda z, p: -(p * z.softmax(dim=-1)).sum() / images), "the logarithm behind the softmax is missing."),

@@ -102,6 +102,7 @@ def test_options_out_of_range_are_told(tmp_path, capsys, changes, message):
 def small_world(tmp_path, monkeypatch):
     """The folders that the page names, small, below the folder in which its commands then run."""
     root = make_imagenet(tmp_path / "imagenet")
+    make_imagenet(tmp_path / "four_classes")
     make_label_maps(tmp_path / "label_maps", root)
     torch.manual_seed(0)
     for name, options in (("t2t_vit_14", {}), ("deepvit_l", {})):

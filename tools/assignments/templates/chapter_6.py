@@ -31,15 +31,15 @@ def trust_in_the_annotator(draw: Random) -> Question:
                 f"{high} if sum(share > row[label] for share in row) < {rank} else {low}",
             ),
             (
-                f"$r = {high}$ where the token's largest share is ahead of its second largest by more than {margin}, "
-                f"else $r = {low}$",
+                f"$r = {high}$ where the token's largest probability is ahead of its second largest by more than "
+                f"{margin}, else $r = {low}$",
                 "first, second = targets.topk(2, dim=-1).values.unbind(-1)\n"
                 f"trust = torch.where(first - second > {margin}, {high}, {low})",
                 f"{high} if sorted(row)[-1] - sorted(row)[-2] > {margin} else {low}",
             ),
             (
-                f"$r = {low} + {round(high - low, 2)}\\, q$, where $q$ is the share that the token's own target gives "
-                "to the image's class",
+                f"$r = {low} + {round(high - low, 2)}\\, q$, where $q$ is the probability that the token's own target "
+                "gives to the image's class",
                 "own = (targets * F.one_hot(classes, targets.shape[-1])[:, None]).sum(dim=-1)\n"
                 f"trust = {low} + {round(high - low, 2)} * own",
                 f"{low} + {round(high - low, 2)} * row[label]",
@@ -55,7 +55,7 @@ def trust_in_the_annotator(draw: Random) -> Question:
     )
     head = '''\
 def mixed_with_label(targets, classes):
-    """Token targets (B, N, K), all shares above 0, and the images' true classes (B,) to token targets (B, N, K)."""
+    """Token targets (B, N, K), none of them 0, and the images' classes (B,) to token targets (B, N, K)."""
 '''
     body = (
         f"{code}\ntrust = trust[..., None]  # (B, N, 1)\n"
@@ -93,7 +93,7 @@ torch.testing.assert_close(mixed_with_label(targets, classes), by_loops(targets,
                 "assert out.shape == (2, 4, 5), 'targets keep their shape'\n",
                 "torch.testing.assert_close(out.sum(dim=-1), torch.ones(2, 4), rtol=1e-4, atol=1e-5)\n",
             ),
-            Test(3, "# The shares are compared here with those of loops over images, tokens and classes.\n", hidden),
+            Test(3, "# Probabilities are compared here with those of loops over images, tokens and classes.\n", hidden),
         ),
     )
 
@@ -290,7 +290,7 @@ with torch.inference_mode():
             ),
             Test(
                 2,
-                "# Compared here with autograd, for targets that are shares.\n",
+                "# Compared here with autograd, for targets that are probabilities.\n",
                 hidden + "targets = torch.randn(4, 6, 5).softmax(dim=-1)\n" + call,
             ),
             Test(

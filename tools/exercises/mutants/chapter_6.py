@@ -33,9 +33,9 @@ def weights_of_the_label(targets, classes, alike, unlike):
     return _with_truth(targets, classes, 1 - alike * agree - unlike * (1 - agree))
 
 
-@mutant("6.1", says="slides with the share")
+@mutant("6.1", says="slides with the probability")
 def soft_agreement(targets, classes, alike, unlike):
-    """The share of the true class takes the place of the comparison of classes."""
+    """The probability of the true class takes the place of the comparison of classes."""
     own = targets.gather(1, classes[:, None])[:, 0]
     return _with_truth(targets, classes, alike * own + unlike * (1 - own))
 
@@ -74,7 +74,7 @@ def _targets_of_crop(scores, crop, mirrored, grid, mirror_first=False, reshaped=
 
 @mutant("6.2", says="score maps have been changed in place")
 def written_into_the_maps(scores, crop, mirrored, grid):
-    """The stored maps are shifted to a largest score of 0 in place, which changes no share."""
+    """The stored maps are shifted to a largest score of 0 in place, which changes no probability."""
     scores -= scores.amax(dim=1, keepdim=True)
     return _targets_of_crop(scores, crop, mirrored, grid)
 
@@ -140,7 +140,7 @@ def mean_length_squared(grid):
 
 @mutant("6.3", says="mean of draws")
 def by_simulation(grid):
-    """The share is estimated from random boxes."""
+    """The fraction is estimated from random boxes."""
     boxes = torch.tensor([mix_token.random_box(grid) for _ in range(500)])
     return ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / grid**2).mean().item()
 

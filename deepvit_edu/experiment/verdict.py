@@ -135,7 +135,7 @@ def has(record: Record, measure: str) -> bool:
 def paired_differences(contrast: Contrast, found: dict, measure: str) -> list[float]:
     """Treatment minus control, one number for each seed that all arms of the contrast have.
 
-    Where it has levels, that is the slope over them; of two pairs without levels, the first difference minus the second.
+    Where it has levels, that is the slope over them; of two pairs without, the first difference minus the second.
 
     Args:
         contrast: of a plan.

@@ -281,7 +281,29 @@ def load_official(model: VisionTransformer, path: str | Path) -> VisionTransform
         FileNotFoundError: when there is no such file.
         ValueError: when the file is damaged, holds code, or belongs to another model; the model is left as it was.
     """
+    return _load_official(model, _unwrap(read_pytorch(path), path), path)
+
+
+def official_model(path: str | Path, name: str, **overrides: object) -> VisionTransformer:
+    """The model in a file that the authors released, in eval mode: of that name, with the file's classes and heads.
+
+    Args:
+        path: as for `load_official`.
+        name: our name of the model.
+        overrides: further options: the image size, or `selection="none"` for a network that keeps all its tokens.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `load_official`, and for a name or an option that does not exist.
+    """
     weights = _unwrap(read_pytorch(path), path)
+    classes = _first(weights["head.weight"]) if "head.weight" in weights else 0
+    config = _config_for(weights, name, "aux_head.weight", "head_cls.weight", num_classes=classes, **overrides)
+    model = VisionTransformer(config)
+    model.pretrained_cfg = model.default_cfg = _inputs({"name": name}, config)
+    return _load_official(model, weights, path).eval()
+
+
+def _load_official(model: VisionTransformer, weights: dict[str, Tensor], path: str | Path) -> VisionTransformer:
     names = official_names(model.config)
     for name, parameter in model.state_dict().items():
         if name.endswith("scale2.gamma"):  # the first release had none

@@ -147,7 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
         add("campaign", campaign_command, "run what is missing of many plans beside other work, or say how far it is")
     )
     _add_records(add("records", records_command, "list recorded runs, show one, or show the results of a plan"))
-    _add_bench(add("bench", bench_command, "measure the speed and memory of attention layers on this processor"))
+    text = "measure speed and memory, of attention layers unless something else is named: whole models, say"
+    _add_bench(add("bench", bench_command, text))
     return parser
 
 
@@ -374,19 +375,46 @@ def records_command(options: argparse.Namespace) -> None:
         say(records.table(found))
 
 
+BENCHES = {
+    "layers": "time attention layers on this processor: plain and Re-attention, on their fast and their legible path",
+    "whole-models": "time whole models and measure their peak memory: ours on its fast path and by the authors' plain "
+    "arithmetic, timm's and vit-pytorch's where they are installed, in turns; and what each optional part costs. About "
+    "40 minutes on one core",
+    "data": "time the loading of images, from files and from memory",
+    "models": "time ways to train several small models at once: in processes side by side, or stacked in one",
+}
+"""What `deepvit-edu bench` measures, in words."""
+
+
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    what = (
-        "what to time: attention layers, the loading of images, ways to train several small models at once, or whole \
-models of the zoo and of other packages"
-    )
-    choices = ("layers", "data", "models", "whole-models")
-    parser.add_argument("what", nargs="?", choices=choices, default="layers", help=what)
-    parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15: a look, not a measurement")
-    parser.add_argument("--device", default="cpu", help="not for layers, which are timed on the CPU")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the processor")
-    parser.add_argument("--models", type=int, default=2, metavar="N", help="of models: how many at once, a thread each")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="of whole-models: images a step")
-    parser.add_argument("--out", metavar="PATH", help="write the numbers to this .json file")
+    """Options of `bench` alone, which times layers, and of each kind by name, with those that it has a use for."""
+    rounds = "3 rounds instead of 15: a look, not a measurement"
+    flags = {
+        "--quick": {"action": "store_true", "default": False, "help": rounds},
+        "--threads": {"type": int, "default": 1, "metavar": "N", "help": "threads of the processor"},
+        "--device": {"default": "cpu", "help": "cpu, cuda, cuda:1 or mps; layers are timed on the CPU alone"},
+        "--models": {"type": int, "default": 2, "metavar": "N", "help": "how many at once, a thread each"},
+        "--batch-size": {"type": int, "default": 8, "metavar": "N", "help": "images a step"},
+        "--out": {"default": None, "metavar": "PATH", "help": "write the numbers to this .json file"},
+    }
+    of_kind = {
+        "layers": ("--quick", "--threads", "--out"),
+        "whole-models": ("--quick", "--batch-size", "--device", "--threads", "--out"),
+        "data": ("--quick", "--device", "--threads", "--out"),
+        "models": ("--quick", "--models", "--device", "--out"),
+    }
+    for flag in ("--quick", "--threads", "--device", "--out"):
+        parser.add_argument(flag, **flags[flag])
+    parser.set_defaults(what="layers", models=flags["--models"]["default"], batch_size=flags["--batch-size"]["default"])
+    kinds = parser.add_subparsers(title="what to measure", metavar="WHAT")
+    for kind, text in BENCHES.items():
+        sub = kinds.add_parser(kind, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.set_defaults(what=kind)
+        for flag in of_kind[kind]:
+            how = flags[flag]
+            shown = f"{how['help']} (default: {how['default']})" if flag != "--out" else how["help"]
+            # What stands before the kind's name is kept: a default here would overwrite it.
+            sub.add_argument(flag, **{**how, "default": argparse.SUPPRESS, "help": shown})
 
 
 def _bench_data(options: argparse.Namespace, rounds: int) -> None:

@@ -155,7 +155,8 @@ def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
     doses = [
         (contrast.control[0], contrast.name, forced_blocks(plan, contrast.treatment[0]), effect)
         for contrast in plan.contrasts
-        if not contrast.levels and forced_blocks(plan, contrast.treatment[0]) > forced_blocks(plan, contrast.control[0])
+        if len(contrast.treatment) == 1
+        and forced_blocks(plan, contrast.treatment[0]) > forced_blocks(plan, contrast.control[0])
         if (effect := contrast_effect(plan, contrast, found, "test_accuracy")).count > 1
     ]
     if not doses:

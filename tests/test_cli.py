@@ -158,6 +158,37 @@ def test_usage_errors(capsys, arguments, said):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told", "untold"),
+    [
+        ([], ("whole models", "whole-models time whole models", "layers time attention layers"), "--batch-size"),
+        (
+            ["whole-models"],
+            ("peak memory", "images a step (default: 8)", "(default: 1)", "[--device DEVICE]"),
+            "--models",
+        ),
+        (["models"], ("how many at once, a thread each (default: 2)",), "--batch-size"),
+        (["layers"], ("--threads N", "3 rounds instead of 15: a look, not a measurement (default: False)"), "--device"),
+        (["data"], ("loading of images", "(default: cpu)"), "--models"),
+    ],
+)
+def test_help_of_bench_tells_what_is_measured_and_only_options_that_count(capsys, words, told, untold):
+    with pytest.raises(SystemExit):
+        main(["bench", *words, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in told:
+        assert text in printed
+    assert untold not in printed
+
+
+def test_options_of_bench_count_before_and_after_its_kind():
+    for words in (["--quick", "--threads", "3", "data"], ["data", "--quick", "--threads", "3"]):
+        options = cli.build_parser().parse_args(["bench", *words])
+        assert (options.what, options.quick, options.threads, options.device) == ("data", True, 3, "cpu")
+    options = cli.build_parser().parse_args(["bench"])
+    assert (options.what, options.quick, options.models, options.batch_size) == ("layers", False, 2, 8)
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "models", "data", "records"])
 def test_help_shows_defaults(capsys, command):
     with pytest.raises(SystemExit):

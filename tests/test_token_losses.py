@@ -1,16 +1,19 @@
 """DynamicViT's loss against the authors', and training with it."""
 
 from contextlib import nullcontext
+from dataclasses import replace
+from importlib import resources
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from deepvit_edu.checkpoints import from_official, load_pretrained, save_model
+from deepvit_edu.checkpoints import from_official, load_pretrained, save_model, to_official
 from deepvit_edu.data.image_set import ImageSet
 from deepvit_edu.token_losses import answer, class_distillation, ratio_loss, token_distillation
 from deepvit_edu.training import Recipe, load_recipe, train
 from deepvit_edu.training.loop import Run, make_batches
+from deepvit_edu.training.objective import Objective, read_teacher
 from deepvit_edu.zoo import create_model
 from tests.reference import answers, images, weights
 
@@ -60,10 +63,10 @@ def test_only_tokens_that_stay_are_compared():
     assert token_distillation(teacher, teacher, torch.ones(1, 3), logits=True) == pytest.approx(0, abs=1e-6)
 
 
-def image_sets() -> list[ImageSet]:
+def image_sets(size: int = 16) -> list[ImageSet]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(24) % 3
-    pixels = torch.randint(0, 60, (24, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 60, (24, 3, size, size), generator=generator, dtype=torch.uint8)
     pixels[torch.arange(24), labels] += 150
     return [ImageSet(pixels, labels, ["red", "green", "blue"], "colours", "shapes", s) for s in ("train", "test")]
 
@@ -128,6 +131,7 @@ def test_evo_vit_selects_before_every_block_first_and_trains_both_heads():
     [
         ({"teacher": "file"}, "a teacher is for class_distillation"),
         ({"token_distillation": 0.5}, "a teacher is for class_distillation"),
+        ({"teacher_model": "lvvit_s"}, "set teacher, too, to its file"),
         ({"ratio_weight": 2.0, "token_weight": 0.5, "smallest_crop": 0.5}, "token labels do not go with"),
     ],
 )
@@ -172,6 +176,92 @@ def test_a_teacher_of_other_images_is_refused(tmp_path):
     recipe = Recipe(**QUICK, teacher=str(save_model(other, path)), token_distillation=0.5)
     with pytest.raises(ValueError, match="must have the same image size, tokens"):
         train(plain, *sets, recipe, progress=False)
+
+
+OF_NAME = {"num_classes": 3, "selection": "predicted", "selection_before": (1, 3), "keep_ratio": 0.5}
+"""A student whose teacher is named, and nothing but named: as it is with a released file."""
+
+
+def released(path, name="cifar_vit_4x64", **options):
+    """A file in the authors' layout, wrapped as theirs are, and the model whose weights it holds."""
+    torch.manual_seed(1)
+    model = create_model(name, **{"num_classes": 3, **options}).eval()
+    sizes = {key: value for key, value in options.items() if key != "dense_head"}  # which the weights show
+    weights = {f"module.{key}": value for key, value in to_official(model.state_dict(), name, **sizes).items()}
+    torch.save({"state_dict": weights}, path)
+    return model
+
+
+def test_a_file_in_the_authors_layout_teaches(tmp_path):
+    model, path = released(tmp_path / "theirs.pth.tar"), str(tmp_path / "theirs.pth.tar")
+    student, sets = create_model("cifar_vit_4x64", **OF_NAME), image_sets(32)
+    options = {"teacher": path, "teacher_model": "cifar_vit_4x64", "token_distillation": 0.5}
+    sets = [replace(each, mean=model.default_cfg["mean"], std=model.default_cfg["std"]) for each in sets]
+    run = Run(student, make_batches(*sets, Recipe(**QUICK, **options), student), Recipe(**QUICK, **options))
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(run.objective.teacher(pixels), model(pixels))
+    run.train_step()
+    with pytest.raises(ValueError, match="trained with the mean"):  # of which the authors' code tells
+        make_batches(*(replace(each, mean=(0.1, 0.2, 0.3)) for each in sets), Recipe(**QUICK, **options), student)
+
+
+def test_a_released_dense_head_comes_along_and_a_student_without_one_is_refused(tmp_path):
+    path = tmp_path / "theirs.pth"
+    model = released(path, dense_head=True)
+    recipe = Recipe(teacher=str(path), teacher_model="cifar_vit_4x64", class_distillation=0.5)
+    student = create_model("cifar_vit_4x64", **OF_NAME, dense_head=True)
+    taught, _ = read_teacher(recipe, student.config)
+    torch.testing.assert_close(taught.dense_head.weight, model.dense_head.weight)
+    plain = create_model("cifar_vit_4x64", **OF_NAME)
+    with pytest.raises(ValueError, match="must have the same image size, tokens, classes, width and heads"):
+        Objective(recipe, plain, plain, torch.device("cpu"))
+
+
+def test_a_run_folder_teaches(tmp_path):
+    model = create_model("cifar_vit_4x64", **SIZES).eval()
+    save_model(model, tmp_path / "model.safetensors")
+    recipe = Recipe(teacher=str(tmp_path), token_distillation=0.5)
+    torch.testing.assert_close(read_teacher(recipe, small().config)[0].head.weight, model.head.weight)
+
+
+def test_a_teacher_that_cannot_be_read_is_told_in_a_sentence(tmp_path):
+    path = tmp_path / "theirs.pth"
+    released(path, **{key: value for key, value in OF_NAME.items() if key != "num_classes"})
+    for name, message in (
+        ("", "say which model the teacher .*theirs.pth is: set teacher_model to"),
+        ("cifar_vit_4x64", "cannot teach as cifar_vit_4x64 that keeps all tokens: .* not known score_predictor"),
+        (
+            "regnety_160",
+            "cannot teach as regnety_160 .* no model is named 'regnety_160'.*; only the Vision Transformers",
+        ),
+    ):
+        recipe = Recipe(teacher=str(path), teacher_model=name, token_distillation=0.5)
+        with pytest.raises(ValueError, match=message):
+            read_teacher(recipe, small().config)
+    own = save_model(small(), tmp_path / "own.safetensors")
+    recipe = Recipe(teacher=str(own), teacher_model="cifar_vit_4x64", token_distillation=0.5)
+    with pytest.raises(ValueError, match="knows its model; leave out teacher_model"):
+        read_teacher(recipe, small().config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "teacher"),
+    [("dynamicvit_deit_s", "dynamicvit_deit_s"), ("dynamicvit_lvvit_s", "lvvit_s"), ("dynamicvit_lvvit_m", "lvvit_m")],
+)
+def test_the_teachers_that_recipes_name_fit_their_students(recipe, teacher):
+    """What a recipe's comment says to give as --teacher-model has its student's tokens, width and heads."""
+    file = resources.files("deepvit_edu") / f"training/recipes/{recipe}.yml"
+    assert f"--teacher-model {teacher}" in file.read_text().replace("\n# ", " ")
+    with torch.device("meta"):
+        student, taught = create_model(recipe), create_model(teacher, selection="none")
+    for one, other in zip(
+        *(
+            (each.patch_embed.num_tokens, each.num_features, each.config.img_size, each.dense_head is None)
+            for each in (student, taught)
+        ),
+        strict=True,
+    ):
+        assert one == other
 
 
 def test_the_penalty_on_maps_needs_all_tokens():

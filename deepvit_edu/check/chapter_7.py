@@ -45,7 +45,9 @@ def network_multiplications(answer: Callable[..., float]) -> None:
 def keep_best(answer: Callable[..., Tensor]) -> None:
     """Image by image, with sets of places."""
     images, patches, channels, count = 3, 9, 4, 4
-    x, scores = torch.randn(images, 1 + patches, channels), torch.rand(images, patches)
+    x = torch.randn(images, 1 + patches, channels)
+    ranks = torch.stack([torch.arange(patches).roll(3 * b) for b in range(images)])  # no two images' best are the same
+    scores = (ranks + 0.2 * torch.rand(images, patches))[:, torch.randperm(patches)] / patches
     found = answer(x, scores, count)
     require_tensor(found, (images, 1 + count, channels), "what goes on")
     require(
@@ -64,9 +66,23 @@ def keep_best(answer: Callable[..., Tensor]) -> None:
         (rows([order[0][:count]] * images), "all images keep the places of the first. Each image has its own scores."),
         (shifted, "the places are off by one: scores are of patches, and the class token stands before them."),
     )
-    wanted = rows([of[:count] for of in order])
     for wrong, message in mistakes:
-        require(kept != wrong or wrong == wanted, message)
+        require(kept != wrong, message)
+    own = [{tuple(token) for token in image} for image in x.tolist()]
+    require(
+        all(here <= of for here, of in zip(kept, own, strict=True)),
+        "what goes on are not tokens of the same image, as they were. Look at which index belongs to which image.",
+    )
+    places = [{p for p, token in enumerate(x[b].tolist()) if tuple(token) in kept[b]} for b in range(images)]
+    of_mean = set(scores.mean(dim=0).topk(count).indices.tolist())
+    shared = (
+        "all images keep tokens of the same places, though their best ones differ. Each image chooses by its own "
+        "scores; a mean over the batch makes one choice for all."
+    )
+    if places[0] == of_mean:
+        shared += " And when that is mended, count again: which number has the first patch in scores, and which in x?"
+    require(not all(here == places[0] for here in places), shared)
+    wanted = rows([of[:count] for of in order])
     require(kept == wanted, "these are not the tokens with the best scores. Try three tokens by hand.")
 
 
@@ -122,6 +138,10 @@ def crossing(answer: Callable[..., float]) -> None:
 
 
 by_hand(
-    "7.5", "Compare with the model answer: passes over memory, the size of the map, and what a call costs by itself."
+    "7.5", "Compare with the model answer: the size of the map, where it lives, and what the kernel does for each tile."
 )
-by_hand("7.6", "Compare with the rubric: one difference between arms, paired seeds, cost on paper and on the clock.")
+by_hand(
+    "7.6",
+    "Compare with the rubric: the expectation first, arms that differ in the score alone, differences image by image "
+    "with their errors, both networks at several depths, and the cost of the score itself on paper and on the clock.",
+)

@@ -38,7 +38,8 @@ class Contrast:
 
     Args:
         name: what it is called in the table.
-        treatment, control: arms; several, with `levels`, for a slope.
+        treatment, control: arms; several, with `levels`, for a slope; two without, for a difference of differences:
+            what the first pair differs by, minus what the second does.
         levels: a number for each pair of arms (a depth); the effect is then the slope of the difference against
             log2 of the level: what each doubling adds.
         primary: whether the plan's decision rests on it.

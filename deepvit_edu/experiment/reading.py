@@ -236,8 +236,11 @@ def _contrast_of(options: Any, arms: dict[str, Arm]) -> Contrast:
     what = f"the contrast '{options['name']}'"
     treatment, control = _names(options["treatment"]), _names(options["control"])
     levels = _levels_of(what, options.get("levels"))
-    if len(treatment) != len(control) or len(treatment) != (len(levels) or 1):
-        raise ValueError(f"{what} needs one control and, for a slope, one level a treatment")
+    if len(treatment) != len(control) or len(treatment) not in ((len(levels),) if levels else (1, 2)):
+        raise ValueError(
+            f"{what} has {len(treatment)} treatments, {len(control)} controls and {len(levels)} levels; it needs one "
+            "control a treatment: one pair, two for a difference of differences, or, for a slope, one a level"
+        )
     if not isinstance(primary := options.get("primary", False), bool):
         raise ValueError(f"{what} has primary {primary!r}; it is true or false")
     return Contrast(options["name"], treatment, control, levels, primary)

@@ -133,7 +133,9 @@ def has(record: Record, measure: str) -> bool:
 
 
 def paired_differences(contrast: Contrast, found: dict, measure: str) -> list[float]:
-    """Treatment minus control, one number for each seed that all arms of the contrast have; slopes where it has levels.
+    """Treatment minus control, one number for each seed that all arms of the contrast have.
+
+    Where it has levels, that is the slope over them; of two pairs without, the first difference minus the second.
 
     Args:
         contrast: of a plan.
@@ -149,7 +151,10 @@ def paired_differences(contrast: Contrast, found: dict, measure: str) -> list[fl
             recorded_value(found[treated][seed], measure) - recorded_value(found[untreated][seed], measure)
             for treated, untreated in pairs
         ]
-        differences.append(each[0] if not contrast.levels else float(np.polyfit(np.log2(contrast.levels), each, 1)[0]))
+        if contrast.levels:
+            differences.append(float(np.polyfit(np.log2(contrast.levels), each, 1)[0]))
+        else:
+            differences.append(each[0] - sum(each[1:]))
     return differences
 
 

@@ -460,12 +460,17 @@ def check_names(attentions: Sequence[nn.Module | None], selection: str) -> None:
 
 
 def check_maps(attentions: Sequence[nn.Module]) -> None:
-    """ValueError where attention maps cannot lose rows and columns, with the reason."""
+    """ValueError where attention maps cannot lose rows and columns, with the reason.
+
+    A refined map whose kernel is 1×1 can: expansion, kernel and reduction then mix heads alone, entry by entry and
+    linearly, without a bias or statistics, whatever tokens the entry's row and column are of.
+    """
     for attn in attentions:
         reason = ""
-        if isinstance(attn, RefinedAttention):
+        if isinstance(attn, RefinedAttention) and max(attn.local.kernel_size) > 1:
             reason = (
-                "its convolution mixes neighbouring entries of the map, and dropped tokens give them other neighbours"
+                "its convolution mixes neighbouring entries of the map, and dropped tokens give them other neighbours; "
+                "only a kernel_size of 1 has no neighbours"
             )
         elif passes_map(attn) and not isinstance(attn, MaskedAttention | WatchedAttention):
             reason = "it passes its map on, which would have rows and columns of tokens that are gone"

@@ -198,7 +198,7 @@ def _check_fit(
     if recipe.map_penalty:
         check_all_tokens(model)
     if recipe.teacher:
-        check_teacher(recipe.teacher, train_set)
+        check_teacher(recipe, model, train_set)
     if recipe.class_head_weight and getattr(model.selection, "head_cls", None) is None:
         raise ValueError("class_head_weight is for a second head, which evo_deit models have; set it to 0")
     if label_maps is not None and not (recipe.token_weight or recipe.class_from_maps):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +11,14 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
 from ..augment import mixed
-from ..checkpoints import load_model
+from ..checkpoints import load_model, official_model
 from ..data import ImageSet
 from ..labels import smooth, soft_targets, token_labeling_loss
 from ..map_penalty import collected_maps, map_likeness
 from ..nn.mix_token import Box, mix_class_targets, random_box
-from ..nn.model import VisionTransformer
+from ..nn.model import VisionTransformer, ViTConfig
 from ..nn.sparse import class_logits
+from ..tensors import is_safetensors
 from ..token_losses import Answer, answer, class_distillation, ratio_loss, token_distillation
 from .batches import Batch
 from .image_files import Files
@@ -44,15 +46,45 @@ class TrainingModel(nn.Module):
         return class_logits(self.model, images) if self.two_heads else self.model(images)
 
 
-def check_teacher(path: str, images: ImageSet | Files) -> None:
+def read_teacher(recipe: Recipe, student: ViTConfig) -> tuple[VisionTransformer, dict]:
+    """The trained model that a recipe names as teacher, in eval mode, and what is known of the images that it learned.
+
+    A file of ours knows its model. An authors' is read as `recipe.teacher_model`, at the student's image size, without
+    a selection: a teacher keeps all its tokens.
+
+    Raises:
+        FileNotFoundError, ValueError: for a file that cannot be read or teach; the message says why.
+    """
+    path, name = Path(recipe.teacher), recipe.teacher_model
+    file = path / "model.safetensors" if path.is_dir() else path
+    if is_safetensors(file):
+        if name:
+            raise ValueError(f"the teacher {file} knows its model; leave out teacher_model")
+        return load_model(file)
+    if not name:
+        raise ValueError(
+            f"say which model the teacher {file} is: set teacher_model to lvvit_s, say, or for DeiT-S to "
+            "dynamicvit_deit_s, which is DeiT-S with a selection (`deepvit-edu models` lists all)"
+        )
+    try:
+        teacher = official_model(file, name, img_size=student.img_size, selection="none")
+    except ValueError as error:
+        raise ValueError(
+            f"{file} cannot teach as {name} that keeps all tokens: {error}; only the Vision "
+            "Transformers that `deepvit-edu models` lists can, since a teacher's tokens are compared with the student's"
+        ) from error
+    return teacher, {key: teacher.default_cfg[key] for key in ("mean", "std")}
+
+
+def check_teacher(recipe: Recipe, model: VisionTransformer, images: ImageSet | Files) -> None:
     """ValueError where a teacher's file says that it knows other classes, or images that were normalised otherwise."""
-    _, about = load_model(path)
+    _, about = read_teacher(recipe, model.config)
     for name in ("classes", "mean", "std"):
-        own, stored = list(getattr(images, name)), about.get(name) or list(getattr(images, name))
+        own, stored = list(getattr(images, name)), list(about.get(name) or getattr(images, name))
         if len(own) != len(stored) or not all(map(_are_same, own, stored)):
             raise ValueError(
-                f"{path} cannot teach this model: it was trained with the {name} {stored}, and the images have {own}; "
-                "train it on the same images"
+                f"{recipe.teacher} cannot teach this model: it was trained with the {name} {stored}, and the images "
+                f"have {own}; train it on the same images"
             )
 
 
@@ -80,7 +112,7 @@ class Objective:
     def _read_teacher(self, device: torch.device) -> VisionTransformer | None:
         if not self.recipe.teacher:
             return None
-        teacher, model = load_model(self.recipe.teacher)[0], self.model
+        teacher, model = read_teacher(self.recipe, self.model.config)[0], self.model
         sizes = [
             (each.config.img_size, each.patch_embed.num_tokens, each.num_classes, each.num_features)
             for each in (teacher, model)

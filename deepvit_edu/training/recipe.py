@@ -83,7 +83,10 @@ class Recipe:
     mix_token: bool = option(False, "MixToken: tokens mixed with those of another image, within a box")
     # Fewer tokens
     ratio_weight: float = option(0.0, "weight of the share of tokens that masks keep; 0 for none", at_least=0)
-    teacher: str = option("", "file of the trained model that class_distillation and token_distillation learn from")
+    teacher: str = option(
+        "", "trained model that class_distillation and token_distillation learn from: a file of ours or the authors'"
+    )
+    teacher_model: str = option("", "name of its model, for an authors' file; it is built to keep all its tokens")
     class_distillation: float = option(0.0, "weight of the likeness to the teacher's classes; 0 for none", at_least=0)
     token_distillation: float = option(0.0, "weight of the likeness to its tokens; 0 for none", at_least=0)
     class_head_weight: float = option(
@@ -120,6 +123,8 @@ class Recipe:
             raise ValueError(
                 "a teacher is for class_distillation and token_distillation, and they for a teacher; set both or none"
             )
+        if self.teacher_model and not self.teacher:
+            raise ValueError("teacher_model is the name of a teacher's model; set teacher, too, to its file")
         if (self.teacher or self.ratio_weight or self.class_head_weight) and self.token_weight:
             raise ValueError("token labels do not go with the losses of dropped tokens; set token_weight to 0")
         if self.mix_token and not self.token_weight:

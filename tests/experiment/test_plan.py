@@ -189,7 +189,15 @@ FROM_FILES = {"images_from": "files", "smallest_crop": 0.5}
         ({"contrasts": [{**SLOPE, "levels": [6, 6]}]}, r"the levels \[6, 6\]; they are numbers above 0, two different"),
         ({"contrasts": [{**SLOPE, "levels": ["a", 6]}]}, "the levels .*; they are numbers above 0"),
         ({"contrasts": [{**SLOPE, "levels": 6}]}, "the levels 6; they are numbers above 0"),
-        ({"contrasts": [{**SLOPE, "levels": [2, 4, 8]}]}, "one level a treatment"),
+        ({"contrasts": [{**SLOPE, "levels": [2, 4, 8]}]}, "has 2 treatments, 2 controls and 3 levels; .* one a level"),
+        (
+            {"contrasts": [{**ASKED, "treatment": ["re", "re"]}]},
+            "has 2 treatments, 1 controls .* one control a treatment",
+        ),
+        (
+            {"contrasts": [{**ASKED, "treatment": ["re"] * 3, "control": ["plain"] * 3}]},
+            "has 3 treatments, 3 controls and 0 levels; .* two for a difference of differences",
+        ),
         ({"margin": "half"}, "margin is 'half'; it is a number from 0"),
         ({"keep_weights": "yes"}, "keep_weights is 'yes'; it is true or false"),
         ({"margin": -0.1}, "margin is -0.1; it is a number from 0"),

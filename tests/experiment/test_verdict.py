@@ -111,6 +111,34 @@ def test_a_slope_is_what_each_doubling_adds(tmp_path, template):
     assert effect.mean == pytest.approx(0.02)
 
 
+def test_two_pairs_are_a_difference_of_differences(tmp_path, template):
+    contrast = {"name": "more", "treatment": ["re-4", "re-2"], "control": ["plain-4", "plain-2"]}
+    plan = load_plan(write_plan(tmp_path, arms=DEPTHS, contrasts=[contrast]))
+    gain = {"re-4": 0.05, "re-2": 0.02, "plain-2": 0.3}
+    fill(plan, tmp_path, template, lambda arm, seed: None if (arm, seed) == ("plain-2", 1) else 0.5 + gain.get(arm, 0))
+    effect = contrast_effect(plan, plan.contrasts[0], results_of(plan, tmp_path), "test_accuracy")
+    assert effect.count == 1  # only a seed that all four arms have
+    assert effect.mean == pytest.approx((0.05 - 0) - (0.02 - 0.3))
+    assert "per doubling" not in format_effect(effect, "test_accuracy", bool(plan.contrasts[0].levels))
+
+
+def test_slopes_of_treatments_over_controls_are_a_difference_of_slopes(tmp_path, template):
+    """What arms of either kind are compared with, the same at all levels, drops out."""
+    names = {kind: [f"{kind}-{depth}" for depth in (2, 4, 8)] for kind in ("re", "plain")}
+    levels = {"levels": [2, 4, 8]}
+    asked = [
+        {"name": "both", "treatment": names["re"], "control": names["plain"], **levels},
+        {"name": "re", "treatment": names["re"], "control": ["re-2"] * 3, **levels},
+        {"name": "plain", "treatment": names["plain"], "control": ["plain-8"] * 3, **levels},
+    ]
+    plan = load_plan(write_plan(tmp_path, arms=DEPTHS, contrasts=asked))
+    values = {"re-2": 0.1, "re-4": 0.2, "re-8": 0.6, "plain-2": 0.3, "plain-4": 0.5, "plain-8": 0.4}
+    fill(plan, tmp_path, template, lambda arm, seed: values[arm] + 0.1 * seed)
+    found = results_of(plan, tmp_path)
+    both, re, plain = (contrast_effect(plan, one, found, "test_accuracy").mean for one in plan.contrasts)
+    assert (both, re - plain) == pytest.approx(((0.6 - 0.1) / 2 - (0.4 - 0.3) / 2,) * 2)
+
+
 def test_primary_intervals_are_widened_by_their_number(tmp_path, template):
     plan = load_plan(write_plan(tmp_path, primary_contrasts=3, seeds=[0, 1, 2]))
     fill(plan, tmp_path, template, lambda arm, seed: 0.5 + 0.01 * seed * (arm == "re"))

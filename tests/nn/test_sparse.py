@@ -1,5 +1,7 @@
 """Selections of tokens: the same ones as the authors' code keeps, and what every selection promises."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from deepvit_edu.diagnostics import (
     record_attention,
     similarity_matrices,
 )
-from deepvit_edu.nn.attention import legible_attention
+from deepvit_edu.nn.attention import RefinedAttention, legible_attention
 from deepvit_edu.nn.model import VisionTransformer
 from deepvit_edu.nn.registry import ATTENTIONS
 from deepvit_edu.nn.sparse import (
@@ -223,7 +225,14 @@ def test_a_plain_model_starts_one_that_drops_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention": ("refined",)}, "RefinedAttention: its convolution mixes neighbouring entries"),
+        (
+            {"attention": ("refined",)},
+            "RefinedAttention: its convolution mixes neighbouring entries .* only a kernel_size of 1 has no neighbours",
+        ),
+        (
+            {"selection": "waiting", "attention": ("refined",), "attention_options": {"kernel_size": 1}},
+            "reads the class token's attention, and RefinedAttention in block 0 cannot",
+        ),
         ({"attention": ("accumulated", "reused")}, "AccumulatedAttention: it passes its map on"),
         ({"class_token": False}, "keeps the class token"),
         ({"before": (0,)}, "block 0 has none; begin at 1"),
@@ -275,6 +284,32 @@ def test_every_pair_of_selection_and_attention_runs_or_is_refused(kind, attentio
                 assert model.train(training)(IMAGES).isfinite().all()
             except NeedsRecalibration:
                 assert attention == "re"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kernel_size", "same"), [(1, True), (3, False)])
+def test_a_refined_map_knows_no_neighbours_if_its_kernel_is_1x1(kernel_size, same):
+    """Why it may lose tokens: a token's output is the same wherever the other tokens stand in the map."""
+    torch.manual_seed(0)
+    attn, x = RefinedAttention(16, 2, expansion=3, kernel_size=kernel_size).eval(), torch.randn(2, 9, 16)
+    order = torch.tensor([0, 4, 2, 8, 6, 1, 3, 5, 7])
+    for context in (nullcontext, legible_attention):
+        with context():
+            difference = (attn(x[:, order]) - attn(x)[:, order]).abs().max()
+        assert (difference < 1e-5) == same
+
+
+@torch.no_grad()
+def test_a_refined_map_with_a_1x1_kernel_loses_tokens_exactly():
+    options = {"attention": ("refined",), "attention_options": {"kernel_size": 1, "expansion": 2}}
+    model = small("random", before=(2,), **options).eval()
+    chosen = select_tokens(model, IMAGES)
+    x = model.blocks[1](model.blocks[0](model.embed(IMAGES)))
+    mixed = chosen.kept[0].flip(1)[:, :, None].expand(-1, -1, x.shape[-1])  # in another order
+    x = torch.cat([x[:, :1], x[:, 1:].gather(1, mixed)], dim=1)
+    for block in model.blocks[2:]:
+        x = block(x)
+    torch.testing.assert_close(chosen.class_token, x[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_without_attention_go_with_masks():

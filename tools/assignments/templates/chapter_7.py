@@ -202,3 +202,106 @@ def saved_on_paper(draw: Random) -> Question:
             "1: names a change that makes matrices smaller or moves fewer bytes",
         ),
     )
+
+
+@template(7)
+def part_of_the_map(draw: Random) -> Question:
+    """At how many tokens the map has a part of the price that the seed chooses, in a block that it changes."""
+    part = draw.choice([2, 3, 4, 5])
+    described, left, squared = draw.choice(
+        [
+            ("a usual block", "(4 + 2 * ratio)", 2),
+            ("a block without its MLP, attention alone", "4", 2),
+            (
+                "a block whose queries see a quarter of the keys, all of which are still projected",
+                "(4 + 2 * ratio)",
+                0.5,
+            ),
+            ("a block whose queries and keys are half as wide as its values, C/2", "(3 + 2 * ratio)", 1.5),
+            ("a block that takes its map from the block before: no queries, no keys, no scores", "(2 + 2 * ratio)", 1),
+        ]
+    )
+    words = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}[part]
+    head = '''\
+def crossing(channels, ratio):
+    """The number of tokens, as a number that need not be whole."""
+'''
+    hidden = f"""\
+for channels, ratio in ((64, 3), (192, 4), (384, 2)):
+    low, high = 0.0, 1e9
+    for _ in range(200):  # the part grows with the tokens
+        n = (low + high) / 2
+        the_map = {squared} * n * n * channels
+        others = {left} * n * channels * channels
+        low, high = (n, high) if the_map * {part} < the_map + others else (low, n)
+    assert abs(crossing(channels, ratio) / n - 1) < 1e-6, (channels, ratio)
+"""
+    return Question(
+        exercise="7.4",
+        variant=f"{described}, {words}",
+        text=(
+            f"Think of {described}, of $C$ channels; an MLP, where there is one, is `ratio` times as wide. At how many "
+            f"tokens do the products that make or use its map take {words} of all the multiplications of its matrix "
+            "products? Exponentials are not counted. Derive it, and write it as a function."
+        ),
+        stub=head + "    ...\n",
+        solution=head + f"    return {left} * channels / ({squared} * {part - 1})\n",
+        tests=(
+            Test(1, "assert crossing(128, 4) > crossing(64, 4), 'a wider block needs more tokens'\n", ""),
+            Test(3, "# The number is compared here with one that is searched, at several sizes.\n", hidden),
+        ),
+    )
+
+
+@template(7)
+def own_score(draw: Random) -> Question:
+    """A small study of a score for tokens, designed and then run."""
+    case, trap = draw.choice(
+        [
+            (
+                "the length of a token after the last norm before the selection",
+                "In a residual stream lengths grow with depth, and some places are always long: compare with fixed "
+                "places, too, which tell whether the image was looked at.",
+            ),
+            (
+                "the attention that a patch gets from all queries, and not from the class token alone",
+                "The map must be formed for it, so the fused kernel is given up: the clock decides, not the count.",
+            ),
+            (
+                "the distance of a token from the mean of its image's tokens",
+                "Where deep tokens have become alike, the distances are small, and their order may be that of noise: "
+                "report how alike the tokens are in each network.",
+            ),
+            (
+                "how much a block has just changed a token, by the length of the difference",
+                "Tokens of the block before have to be kept for it: that is memory, which no multiplications show.",
+            ),
+        ]
+    )
+    return Question(
+        exercise="7.6",
+        variant=case,
+        text=(
+            f"Somebody proposes to keep the quarter of the patch tokens with the largest score. The score is {case}. "
+            "Plan a comparison with random dropping in two trained networks, plain and with LayerScale, and carry it "
+            "out. Hand in the rule that you wrote before the runs, a table with differences and their errors, the "
+            "cost of the score on paper and on the clock, and two sentences on what the result does not say."
+        ),
+        stub="",
+        solution=(
+            "Both arms keep equally many tokens before the same block, and differ in the score alone. The rule names "
+            "the block, the difference that counts, and what would change one's mind. Differences of right and wrong "
+            "are taken image by image, so that their error is that of a pair; several depths are shown, not the best. "
+            f"{trap} One network of each kind, without training, says nothing of other networks, nor of networks that "
+            "were trained to drop tokens."
+        ),
+        points=10,
+        rubric=(
+            "2: the rule and the expectation stand before the numbers",
+            "2: arms differ in the score alone, with equal numbers of tokens",
+            "2: differences are paired by image, with errors",
+            "1: both networks, and several depths",
+            "2: the cost of the score itself, on paper and on the clock, with what this score asks for",
+            "1: limits: no training, one network of each kind",
+        ),
+    )

@@ -57,6 +57,25 @@ def one_choice_for_all(x, scores, count):
     return torch.cat([x[:, :1], x[:, 1:][:, scores[0].topk(count).indices]], dim=1)
 
 
+@mutant("7.2", says="count again: which number has the first patch in scores")
+def as_it_was_handed_out(x, scores, count):
+    """Both faults of the stub: a mean over the batch, and places of patches used as those of tokens."""
+    index = scores.mean(dim=0).topk(count).indices
+    return torch.cat([x[:, :1], x[:, index]], dim=1)
+
+
+@mutant("7.2", says="a mean over the batch makes one choice for all")
+def one_mean_for_all(x, scores, count):
+    """The places are right, and all images have those of the mean score."""
+    return torch.cat([x[:, :1], x[:, 1:][:, scores.mean(dim=0).topk(count).indices]], dim=1)
+
+
+@mutant("7.2", says="not tokens of the same image")
+def from_another_image(x, scores, count):
+    """Every image's best places, taken from the image after it."""
+    return torch.cat([x[:, :1], _take(x[:, 1:].roll(1, 0), scores.topk(count, dim=1).indices)], dim=1)
+
+
 @mutant("7.2", says="off by one")
 def class_token_counted_in(x, scores, count):
     """Places of patches are used as places of tokens."""

@@ -16,6 +16,8 @@ from tools.contents import ROOT
 
 from .plans import TUNING, write_plan
 
+CAMPAIGN = ROOT / "book/experiments/campaign.yml"
+
 
 def git(folder, *arguments):
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
@@ -152,3 +154,19 @@ def test_files_that_are_no_campaign_are_refused(tmp_path, text, message):
         campaign.read_campaign(tmp_path / "campaign.yml")
     with pytest.raises(FileNotFoundError, match="there is no campaign at"):
         campaign.read_campaign(tmp_path / "none.yml")
+
+
+def declared(text: str) -> dict:
+    """What a plan's file says of its runs; words may be mended later."""
+    parts = yaml.safe_load(text)
+    return {key: parts.get(key) for key in ("data", "model", "recipe", "tuning", "seeds", "arms", "annotator")}
+
+
+@pytest.mark.parametrize("entry", campaign.read_campaign(CAMPAIGN), ids=lambda entry: entry.plan)
+def test_the_code_of_the_campaign_has_the_plan_as_it_is_declared(entry):
+    """Runs are made from the plan as it stands in the commit that is named, so a later change would not reach them."""
+    name = f"book/experiments/{entry.plan}.yml"
+    then = subprocess.run(["git", "show", f"{entry.code}:{name}"], cwd=ROOT, capture_output=True, text=True)
+    if then.returncode:
+        pytest.skip(f"this clone has no commit {entry.code[:7]}")
+    assert declared(then.stdout) == declared((ROOT / name).read_text())

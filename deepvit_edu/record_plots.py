@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 
-from .experiment.ledger import Entry
+from .experiment.ledger import Entry, short_name
 from .experiment.plan import Plan, arm_config, arm_data
 from .experiment.verdict import contrast_effect, has, mean_interventions, recorded_runs, recorded_value, results_of
 from .nn.model import attention_name
@@ -89,18 +89,13 @@ def _draw_effect(ax: Axes, place: int, entry: Entry) -> None:
     face = COLOURS[0] if decided else "none"
     ax.plot(100 * effect.mean, place, "o", color=COLOURS[0], markerfacecolor=face, markersize=7)
     ax.plot(points, np.full(len(points), place - 0.17), ".", color=COLOURS[1], markersize=5)
-    ax.text(0, place + 0.3, f"{_named(entry)}: {entry.verdict}", transform=ax.get_yaxis_transform(), fontsize=9)
+    ax.text(0.02, place + 0.3, f"{_named(entry)}: {entry.verdict}", transform=ax.get_yaxis_transform(), fontsize=9)
 
 
 def _named(entry: Entry) -> str:
     """The contrast, with what tells it from the same contrast of another study."""
     slope = " per doubling" if " per doubling" in entry.effect else ""
-    return f"{entry.claim.contrast}{slope} ({_short(entry.claim.plan)})"
-
-
-def _short(plan: str) -> str:
-    """A study's letter and number: "s1_depth_and_remedies" is S1."""
-    return plan.split("_")[0].upper()
+    return f"{entry.claim.contrast}{slope} ({short_name(entry.claim.plan)})"
 
 
 def _effect_row(entry: Entry) -> tuple[str, ...]:
@@ -117,7 +112,7 @@ def draw_curves(plan: Plan, folder: Path) -> Drawn | str:
     if not measured:
         return _waiting("learning curves", plan, found)
     depths = sorted({_depth(plan, arm) for arm in measured})
-    fig, axes = figure(1, len(depths), width=4.2 * len(depths), height=3.4)
+    fig, axes = figure(1, len(depths), width=4.2 * len(depths), height=4.2)
     for ax, depth in zip(np.atleast_1d(axes), depths, strict=True):
         styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
         for (arm, runs), (colour, marker) in zip(_of_depth(plan, measured, depth), styles, strict=False):
@@ -133,11 +128,13 @@ def draw_curves(plan: Plan, folder: Path) -> Drawn | str:
             )
         ax.set(title=f"{depth} blocks", xlabel="thousand images", ylabel="test accuracy (%)")
         ax.sharey(np.atleast_1d(axes)[0])
-        ax.legend(fontsize=8)
+        _legend_below(ax, columns=2)
     few, most = (choose(len(runs) for runs in measured.values()) for choose in (min, max))
     of = f"{few} to {most} runs" if few < most else "one run" if most == 1 else f"{most} runs"
     ends = "; ".join(f"{arm_words(plan, arm)}: {_mean_curve(runs)[1][-1]:.1f} %" for arm, runs in measured.items())
-    return Drawn(fig, f"Learning curves of study {_short(plan.name)}, each the mean of {of}. At their ends: {ends}.")
+    return Drawn(
+        fig, f"Learning curves of study {short_name(plan.name)}, each the mean of {of}. At their ends: {ends}."
+    )
 
 
 def _mean_curve(runs: list[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +244,7 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
             measured = [run for run in runs.values() if has(run, measure)]
             if measured and plan.arms[arm].taken_from is None:
                 panel = points.setdefault(arm_data(plan, arm)["name"], {})
-                panel[f"{arm_words(plan, arm)} ({_short(plan.name)})"] = (
+                panel[f"{arm_words(plan, arm)} ({short_name(plan.name)})"] = (
                     _mean(measured, measure),
                     100 * _mean(measured, "test_accuracy"),
                 )
@@ -301,7 +298,12 @@ def _depth(plan: Plan, arm: str) -> int:
 def kind_words(plan: Plan, arm: str) -> str:
     """An arm's name in words, without its depth, where it says no more than its kind and depth; else as it is."""
     kind, _, rest = arm.partition("-")
-    return KINDS[kind] if kind in KINDS and rest in ("", str(_depth(plan, arm))) else arm
+    depth = str(_depth(plan, arm))
+    if kind in KINDS and rest in ("", depth):
+        return KINDS[kind]
+    if kind in KINDS and rest == f"{depth}-small":
+        return f"{KINDS[kind]} from a small start"
+    return arm
 
 
 def arm_words(plan: Plan, arm: str) -> str:

@@ -40,6 +40,14 @@ def minus(text: str) -> str:
     return re.sub(rf"{code}|−(?=0(?:\.0+)?(?![\d.]))", lambda found: "" if found[0] == "−" else found[0], text)
 
 
+def power(value: float) -> str:
+    """A number with one digit and a power of ten, for sentences: 0.0000007 is 7 · 10⁻⁷; from 0.01 to 100 as it is."""
+    if value == 0 or 0.01 <= abs(value) < 100:
+        return minus(f"{value:.2g}")
+    digit, exponent = f"{value:.0e}".split("e")
+    return minus(digit) + " · 10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Rows of words as lines of text, each column as wide as its longest word."""
     rows = [[" ".join(printable(cell).split("\n")) for cell in row] for row in rows]

@@ -1,4 +1,4 @@
-from deepvit_edu.words import LONGEST, align, fold, markdown_table, minus, one_line, printable
+from deepvit_edu.words import LONGEST, align, fold, markdown_table, minus, one_line, power, printable
 
 
 def test_control_characters_are_written_as_escapes():
@@ -23,3 +23,7 @@ def test_numbers_have_a_true_minus_and_names_keep_their_hyphens():
     assert minus("-0.000 ± 0.002, -0, -0.05, -0.0e") == "0.000 ± 0.002, 0, −0.05, 0.0e"
     assert minus("`torch.roll(x, -1)` gives -1") == "`torch.roll(x, -1)` gives −1"
     assert markdown_table([["loss"], ["-0.5"]]) == "| loss |\n|---|\n| −0.5 |"
+
+
+def test_small_numbers_are_powers_of_ten_and_others_as_they_are():
+    assert [power(value) for value in (7e-7, -2e-3, 0.014, 1.0, 0)] == ["7 · 10⁻⁷", "−2 · 10⁻³", "0.014", "1", "0"]

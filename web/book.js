@@ -85,3 +85,14 @@ window.addEventListener("load", () => {
   const size = new ResizeObserver((entries) => entries.forEach(({ target }) => look(target)));
   boxes.forEach((box) => size.observe(box));
 });
+
+// On paper nothing stays folded but code that only draws, and the numbers behind a figure.
+let unfolded = [];
+window.addEventListener("beforeprint", () => {
+  unfolded = [...document.querySelectorAll("article details:not([open], .hide, .figure-data)")];
+  unfolded.forEach((fold) => { fold.open = true; });
+  const printed = document.querySelector("#jb-print-docs-body h1");
+  const title = document.querySelector("article h1");
+  if (printed && title) printed.textContent = [...title.childNodes].filter((node) => !node.matches?.(".headerlink")).map((node) => node.textContent).join("");
+});
+window.addEventListener("afterprint", () => unfolded.forEach((fold) => { fold.open = false; }));

@@ -45,7 +45,7 @@ LIKENESS = {
     "used_adjacent": "likeness of neighbours' maps in use",
     "used_adjacent_centred": "the same, rows centred",
     "repetition_excess": "repetition of the block before, heads matched, above new weights",
-    "query_independence_excess": "share of the map that all queries have in common, above new weights",
+    "query_independence_excess": "fraction of the map that all queries have in common, above new weights",
 }
 """What an effect without a unit is an effect on."""
 ERROR_RATE = 0.05
@@ -349,6 +349,11 @@ def _plan_and_section(entry: Entry) -> str:
     return f"{entry.claim.plan or 'no plan'}{section}"
 
 
+def short_name(plan: str) -> str:
+    """A study's letter and number, as pages call it: "s1_depth_and_remedies" is S1."""
+    return plan.split("_")[0].upper()
+
+
 def _shown_p(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
@@ -407,7 +412,7 @@ def _line_of(entry: Entry, nearest: Mapping[str, str] | None) -> str:
     told = f"*Found:* {entry.effects}" if entry.result else entry.so_far and f"({entry.so_far})"
     if undecided and entry.recorded and not told:
         told = "(No pair of runs is complete, so no effect can be shown yet.)"
-    found = f" {told} ({_plan_and_section(entry)})" if told else ""
+    found = f" {told} (study {short_name(entry.claim.plan)})" if told else ""
     found += _corrected_away(entry)
     if undecided and (place := (nearest or {}).get(entry.claim.plan)):
         found += f" *The nearest evidence by now:* {place}."

@@ -8,7 +8,7 @@ from ..devices import check_precision
 from ..options import LARGEST_SEED, check_options, option
 
 EXECUTION = ("compile", "channels_last", "grad_checkpointing")
-"""Options that change how fast a step is and not what it computes: a run may be continued with others."""
+"""Options that change how fast a step is and not what it computes, so a run may be continued with others."""
 
 
 @dataclass(frozen=True)

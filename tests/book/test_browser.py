@@ -54,7 +54,7 @@ def test_page_fits_a_phone(visit: Callable, page: str) -> None:
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-CUT_OFF = """() => [...document.querySelectorAll('.cell_input pre, .cell_output div.highlight pre')]
+CUT_OFF = """() => [...document.querySelectorAll('article div.highlight pre')]
   .filter(code => code.clientWidth && code.scrollWidth > code.clientWidth + 1)
   .map(code => code.textContent.split("\\n").sort((one, other) => other.length - one.length)[0])"""
 
@@ -220,3 +220,62 @@ def test_wide_page_has_readable_figures(visit: Callable, page: str) -> None:
         }"""
     )
     assert broken == []
+
+
+FOLDED = "document.querySelectorAll('article details:not([open], .hide, .figure-data)').length"
+
+
+@pytest.mark.parametrize("name", ["book/02_tokens_to_token", "book/claims"])
+def test_nothing_stays_folded_on_paper(visit: Callable, name: str) -> None:
+    opened = visit(name).page
+    before = opened.evaluate(FOLDED)
+    assert before > 0
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.evaluate(FOLDED) == 0
+    title, printed = (opened.locator(each).first.text_content() for each in ("article h1", "#jb-print-docs-body h1"))
+    assert printed.strip() == title.rstrip("#").strip()
+    opened.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.evaluate(FOLDED) == before
+
+
+@pytest.mark.parametrize("name", ["book/index", "book/03_attention_collapse", "book/07_what_attention_costs"])
+def test_pictures_keep_their_colours_in_the_dark(visit: Callable, name: str) -> None:
+    opened = visit(name, "dark").page
+    picture = opened.locator(".live-image img").first
+    opened.locator(".live-figure").first.scroll_into_view_if_needed()
+    picture.wait_for()
+    filters = (
+        "() => [...document.querySelectorAll('article :is(img, canvas)')].map(each => getComputedStyle(each).filter)"
+    )
+    assert set(opened.evaluate(filters)) == {"none"}
+    assert picture.evaluate("image => getComputedStyle(image).backgroundColor") == "rgba(0, 0, 0, 0)"
+    assert picture.evaluate("image => image.naturalWidth >= 2 * 192")  # sharp on a screen of two pixels to one
+
+
+def test_the_first_column_behind_a_figure_stays(visit: Callable) -> None:
+    opened = visit("book/01_vision_transformer", width=390).page
+    cells = "[...document.querySelectorAll('.figure-data td:first-child')]"
+    assert set(opened.evaluate(f"{cells}.map(each => getComputedStyle(each).position)")) == {"sticky"}
+
+
+SHIFTS = """() => new Promise((done) => {
+    let sum = 0;
+    new PerformanceObserver((list) => list.getEntries().forEach((entry) => { sum += entry.hadRecentInput ? 0 : entry.value; }))
+        .observe({ type: "layout-shift", buffered: true });
+    setTimeout(() => done(sum), 500);
+})"""
+
+
+@pytest.mark.parametrize("name", ["book/index", "book/01_vision_transformer", "book/04_re_attention"])
+def test_no_line_jumps_on_a_first_visit_over_a_slow_line(
+    browser, html: Path, serve: Callable[[Path], str], name: str
+) -> None:
+    context = browser.new_context(viewport={"width": 1300, "height": 800})
+    opened = context.new_page()
+    line = opened.context.new_cdp_session(opened)
+    slow = {"offline": False, "latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 90_000}  # 1.6 Mbit/s
+    line.send("Network.enable")
+    line.send("Network.emulateNetworkConditions", slow)
+    opened.goto(f"{serve(html)}/{name}.html", wait_until="networkidle")
+    assert opened.evaluate(SHIFTS) < 0.1
+    context.close()

@@ -118,7 +118,7 @@ def test_effects_name_their_contrasts_and_those_of_the_conditions(tmp_path, temp
     assert entry.effects.startswith("main: +10.00 points [")
     assert "; second: −10.00 points [" in entry.effects
     assert f"| {entry.effects} |" in ledger_table([entry])
-    assert told(entry) == f"**Conditional.** *Claim:* It helps. *Found:* {entry.effects} (tiny)"
+    assert told(entry) == f"**Conditional.** *Claim:* It helps. *Found:* {entry.effects} (study TINY)"
 
 
 def test_a_verdict_says_what_it_holds_for(tmp_path, template):
@@ -169,7 +169,7 @@ def test_where_runs_are_missing_the_nearest_evidence_is_named(tmp_path, template
 def test_runs_without_their_pairs_show_no_effect(tmp_path, template):
     alone = judge(tmp_path, lambda arm, seed: 0.5 if arm == "re" and not seed else None, template)
     assert "1 of 6 runs recorded" in told(alone)
-    assert told(alone).endswith("It helps. (No pair of runs is complete, so no effect can be shown yet.) (tiny)")
+    assert told(alone).endswith("It helps. (No pair of runs is complete, so no effect can be shown yet.) (study TINY)")
 
 
 def test_every_claim_of_the_book_has_an_anchor_of_its_own():
@@ -428,7 +428,7 @@ def test_two_of_five_seeds_have_no_interval(tmp_path, template):
     two, three = recorded(2), recorded(3)
     assert (two.verdict, two.result) == ("not decided yet", None)
     assert two.effects == "main, so far: +10.00 points in 2 pairs, which decide nothing"
-    assert f"({two.effects}) (tiny)" in findings([two])
+    assert f"({two.effects}) (study TINY)" in findings([two])
     assert recorded(1).effects.endswith("+10.00 points in 1 pair, which decides nothing")
     maps = recorded(2, measure="repetition_excess", diagnostics=MAPS)
     assert maps.effects.startswith("main (repetition of the block before, heads matched, above new weights), so far:")

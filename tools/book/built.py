@@ -14,7 +14,7 @@ import torch
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from deepvit_edu.records import describe_commit, describe_hardware, describe_versions
+from deepvit_edu.records import describe_commit, describe_hardware, describe_versions, hardware_of
 from deepvit_edu.tiers import tier
 from tools.book.execution import TAKEN
 from tools.book.metadata import citation
@@ -48,7 +48,7 @@ def facts(now: datetime) -> list[tuple[str, str]]:
         ("built", f"{now:%d %B %Y, %H:%M} UTC"),
         ("version", citation()["version"]),
         ("commit", describe_commit()),
-        ("machine", describe_hardware(torch.device("cpu"))),
+        ("machine", hardware_of({"hardware": describe_hardware(torch.device("cpu"))})),
         ("tier", tier()),
         *versions.items(),
     ]

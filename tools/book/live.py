@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FOLDER = "_static/live"
 PHOTO, PHOTO_FILE, PHOTO_TITLE = "grace_hopper.jpg", "photo.webp", "photograph of Grace Hopper"
-SEEN, SHOWN = 32, 192  # pixels along a side: for the networks, and for the reader
+SEEN, SHOWN = 32, 448  # pixels along a side: for the networks, and for the reader
 START = ("plain_cifar10", "re_cifar10")
 MIDDLE = 12  # the block that words are about
 QUERY = 7  # the token that the figure starts with: Grace Hopper's left eye

@@ -21,7 +21,7 @@
   );
 
   const makePanel = () => {
-    const title = make("h4", { class: "live-title" }), maps = mapCanvas(COLUMNS, 4), caption = make("figcaption");
+    const title = make("p", { class: "live-title" }), maps = mapCanvas(COLUMNS, 4), caption = make("figcaption");
     const bars = make("div", { class: "live-bars" }), answer = make("p", { class: "live-answer" });
     return { box: make("figure", { class: "live-panel" }, title, maps, caption, bars, answer), title, maps, caption,
       bars, answer };

@@ -60,7 +60,7 @@
 
   // What one network shows: its blocks' maps, and in the whole figure the heads of a block and the classes' shares.
   const makePanel = (whole) => {
-    const title = make("h4", { class: "live-title" }), maps = mapCanvas(COLUMNS, 4), caption = make("figcaption");
+    const title = make("p", { class: "live-title" }), maps = mapCanvas(COLUMNS, 4), caption = make("figcaption");
     const enlarged = mapCanvas(1, 1); // the chosen block's map, which among the others is small for an eye
     enlarged.classList.add("live-enlarged");
     const headsTitle = make("p", { class: "live-note" }), heads = mapCanvas(4, 2);

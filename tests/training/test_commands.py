@@ -124,6 +124,11 @@ def test_training_commands_of_the_page_run(small_world, command):
     arguments = arguments_of(command)
     setup_of(cli.build_parser().parse_args(arguments))  # as it stands
     changes = {**SMALL, "epochs": 1, "cooldown_epochs": 0, "compile": False, "sync_batchnorm": False}
+    if "--teacher" in arguments:  # a released file, whose sizes are those of its name
+        changes |= {"model_options": {}, "frozen_epochs": 0}
+        teacher = create_model("dynamicvit_deit_s", selection="none", num_classes=3, img_size=32)
+        weights = to_official(teacher.state_dict(), "dynamicvit_deit_s", selection="none", num_classes=3, img_size=32)
+        torch.save({"model": weights}, small_world / arguments[arguments.index("--teacher") + 1])
     assert cli.main([*small(arguments), *flags(**changes)]) == 0
 
 

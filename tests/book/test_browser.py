@@ -260,8 +260,9 @@ def test_the_first_column_behind_a_figure_stays(visit: Callable) -> None:
 
 SHIFTS = """() => new Promise((done) => {
     let sum = 0;
-    new PerformanceObserver((list) => list.getEntries().forEach((entry) => { sum += entry.hadRecentInput ? 0 : entry.value; }))
-        .observe({ type: "layout-shift", buffered: true });
+    const add = (entry) => { sum += entry.hadRecentInput ? 0 : entry.value; };
+    const observer = new PerformanceObserver((list) => list.getEntries().forEach(add));
+    observer.observe({ type: "layout-shift", buffered: true });
     setTimeout(() => done(sum), 500);
 })"""
 

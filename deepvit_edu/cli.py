@@ -392,7 +392,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     flags = {
         "--quick": {"action": "store_true", "default": False, "help": rounds},
         "--threads": {"type": int, "default": 1, "metavar": "N", "help": "threads of the processor"},
-        "--device": {"default": "cpu", "help": "cpu, cuda, cuda:1 or mps; layers are timed on the CPU alone"},
+        "--device": {"default": "cpu", "help": "cpu, cuda, cuda:1 or mps"},
         "--models": {"type": int, "default": 2, "metavar": "N", "help": "how many at once, a thread each"},
         "--batch-size": {"type": int, "default": 8, "metavar": "N", "help": "images a step"},
         "--out": {"default": None, "metavar": "PATH", "help": "write the numbers to this .json file"},
@@ -404,7 +404,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "models": ("--quick", "--models", "--device", "--out"),
     }
     for flag in ("--quick", "--threads", "--device", "--out"):
-        parser.add_argument(flag, **flags[flag])
+        alone = "; layers are timed on the CPU alone" if flag == "--device" else ""
+        parser.add_argument(flag, **{**flags[flag], "help": flags[flag]["help"] + alone})
     parser.set_defaults(what="layers", models=flags["--models"]["default"], batch_size=flags["--batch-size"]["default"])
     kinds = parser.add_subparsers(title="what to measure", metavar="WHAT")
     for kind, text in BENCHES.items():

@@ -14,12 +14,15 @@ from ..diagnostics import (
     intervene_all,
     least_harmful,
     map_matters,
+    record_attention,
+    renumbered_heads,
 )
 from ..nn.model import VisionTransformer
 from ..nn.sparse import MlpBlock
 
 NUM_IMAGES = 128  # for the measures of every two heads, and for the blocks one by one
 MAP_IMAGES = 512  # for the measures that match heads
+BOUND_IMAGES = 32  # for the measure that has all maps of these at once
 LIVE_IMAGES = 2000  # for what the maps of the deep half are worth together
 NEW_SEEDS = range(5)  # of the new weights that measures are compared with
 
@@ -31,7 +34,8 @@ def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any
         what `collapse_report` gives; under "initial" the same of new weights (those of seed 0 always); under
         "interventions" the rows of `intervene_all`. What `excess_report` gives of the softmax maps, and of the maps in
         use with "used_" before each name. "aliveness" (of the deep half, on "aliveness_images"), the "least_harmful"
-        of its replacements, and "map_matters": true, false, or null where the images are too few to say. Numbers are
+        of its replacements, and "map_matters": true, false, or null where the images are too few to say. Under
+        "renumbered" what `renumbered_heads` gives of the softmax maps, doubly centred, of each L - 1 pairs; numbers are
         rounded to five digits; images are as many as a set has, up to the numbers above. Nothing of a model whose maps
         have no common size, since it drops tokens or has blocks without attention.
     """
@@ -44,6 +48,8 @@ def measure_model(model: VisionTransformer, test_set: ImageSet) -> dict[str, Any
     report["initial"] = collapse_report(at_initialisation(model), few)
     report["interventions"] = intervene_all(model, few, labels[:NUM_IMAGES])
     report |= _measure_excess(model, images[:MAP_IMAGES])
+    pairs = renumbered_heads(record_attention(model, few[:BOUND_IMAGES], "softmax"), centre="double")
+    report["renumbered"] = {name: values.tolist() for name, values in pairs.items()}
     return rounded(report | measure_aliveness(model, images, labels))
 
 

@@ -1,13 +1,22 @@
 """What every run's record says of its model."""
 
+import itertools
 import json
 
 import pytest
 import torch
 
-from deepvit_edu.diagnostics import aliveness, excess_report
+from deepvit_edu.diagnostics import aliveness, excess_report, record_attention, unit_vectors
 from deepvit_edu.experiment import measure
 from tests.helpers import tiny_model, tiny_set
+
+
+def _all_pairs(model, images) -> list[float]:
+    """The mean cosine of every head of a block with every head of the next, maps doubly centred."""
+    maps = [unit_vectors(attn, centre="double") for attn in record_attention(model, images, "softmax")]
+    vectors = [attn.movedim(1, 0).flatten(1) for attn in maps]  # (H, B·N·N)
+    columns = maps[0][:, 0].numel() / maps[0].shape[-1]
+    return [(one @ other.T).mean().item() / columns for one, other in itertools.pairwise(vectors)]
 
 
 @pytest.mark.parametrize("attention", [("plain",), ("re",)])
@@ -28,6 +37,8 @@ def test_a_record_has_the_measures_and_what_they_exceed(attention):
     )
     assert found["map_matters"] in (False, None)
     assert found["images"] == 40
+    assert {len(values) for values in found["renumbered"].values()} == {3}
+    assert found["renumbered"]["expected"] == pytest.approx(_all_pairs(model, some[:32]), abs=1e-4)
 
 
 def test_more_images_come_after_those_of_a_smaller_number():

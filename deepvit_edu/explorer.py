@@ -271,7 +271,7 @@ def collapse_html(recording: CollapseRecording) -> str:
     ]
     caption = (
         f"The maps of every two blocks, for networks trained on {recording.data}. After epoch {recording.epochs[-1]} "
-        f"the mean cosine of neighbouring blocks ({MEASURES['row']}) is: {', '.join(means)}."
+        f"the mean cosine of all pairs of neighbouring blocks ({MEASURES['row']}) is: {', '.join(means)}."
     )
     return _page("How alike are the maps of two blocks?", payload, fig, alt, tables, caption)
 

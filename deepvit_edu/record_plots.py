@@ -250,7 +250,8 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
                 )
     if not points:
         return "Not drawn yet: no run with this measure is recorded."
-    fig, axes = figure(1, len(points), width=4.6 * len(points), height=4.6)
+    lines = max(-(-len(arms) // 2) for arms in points.values())  # of the legends, in two columns
+    fig, axes = figure(1, len(points), width=4.6 * len(points), height=4.0 + 0.2 * lines)
     for ax, (name, arms) in zip(np.atleast_1d(axes), points.items(), strict=True):
         for (arm, place), (colour, marker) in zip(arms.items(), _styles(), strict=False):
             ax.plot(*place, marker, color=colour, label=arm, linestyle="none")

@@ -1,6 +1,8 @@
 """Figures from records: that they show what the records hold, and say so where none is there."""
 
+import io
 import math
+import warnings
 
 import matplotlib.pyplot as plt
 import pytest
@@ -105,6 +107,18 @@ def test_likeness_is_set_against_accuracy_over_all_arms(study, recorded):
     points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in drawn.figure.axes[0].lines}
     assert points["shared-2 (TINY)"] == pytest.approx((0.2, 30.1))
     assert "rank correlation -0.80 over 4 arms" in drawn.says
+
+
+def test_a_legend_of_many_arms_leaves_room_for_the_points(study, recorded, tmp_path):
+    record = load_record(record_path(study, Job("plain-4", 0), recorded))
+    many = load_plan(
+        write_plan(tmp_path, "many", arms={f"arm-{n}": None for n in range(24)}, contrasts=None, seeds=[0])
+    )
+    fill(many, tmp_path, record, lambda arm, seed: 0.5)
+    drawn = draw_likeness([many], tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "axes sizes collapsed to zero"
+        drawn.figure.savefig(io.BytesIO(), format="svg", bbox_inches="tight")
 
 
 def test_rank_correlation_looks_at_the_order_alone():

@@ -250,13 +250,13 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
                 )
     if not points:
         return "Not drawn yet: no run with this measure is recorded."
-    lines = max(-(-len(arms) // 2) for arms in points.values())  # of the legends, in two columns
-    fig, axes = figure(1, len(points), width=4.6 * len(points), height=4.0 + 0.2 * lines)
+    most = max(map(len, points.values()))  # names in a legend: in one column, since a phone has no room for two
+    fig, axes = figure(1, len(points), width=4.6 * len(points), height=4.0 + 0.2 * most)
     for ax, (name, arms) in zip(np.atleast_1d(axes), points.items(), strict=True):
         for (arm, place), (colour, marker) in zip(arms.items(), _styles(), strict=False):
             ax.plot(*place, marker, color=colour, label=arm, linestyle="none")
         ax.set(title=name, xlabel="repetition of the block before, above new weights", ylabel="test accuracy (%)")
-        _legend_below(ax, columns=2)
+        _legend_below(ax, columns=1)
     told = "; ".join(f"{name}: {_rank_text(list(arms.values()))}" for name, arms in points.items())
     return Drawn(fig, f"How much the deep half's maps repeat, against accuracy, one point for each arm. {told}.")
 

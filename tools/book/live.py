@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FOLDER = "_static/live"
 PHOTO, PHOTO_FILE, PHOTO_TITLE = "grace_hopper.jpg", "photo.webp", "photograph of Grace Hopper"
-SEEN, SHOWN = 32, 448  # pixels along a side: for the networks, and for the reader
+SEEN, SHOWN = 32, 192  # pixels along a side: for the networks, and for the reader
 START = ("plain_cifar10", "re_cifar10")
 MIDDLE = 12  # the block that words are about
 QUERY = 7  # the token that the figure starts with: Grace Hopper's left eye
@@ -179,7 +179,7 @@ def write_live(folder: Path) -> None:
         size = round(photo.height * SHOWN / photo.width)
         top = (size - SHOWN) // 2
         shown = photo.resize((SHOWN, size), Image.Resampling.BICUBIC).crop((0, top, SHOWN, top + SHOWN))
-        (folder / PHOTO_FILE).write_bytes(encoded(shown, "WEBP", quality=28, method=6))
+        (folder / PHOTO_FILE).write_bytes(encoded(shown, "WEBP", quality=22, method=6))
 
 
 def write_beside_pages(app: Sphinx, error: Exception | None) -> None:

@@ -294,13 +294,18 @@ def measured_maps(runs: Iterable[Record]) -> dict[str, float] | None:
     """
     names = ("query_independence", "query_independence_excess", "distance_from_uniform")
     names = (*names, "repetition_excess", "repetition_stripes_excess")
-    runs = [run for run in runs if "map_matters" in run.get("diagnostics", {})]
+    runs = _with_maps(runs)
     if not runs:
         return None
     matters = [run["diagnostics"]["map_matters"] for run in runs]
     counts = {"runs": len(runs), "alive": matters.count(True), "idle": matters.count(False)}
     values = {name: [recorded_value(run, name) for run in runs if has(run, name)] for name in names}
     return {**counts, **{name: float(np.mean(of)) if of else math.nan for name, of in values.items()}}
+
+
+def _with_maps(runs: Iterable[Record]) -> list[Record]:
+    """The runs whose maps were measured as they are today."""
+    return [run for run in runs if "map_matters" in run.get("diagnostics", {})]
 
 
 def control_arm(plan: Plan) -> str:
@@ -334,7 +339,7 @@ def maps_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
         maps = measured_maps(runs.values())
         if maps is None:
             continue
-        measured = [run["diagnostics"] for run in runs.values() if "map_matters" in run.get("diagnostics", {})]
+        measured = [run["diagnostics"] for run in _with_maps(runs.values())]
         worth = [found["aliveness"][found["least_harmful"]]["loss"][0] for found in measured]
         names = ("repetition_excess", "repetition_stripes_excess", "query_independence_excess")
         likeness = ["–" if math.isnan(maps[name]) else f"{maps[name]:+.2f}" for name in names]

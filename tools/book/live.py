@@ -179,7 +179,7 @@ def write_live(folder: Path) -> None:
         size = round(photo.height * SHOWN / photo.width)
         top = (size - SHOWN) // 2
         shown = photo.resize((SHOWN, size), Image.Resampling.BICUBIC).crop((0, top, SHOWN, top + SHOWN))
-        (folder / PHOTO_FILE).write_bytes(encoded(shown, "WEBP", quality=22, method=6))
+        (folder / PHOTO_FILE).write_bytes(encoded(shown, "WEBP", quality=28, method=6))
 
 
 def write_beside_pages(app: Sphinx, error: Exception | None) -> None:

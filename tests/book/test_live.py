@@ -48,7 +48,9 @@ AT_REST = ["live.css", *(f"live/{name}.js" for name in ("base", "networks", "pic
 AT_REST.append(f"live/{PHOTO_FILE}")
 MILLISECONDS = 60_000
 CIFAR, SHAPES = "cifar10", "shapes"
-MOST = 2.1  # processor that one image may take, in plain loops of as many multiplications (1.2 to 1.3 here)
+# Processor that one image may take, in plain loops of as many multiplications, by how many times slower the browser is
+# told to be: measured were 1.2 to 1.8 and, since what slows a browser down takes its share, 1.6 to 2.2.
+MOST = {1: 2.1, 4: 2.8}
 
 
 @pytest.fixture(scope="module")
@@ -405,17 +407,19 @@ def processor(browser):
 
 
 @pytest.mark.parametrize("name", ["refiner_cifar10", "refiner_shapes"])
-@pytest.mark.parametrize("slower", [1, 4])
+@pytest.mark.parametrize("slower", MOST)
 def test_one_image_takes_little_processor(processor, name, slower):
     """In plain loops on the same machine: milliseconds would judge the machine. `pytest -s` prints them."""
     network, plain = processor(name, slower)
     print(f"{name}, browser {slower} times slower: {network:.1f} ms, the plain loop {plain:.1f} ms")
-    assert 0 < network <= MOST * plain
+    assert 0 < network <= MOST[slower] * plain
 
 
-def test_twice_the_processor_is_too_much(processor):
-    network, plain = processor("refiner_cifar10", runs=2)
-    assert network > MOST * plain
+@pytest.mark.parametrize("slower", MOST)
+def test_twice_the_processor_is_too_much(processor, slower):
+    network, plain = processor("refiner_cifar10", slower, runs=2)
+    print(f"computed twice, browser {slower} times slower: {network:.1f} ms, the plain loop {plain:.1f} ms")
+    assert network > MOST[slower] * plain
 
 
 def named_with_fewer(name, pixels, how, before, keep):

@@ -35,13 +35,17 @@ def unit_vectors(attn: Tensor, axis: Axis = "column", centre: Centre = None) -> 
         raise ValueError(f"centre is '{centre}'; choose 'row', 'double' or None")
     dim = -2 if axis == "column" else -1
     attn = attn.float()
-    lengths_before = attn.norm(dim=dim, keepdim=True)
+    lengths_before = lengths = _lengths(attn, dim)
     if centre is not None:
-        attn = attn - attn.mean(dim=-1, keepdim=True)
-    if centre == "double":
-        attn = attn - attn.mean(dim=-2, keepdim=True)
-    lengths = attn.norm(dim=dim, keepdim=True)
-    return torch.where(lengths > 1e-6 * lengths_before, attn / lengths, 0)
+        attn = centre_rows(attn)
+        attn = attn - attn.mean(dim=-2, keepdim=True) if centre == "double" else attn
+        lengths = _lengths(attn, dim)
+    return attn / torch.where(lengths > 1e-6 * lengths_before, lengths, torch.inf)
+
+
+def _lengths(attn: Tensor, dim: int) -> Tensor:
+    """Euclidean norms along one axis, which is kept: `norm` takes many times as long along columns."""
+    return attn.square().sum(dim=dim, keepdim=True).sqrt()
 
 
 def cross_layer_similarity(maps: Sequence[Tensor], axis: Axis = "column", centre: Centre = None) -> Tensor:

@@ -396,11 +396,11 @@ def _list_of(entries: list[Entry], nearest: Mapping[str, str] | None) -> str:
         return "\n".join(_line_of(entry, nearest) for entry in entries)
     places = dict.fromkeys(place for entry in waiting if (place := (nearest or {}).get(entry.claim.plan)))
     lines = [_line_of(entry, nearest) for entry in entries if entry not in waiting]
-    lines.append(f"- **Not decided yet:** {len(waiting)} claims, whose runs are still missing in whole or in part.")
+    lines.append(f"- **Without a verdict yet:** {len(waiting)} claims, whose runs are missing in whole or in part.")
     if places:
         lines[-1] += f" *The nearest evidence by now:* {'; '.join(places)}."
     hidden = "\n".join(_line_of(entry, None) for entry in waiting)  # the places stand above
-    return "\n".join(lines) + f"\n\n{fold(f'The {len(waiting)} claims that are not decided yet', hidden)}"
+    return "\n".join(lines) + f"\n\n{fold(f'The {len(waiting)} claims without a verdict', hidden)}"
 
 
 def _line_of(entry: Entry, nearest: Mapping[str, str] | None) -> str:

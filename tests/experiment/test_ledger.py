@@ -139,7 +139,7 @@ def test_what_was_seen_at_the_first_epoch_is_folded_where_newer_studies_ask(tmp_
 def test_what_no_study_of_any_age_has_seen_is_not_among_what_was_seen():
     new, old = Claim("It will.", "somebody", "paper"), Claim("It did.", "somebody", "paper", subject=FIRST_EPOCH)
     both = findings(ledger([old, new], PLANS, PLANS))
-    assert "Not decided yet:** 2 claims" in both
+    assert "Without a verdict yet:** 2 claims" in both
     assert "Seen in" not in both
 
 
@@ -154,7 +154,7 @@ def test_several_claims_that_wait_for_runs_stand_under_a_fold_below_what_is_deci
     seen, folded = without_anchors(findings([*waiting, decided])).split("<details>")
     first, count = seen.strip().splitlines()
     assert first.startswith("- **Reproduced")
-    assert count == "- **Not decided yet:** 2 claims, whose runs are still missing in whole or in part."
+    assert count == "- **Without a verdict yet:** 2 claims, whose runs are still missing in whole or in part."
     assert folded.index("It helps.") < folded.index("It hurts.")
     assert "<details>" not in findings([waiting[0], decided])
 

@@ -122,7 +122,7 @@ def _slim(svg: str) -> str:
         return re.sub(r"\s+", " ", shorter)
 
     svg = re.sub(r' (d|x|y)="[^"]*"', in_tenths, svg)
-    return re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*">', "<g>", svg))
+    return re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", svg))
 
 
 def _stack_panels(fig: Figure) -> bool:

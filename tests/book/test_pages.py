@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,11 @@ def test_no_traceback_and_no_raw_markup(read_page: Reader, page: str) -> None:
     assert "Traceback (most recent call last)" not in article.get_text()
     prose = " ".join(text for text in article.find_all(string=True) if not text.find_parents(["pre", "code", "script"]))
     assert re.findall(r"\{[\w:-]+\}`|```\{|:::\{", prose) == []
+
+
+def test_every_name_in_a_page_is_of_one_place(read_page: Reader, page: str) -> None:
+    names = Counter(element["id"] for element in read_page(page).find_all(id=True))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_pictures_have_alternative_text(read_page: Reader, page: str) -> None:

@@ -42,6 +42,8 @@ ONLY_WHERE = {  # names, and the pattern of what a page has that needs them
     "live/split.js": "live-split",
     "live/kernel.js": "live-kernel",
 }
+REPEATED = re.compile(r' id="(?:exercise|solution)-content"')
+"""A name that every exercise of a page has, and to which nothing leads."""
 EXPLORER = re.compile(
     r'<script type="application/json">(?P<data>.*?)</script>\s*<script>(?P<code>.*?)</script>', re.DOTALL
 )
@@ -122,7 +124,7 @@ def make_lean(app: Sphinx, _page: str, _template: str, context: dict, _doctree: 
     if body:
         files = Files(Path(app.outdir), context["content_root"])
         body = move_pictures(move_explorers(body, files), files)
-        context["body"] = KERNEL.sub("", body).replace("<img ", '<img loading="lazy" ')
+        context["body"] = REPEATED.sub("", KERNEL.sub("", body)).replace("<img ", '<img loading="lazy" ')
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -21,8 +21,8 @@ WRAPPINGS = ("state_dict_ema", "model_ema", "ema", "state_dict", "net", "model")
 """Under what name trainers put the weights, the best first."""
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 """Ways of resizing that a model's file may name."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What wrappers of a model (DistributedDataParallel, torch.compile) put before every name."""
+PREFIXES = ("module.", "_orig_mod.", "backbone.")
+"""What wrappers of a model (DistributedDataParallel, torch.compile, a detector) put before every name."""
 
 
 def save_model(model: VisionTransformer, path: str | Path, **about: object) -> Path:

@@ -131,10 +131,11 @@ def wrap(weights, kind):
         "checkpoint": {"epoch": 3, "state_dict": weights, "args": argparse.Namespace(lr=0.1)},
         "moving average": {"state_dict": wrong, "state_dict_ema": module},
         "cifar": {"net": module, "acc": 98.3, "epoch": 59},
+        "detector": {"state_dict": {f"module.backbone.{name}": value for name, value in weights.items()}},
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["bare", "checkpoint", "moving average", "cifar"])
+@pytest.mark.parametrize("kind", ["bare", "checkpoint", "moving average", "cifar", "detector"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_released_file_loads_however_it_is_wrapped(tmp_path, name, kind):
     source, target = small(name).eval(), small(name).eval()

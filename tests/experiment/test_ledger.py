@@ -154,7 +154,7 @@ def test_several_claims_that_wait_for_runs_stand_under_a_fold_below_what_is_deci
     seen, folded = without_anchors(findings([*waiting, decided])).split("<details>")
     first, count = seen.strip().splitlines()
     assert first.startswith("- **Reproduced")
-    assert count == "- **Without a verdict yet:** 2 claims, whose runs are still missing in whole or in part."
+    assert count == "- **Without a verdict yet:** 2 claims, whose runs are missing in whole or in part."
     assert folded.index("It helps.") < folded.index("It hurts.")
     assert "<details>" not in findings([waiting[0], decided])
 

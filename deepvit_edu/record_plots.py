@@ -212,6 +212,9 @@ def draw_aliveness(plan: Plan, folder: Path) -> Drawn | str:
         for depth in sorted({_depth(plan, arm) for arm in measured})
     }
     fig = plot_by_block(panels, ylabel="change of the loss, nats", xlabel="block whose map is replaced")
+    fig.set_figheight(4.0)  # the legend has room below
+    for ax in fig.axes:
+        _legend_below(ax, columns=2)
     alive = {arm_words(plan, arm): of for arm, of in _alive_runs(measured).items()}
     told = [f"{arm}: in {some} of {_count(judged, 'run')}" for arm, (some, judged) in alive.items() if judged]
     together = f" The maps of the deep half together matter with {'; '.join(told)}." if told else ""
@@ -266,8 +269,9 @@ def _mean(runs: list[Record], measure: str) -> float:
 
 
 def _legend_below(ax: Axes, columns: int) -> None:
-    """A legend that hides no point."""
-    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
+    """A legend that hides no point: below the axis' label, however high the panel is."""
+    away = 4.5  # of the legend's text sizes: numbers and a label lie between
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=away, ncols=columns)
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:

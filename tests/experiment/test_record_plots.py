@@ -120,6 +120,16 @@ def test_a_legend_of_many_arms_leaves_room_for_the_points(study, recorded, tmp_p
         assert "figure-narrow" in plot.figure_html(drawn.figure, alt="points")  # on a phone, too
 
 
+@pytest.mark.parametrize("draw", [draw_curves, draw_aliveness])
+def test_a_legend_lies_below_the_label_of_its_axis(study, recorded, draw):
+    fig = draw(study, recorded).figure
+    for stacked in (False, True):  # wide, then as on a phone
+        assert not stacked or plot._stack_panels(fig)
+        fig.canvas.draw()
+        for ax in fig.axes:
+            assert ax.get_legend().get_window_extent().y1 <= ax.xaxis.get_tightbbox().y0
+
+
 def test_rank_correlation_looks_at_the_order_alone():
     assert rank_correlation([(1, 10), (2, 20), (3, 1000), (4, 500)]) == pytest.approx(0.8)  # one pair in another order
     ties = [(1, 1), (1, 2), (2, 3), (3, 4)]  # equal values share the mean of their ranks

@@ -429,7 +429,7 @@ def _corrected_away(entry: Entry) -> str:
     if entry.verdict != "inconclusive" or not _decides_alone(entry):
         return ""
     return (
-        f" Its interval alone leaves zero out. But {entry.together} claims on one subject are read together, some of "
+        f". Its interval alone leaves zero out. But {entry.together} claims on one subject are read together, some of "
         f"which would do so by chance; corrected for their number, it does not count (p {entry.p_value:.3f})."
     )
 

@@ -81,7 +81,8 @@ def networks_caption() -> str:
 
     return (
         f"Where the {BLOCKS} blocks of a plain network (left) and of one with Re-attention look from one patch. As it "
-        f"opens, block {MIDDLE} looks most: {looks_most(start()['networks'])}."
+        f"opens, block {MIDDLE} looks most: {looks_most(start()['networks'])}. Most is largest in size: maps of "
+        "Re-attention are mixed and normed, so their entries have both signs."
     )
 
 

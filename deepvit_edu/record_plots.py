@@ -146,7 +146,8 @@ def _mean_curve(runs: list[Record]) -> tuple[np.ndarray, np.ndarray]:
 def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
     """What forced collapse costs: for each contrast with a forced arm, blocks that are forced against the change.
 
-    Each point has its interval; points of one control have one colour.
+    Each point has its interval; points of one control have one colour. A contrast is drawn when all its pairs are in:
+    the interval of the first two would fill the figure and say nothing.
     """
     found = results_of(plan, folder)
     doses = [
@@ -154,7 +155,7 @@ def draw_doses(plan: Plan, folder: Path) -> Drawn | str:
         for contrast in plan.contrasts
         if len(contrast.treatment) == 1
         and forced_blocks(plan, contrast.treatment[0]) > forced_blocks(plan, contrast.control[0])
-        if (effect := contrast_effect(plan, contrast, found, "test_accuracy")).count > 1
+        if (effect := contrast_effect(plan, contrast, found, "test_accuracy")).count == len(plan.seeds) > 1
     ]
     if not doses:
         return _waiting("doses of forced collapse", plan, found)

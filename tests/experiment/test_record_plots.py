@@ -93,6 +93,13 @@ def test_doses_stand_at_the_number_of_blocks_that_are_forced(study, recorded):
     assert [row[2] for row in drawn.figure.own_table[2]] == ["2", "1"]
 
 
+def test_a_dose_waits_for_all_its_pairs(study, recorded):
+    record_path(study, Job("tied-1", 1), recorded).unlink()
+    drawn = draw_doses(study, recorded)
+    assert "one map for two blocks" in drawn.says
+    assert "queries and keys tied" not in drawn.says
+
+
 def test_aliveness_takes_the_least_harmful_replacement_of_each_block(study, recorded):
     drawn = draw_aliveness(study, recorded)
     shallow, deep = drawn.figure.axes[:2]

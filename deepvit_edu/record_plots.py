@@ -213,8 +213,8 @@ def draw_aliveness(plan: Plan, folder: Path) -> Drawn | str:
         for depth in sorted({_depth(plan, arm) for arm in measured})
     }
     fig = plot_by_block(panels, ylabel="change of the loss, nats", xlabel="block whose map is replaced")
-    fig.set_figheight(4.0)  # the legend has room below
-    for ax in fig.axes:
+    fig.set_figheight(4 / 3 * fig.get_figheight())  # legends have room below
+    for ax in fig.axes[: len(panels)]:  # a place without a panel has none
         _legend_below(ax, columns=2)
     alive = {arm_words(plan, arm): of for arm, of in _alive_runs(measured).items()}
     told = [f"{arm}: in {some} of {_count(judged, 'run')}" for arm, (some, judged) in alive.items() if judged]

@@ -137,6 +137,15 @@ def test_a_legend_lies_below_the_label_of_its_axis(study, recorded, draw):
             assert ax.get_legend().get_window_extent().y1 <= ax.xaxis.get_tightbbox().y0
 
 
+def test_three_depths_leave_a_place_without_a_legend(study, recorded, monkeypatch):
+    monkeypatch.setattr("deepvit_edu.record_plots._depth", lambda _plan, arm: min(2, list(ARMS).index(arm)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fig = draw_aliveness(study, recorded).figure
+    assert [ax.get_legend() is not None for ax in fig.axes] == [True, True, True, False]
+    assert fig.get_figheight() == 8  # two rows
+
+
 def test_rank_correlation_looks_at_the_order_alone():
     assert rank_correlation([(1, 10), (2, 20), (3, 1000), (4, 500)]) == pytest.approx(0.8)  # one pair in another order
     ties = [(1, 1), (1, 2), (2, 3), (3, 4)]  # equal values share the mean of their ranks

@@ -45,8 +45,8 @@ TITLES = {"plain": "plain", "re": "Re-attention", "refiner": "Refiner", "layersc
 MEASURES = {
     "raw": "same image, plain cosine",
     "row": "same image, rows centred",
-    "images_raw": "different images, plain cosine",
-    "images_row": "different images, rows centred",
+    "images_raw": "two images, plain cosine",
+    "images_row": "two images, rows centred",
 }
 REPLACEMENTS = {
     "previous": "the map of the block before",
@@ -267,11 +267,13 @@ def collapse_html(recording: CollapseRecording) -> str:
     fig, alt = draw_collapse(recording)
     tables = [_similarity_table(recording), _interventions_table(recording)]
     means = [
-        f"{TITLES.get(name, name)} {_neighbours(found['row'][-1]):.2f}" for name, found in recording.similarity.items()
+        f"{TITLES.get(name, name)} {_neighbours(found['raw'][-1]):.2f} ({_neighbours(found['row'][-1]):.2f})"
+        for name, found in recording.similarity.items()
     ]
     caption = (
         f"The maps of every two blocks, for networks trained on {recording.data}. After epoch {recording.epochs[-1]} "
-        f"the mean cosine of all pairs of neighbouring blocks ({MEASURES['row']}) is: {', '.join(means)}."
+        f"the mean plain cosine of all pairs of neighbouring blocks, and in brackets that of centred rows, is: "
+        f"{', '.join(means)}."
     )
     return _page("How alike are the maps of two blocks?", payload, fig, alt, tables, caption)
 

@@ -191,8 +191,8 @@ def test_collapse_tables_hold_the_means(specimens, undrawn):
     cells = {row.th.string: [cell.string for cell in row.find_all("td")] for row in soup.select("tbody tr")}
     assert cells["plain, same image, rows centred"] == ["−0.500", "0.500"]
     assert (
-        "the mean cosine of all pairs of neighbouring blocks (same image, rows centred) is: plain 0.50."
-        in soup.figcaption.string
+        "the mean plain cosine of all pairs of neighbouring blocks, and in brackets that of centred rows, is: "
+        "plain 1.00 (0.50)." in soup.figcaption.string
     )
     assert cells["the map of the block before"] == ["loss +1.750, accuracy −12.5"]
     assert cells["the uniform map"] == ["loss +1.250, accuracy −12.5"]

@@ -316,7 +316,7 @@ def test_a_link_says_that_it_holds_no_picture_of_the_readers_own_and_the_sample_
     said = figure.root.get_by_text("your picture stays on this machine.")
     said.wait_for()
     back.click()
-    assert "of photograph of Grace Hopper" in figure.settled()
+    assert "of photo of Grace Hopper" in figure.settled()
     assert said.count() == 0
 
 

@@ -10,7 +10,7 @@ from docutils.utils import new_document
 pytest.importorskip("sphinx", reason="Only the book's environment has Sphinx.")
 pytest.importorskip("py_mini_racer", reason="Only the book's environment has a JavaScript engine.")
 
-from tools.book.formulas import in_lines, keep_stops, typeset
+from tools.book.formulas import in_lines, keep_stops, typeset, with_breaks
 
 
 def test_formula_is_there_for_the_eye_and_for_screen_readers() -> None:
@@ -40,11 +40,16 @@ def test_lines_of_a_display_are_rows(tex: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tex", "after", "kept"),
-    [("N", "). Next", "N)."), ("N", " tokens.", None), (r"\frac{q^\top k}{\sqrt D} + \frac12", ". Next", None)],
+    ("before", "tex", "after", "kept"),
+    [
+        ("of ", "N", "). Next", "N)."),
+        ("of ", "N", " tokens.", None),
+        ("numbers (", "N", " tokens)", "(N"),
+        ("of (", r"\frac{q^\top k}{\sqrt D} + \frac12", "). Next", r"(\frac{q^\top k}{\sqrt D} + \frac12)."),
+    ],
 )
-def test_short_formula_stays_in_one_line_with_its_stop(tex: str, after: str, kept: str | None) -> None:
-    paragraph = nodes.paragraph("", "", nodes.Text("of "), nodes.math("", tex), nodes.Text(after))
+def test_formula_stays_with_its_bracket_and_its_stop(before: str, tex: str, after: str, kept: str | None) -> None:
+    paragraph = nodes.paragraph("", "", nodes.Text(before), nodes.math("", tex), nodes.Text(after))
     document = new_document("page")
     document += paragraph
     words = paragraph.astext()
@@ -52,3 +57,11 @@ def test_short_formula_stays_in_one_line_with_its_stop(tex: str, after: str, kep
     unbroken = [one.astext() for one in paragraph.findall(nodes.inline) if "unbroken" in one["classes"]]
     assert unbroken == ([kept] if kept else [])
     assert paragraph.astext() == words
+
+
+def test_long_formula_may_break_between_its_parts() -> None:
+    formula = typeset(r"\Theta_1 + \Theta_2 + \Theta_3")
+    parts = BeautifulSoup(with_breaks(formula), "html.parser").select(".katex-html > *")
+    assert [part.name for part in parts] == ["span", "wbr", "span", "wbr", "span"]
+    assert with_breaks(formula).replace("<wbr>", "") == formula
+    assert with_breaks("<code>x</code>") == "<code>x</code>"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 KATEX = ROOT / "web" / "vendor" / "katex" / "katex.min.js"
 CLASSES = "math notranslate nohighlight"
 SHORT = 24  # characters of TeX: such a formula fits a line of any screen
+PART = '<span class="katex-base">'  # what KaTeX never breaks
 STOP = re.compile(r"[.,;:!?)\]”’]+")
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,18 @@ def typeset_node(node: nodes.Element, display: bool) -> str:
         return f"<code>{html.escape(tex)}</code>"
 
 
+def with_breaks(formula: str) -> str:
+    """A typeset formula whose line may end between its parts even where the words around it stay together."""
+    before, *parts = formula.split(PART)
+    return before + PART + f"<wbr>{PART}".join(parts) if parts else formula
+
+
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
     """Write a formula within a line."""
-    self.body.append(self.starttag(node, "span", "", CLASS=CLASSES) + typeset_node(node, display=False) + "</span>")
+    formula = typeset_node(node, display=False)
+    if len(node.astext()) > SHORT:
+        formula = with_breaks(formula)
+    self.body.append(self.starttag(node, "span", "", CLASS=CLASSES) + formula + "</span>")
     raise nodes.SkipNode
 
 
@@ -94,16 +104,27 @@ def visit_display(self: HTML5Translator, node: nodes.math_block) -> None:
 
 
 def keep_stops(app: Sphinx, doctree: nodes.document, _page: str) -> None:
-    """Keep a short formula and the stop after it in one line: browsers would let the next line begin with the stop."""
+    """Keep a formula, the bracket before it and the stop after it together: browsers would divide them between lines.
+
+    A short formula does not break either; a long one may between its parts.
+    """
     if app.builder.format != "html":
         return
     for formula in list(doctree.findall(nodes.math)):
         around, place = formula.parent, formula.parent.index(formula)
+        before = around[place - 1] if place else None
         after = around[place + 1] if place + 1 < len(around) else None
+        bracket = "(" if isinstance(before, nodes.Text) and before.endswith("(") else ""
         stop = STOP.match(after) if isinstance(after, nodes.Text) else None
-        if stop and len(formula.astext()) <= SHORT:
+        if not (bracket or stop):
+            continue
+        kept = nodes.inline("", "", nodes.Text(bracket), formula, classes=["unbroken"])
+        around[place] = kept
+        if bracket:
+            around[place - 1] = nodes.Text(before[:-1])
+        if stop:
             around[place + 1] = nodes.Text(after[stop.end() :])
-            around[place] = nodes.inline("", "", formula, nodes.Text(stop[0]), classes=["unbroken"])
+            kept += nodes.Text(stop[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

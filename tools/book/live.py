@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 FOLDER = "_static/live"
-PHOTO, PHOTO_FILE, PHOTO_TITLE = "grace_hopper.jpg", "photo.webp", "photograph of Grace Hopper"
+PHOTO, PHOTO_FILE, PHOTO_TITLE = "grace_hopper.jpg", "photo.webp", "photo of Grace Hopper"
 SEEN, SHOWN = 32, 192  # pixels along a side: for the networks, and for the reader
 START = ("plain_cifar10", "re_cifar10")
 MIDDLE = 12  # the block that words are about

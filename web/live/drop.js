@@ -77,6 +77,7 @@
       () => set({ keep: keep.value }));
     [kind.value, beside.value, rule.value, every.value] = [state.kind, state.beside - 1, state.rule, state.every];
     const panels = range(2, makePanel), about = make("p", { class: "live-note" });
+    const legend = make("p", { class: "live-note" }, "Orange lines: the probabilities with all patches.");
 
     // Blocks before which patches are dropped, and how many stay: as the package counts, and at least one.
     const stages = () => {
@@ -96,7 +97,8 @@
       });
       panel.title.textContent = title;
       drawBlocks(panel.maps, picture.seen, places, shape.side);
-      panel.answer.textContent = panel.caption.textContent = "";
+      panel.answer.textContent = "";
+      panel.caption.textContent = "Nothing is dropped yet.";
       panel.bars.hidden = !result;
       if (result) {
         const cost = (of) => of.reduce((sum, { size }) => sum + multiplications(size + 1, shape), 0);
@@ -116,6 +118,7 @@
     };
     const draw = () => {
       again.hidden = RULES[state.rule][0] !== "random";
+      legend.hidden = !found.signature;
       about.replaceChildren(...noteOn(start.classes[KINDS[state.kind][0]]));
       const titles = ["plain", NETWORKS[state.beside][1]];
       const said = names().map((name, which) => drawPanel(panels[which], name, titles[which]));
@@ -159,7 +162,7 @@
         make("div", { class: "live-panels" }, ...panels.map(({ box }) => box)),
         make("div", { class: "live-settings" },
           controls(rule.box, again, every.box, beside.box, kind.box, chooser.box,
-            chooser.easel, make("p", { class: "live-note" }, "Orange lines: the probabilities with all patches.")))),
+            chooser.easel, legend))),
       about, link.box, heard);
     draw();
     if (link.opened) compute();

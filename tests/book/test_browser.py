@@ -95,6 +95,30 @@ def test_a_formula_shows_its_beginning(visit: Callable) -> None:
     assert all(abs(start) <= 1 for start in starts)
 
 
+LINES_BEGUN_BY_A_STOP = """() => [...document.querySelectorAll('article .unbroken')].filter((kept) => {
+  const stop = document.createRange(), parts = kept.querySelectorAll('.katex-base'), last = parts[parts.length - 1];
+  if (!parts.length || !kept.offsetParent || kept.lastChild.nodeType !== Node.TEXT_NODE) return false;
+  stop.setStart(kept.lastChild, 0);
+  stop.setEnd(kept.lastChild, 1);
+  return stop.getBoundingClientRect().right < last.getBoundingClientRect().left;
+}).map((kept) => kept.textContent)"""
+
+
+def test_no_line_begins_with_the_stop_after_a_formula(visit: Callable) -> None:
+    opened = visit("book/01_vision_transformer", width=389).page  # a page of its own: it changes its width
+
+    def begun() -> list[str]:
+        found = []
+        for width in range(320, 440, 10):  # which formula comes to a line's end is luck
+            opened.set_viewport_size({"width": width, "height": 800})
+            found += opened.evaluate(LINES_BEGUN_BY_A_STOP)
+        return found
+
+    assert begun() == []
+    opened.add_style_tag(content=".bd-article .unbroken { white-space: normal !important; }")
+    assert begun()  # the test can see such lines
+
+
 def test_outputs_are_marked_and_folds_leave_no_gap(visit: Callable) -> None:
     opened = visit("book/01_vision_transformer").page
     unmarked, gaps = opened.evaluate(

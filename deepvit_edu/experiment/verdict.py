@@ -316,7 +316,7 @@ def control_arm(plan: Plan) -> str:
 def describe_maps(maps: dict[str, float] | None) -> str:
     """One sentence of what `measured_maps` found."""
     if maps is None:
-        return "whether its maps repeat, and are used, was not measured"
+        return "whether its blocks repeat, heads matched, and its deep maps are used was not measured"
     new = maps["query_independence"] - maps["query_independence_excess"]
     text = (
         f"in the deep half all queries share {maps['query_independence']:.2f} of a map's variance (new weights "

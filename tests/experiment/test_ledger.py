@@ -183,7 +183,10 @@ def test_maps_of_old_records_are_not_measured(tmp_path, template):
     old = {"adjacent": [0.95, 0.95], "heads": [0.9, 0.9]}
     entry = judge(tmp_path, {"re": 0.1}, template, diagnostics=old, maps_of="plain")
     assert entry.verdict == "reproduced"
-    assert "(plain: whether its maps repeat, and are used, was not measured" in ledger_table([entry])
+    assert (
+        "(plain: whether its blocks repeat, heads matched, and its deep maps are used was not measured"
+        in ledger_table([entry])
+    )
     assert judge(tmp_path, {"re": 0.1}, template).maps is None
 
 

@@ -149,7 +149,9 @@ def test_primary_intervals_are_widened_by_their_number(tmp_path, template):
 def test_summary_says_what_there_is_and_what_is_missing(tmp_path, template):
     plan = load_plan(write_plan(tmp_path))
     assert "missing: 4 runs, first plain_s0" in summary(plan, tmp_path)
-    assert "plain: whether its maps repeat, and are used, was not measured" in summary(plan, tmp_path)
+    assert "plain: whether its blocks repeat, heads matched, and its deep maps are used was not measured" in summary(
+        plan, tmp_path
+    )
     fill(plan, tmp_path, template, lambda arm, seed: None if seed else 0.5)
     text = summary(plan, tmp_path)
     assert "missing: 2 runs, first plain_s1" in text
@@ -176,7 +178,9 @@ def test_maps_are_described_by_the_measures_of_the_runs_that_have_them(tmp_path,
         "matched, are +0.12 more similar than with new weights (not measured in what all queries share); the maps "
         "matter in 1 of 3 runs, and do not in 1"
     )
-    assert describe_maps(None) == "whether its maps repeat, and are used, was not measured"
+    assert (
+        describe_maps(None) == "whether its blocks repeat, heads matched, and its deep maps are used was not measured"
+    )
 
 
 def test_what_deep_maps_are_worth_is_the_cost_of_the_least_harmful_replacement(tmp_path, template):

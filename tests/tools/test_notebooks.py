@@ -286,6 +286,18 @@ def test_setup_cell_holds_torch_to_its_version(monkeypatch: pytest.MonkeyPatch) 
         assert f"torch=={torch.__version__}".split("+")[0] in file.read()
 
 
+def test_setup_cell_of_a_copy_without_address_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("it installs from a placeholder"))
+    monkeypatch.delenv("DEEPVIT_EDU_SOURCE", raising=False)
+    missing = ('find_spec("deepvit_edu")', 'find_spec("not_there_at_all")')
+    setup = notebooks.setup_cells("https://github.com/OWNER/repository", "book/page")[1]
+    with pytest.raises(RuntimeError, match=r"set os.environ.*DEEPVIT_EDU_SOURCE"):
+        exec(setup.source.replace(*missing), {})
+    known = notebooks.setup_cells("https://github.com/someone/repository", "book/page")[1]
+    assert '"git+https://github.com/someone/repository"' in known.source
+    assert "RuntimeError" not in known.source
+
+
 @pytest.fixture(scope="module")
 def wanted() -> dict:
     with pytest.MonkeyPatch.context() as patch:

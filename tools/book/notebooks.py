@@ -27,7 +27,16 @@ import yaml
 from pybtex.database import BibliographyData, Entry, parse_file
 
 from deepvit_edu.words import fold
-from tools.contents import ROOT, is_notebook, load_yaml, notebook_pages, pages, repository_url, source_of
+from tools.contents import (
+    ROOT,
+    is_notebook,
+    is_placeholder,
+    load_yaml,
+    notebook_pages,
+    pages,
+    repository_url,
+    source_of,
+)
 
 FENCE = re.compile(r"^(?P<indent>\s*)(?P<mark>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\w:.+-]+)\})?\s*(?P<rest>.*)$")
 TARGET = re.compile(r"^\s*\((?P<label>[^()\s]+)\)=\s*$")
@@ -595,12 +604,22 @@ def code_cell(source: str, tags: set[str]) -> nbformat.NotebookNode:
     return nbformat.v4.new_code_cell(source.strip("\n"), metadata=metadata)
 
 
+NOWHERE_TO_INSTALL_FROM = """
+    if source is None:
+        raise RuntimeError(
+            "this notebook does not know where its package is: set os.environ['DEEPVIT_EDU_SOURCE'] to its wheel, "
+            "its folder or git+ and its repository's address, and run this cell again"
+        )"""
+
+
 def setup_cells(url: str, page: str) -> list[nbformat.NotebookNode]:
     """The first two cells: what they are for, and the installation where the package is missing."""
     note = (
         f"*This notebook is generated from [`{page}.md`]({url}/blob/main/{page}.md). "
         "The next cell installs the book's package where it is missing, and leaves the installed PyTorch as it is.*"
     )
+    known = f'os.environ.get("DEEPVIT_EDU_SOURCE", "git+{url}")'
+    source = 'os.environ.get("DEEPVIT_EDU_SOURCE")' + NOWHERE_TO_INSTALL_FROM if is_placeholder(url) else known
     code = f"""\
 import importlib.util
 import os
@@ -611,7 +630,7 @@ from importlib.metadata import version
 
 if importlib.util.find_spec("deepvit_edu") is None:
     print("The book's package is being installed, a minute or two.", flush=True)
-    source = os.environ.get("DEEPVIT_EDU_SOURCE", "git+{url}")
+    source = {source}
     held = [name for name in ("torch", "torchvision", "numpy") if importlib.util.find_spec(name)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as constraints:
         constraints.writelines(f"{{name}}=={{version(name)}}\\n" for name in held)

@@ -341,7 +341,7 @@ window.deepvitExplorer = async (id) => {
         return make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((text) => make("td", {}, text)));
       });
       const head = ["network", "change of loss", "change of accuracy"].map((text) => make("th", { scope: "col" }, text));
-      const what = `Block ${block.value}: ${replacements[replacement.value]} in its place`;
+      const what = `Block ${block.value}: ${replacements[replacement.value]} in its place, in the trained networks`;
       answer.replaceChildren(make("table", {}, make("caption", {}, what), make("thead", {}, make("tr", {}, ...head)),
         make("tbody", {}, ...rows)));
     });

@@ -77,7 +77,7 @@
       () => set({ keep: keep.value }));
     [kind.value, beside.value, rule.value, every.value] = [state.kind, state.beside - 1, state.rule, state.every];
     const panels = range(2, makePanel), about = make("p", { class: "live-note" });
-    const legend = make("p", { class: "live-note" }, "Orange lines: the probabilities with all patches.");
+    const legend = make("p", { class: "live-note" }, "Orange lines in the bars: the probabilities with all patches.");
 
     // Blocks before which patches are dropped, and how many stay: as the package counts, and at least one.
     const stages = () => {

@@ -7,8 +7,19 @@ from types import SimpleNamespace
 import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
+from docutils.utils import new_document
 
-from tools.book.marks import NAME, SEPARATOR, WORDS, hold_name, mark_verdicts, note_claims, set_numbers, split_facts
+from tools.book.marks import (
+    NAME,
+    SEPARATOR,
+    WORDS,
+    hold_name,
+    hold_percents,
+    mark_verdicts,
+    note_claims,
+    set_numbers,
+    split_facts,
+)
 from tools.contents import notebook_pages
 
 Reader = Callable[[str], BeautifulSoup]
@@ -71,6 +82,16 @@ def test_a_number_stays_with_its_error_and_an_interval_in_one_line() -> None:
     assert error == "36.3\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.9"
     assert interval == "+1.2 points [−0.5,\N{NO-BREAK SPACE}+2.9]"
     assert words == "[Li et al., 2021]"
+
+
+def test_no_line_begins_with_a_percent_sign_or_the_power_of_a_number() -> None:
+    page = new_document("page")
+    page += nodes.paragraph("", "", nodes.Text("below 15 %, "), nodes.literal("", "15 %"))
+    page += nodes.entry("", nodes.paragraph("", "1.0e-05"))
+    hold_percents(page)
+    set_numbers(page)
+    assert page[0].astext() == "below 15\N{NO-BREAK SPACE}%, 15 %"
+    assert page[1].astext() == "1.0e\N{NON-BREAKING HYPHEN}05"
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@
       if (whole) {
         const each = range(shape.heads, (one) => (result?.maps ? rowOf(name, state.block, one) : null));
         const theirs = `${shape.heads} heads of block ${state.block}`;
-        panel.headsTitle.textContent = result?.maps ? `The ${theirs}:` : `Choose a patch, and the ${theirs} appear:`;
+        panel.headsTitle.textContent = result?.maps ? `The ${theirs}:` : `Choose another patch, and the ${theirs} appear:`;
         drawRows(panel.heads, 4, each, { ...common, scale: largestIn(each), chosen: state.head });
         named(panel.heads, `${title}: the same from the ${shape.heads} heads of block ${state.block}`);
         if (result) drawBars(panel.bars, classes, state.way ? result.before : result.shares, result.shares);

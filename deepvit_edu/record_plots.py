@@ -217,7 +217,11 @@ def draw_aliveness(plan: Plan, folder: Path) -> Drawn | str:
     for ax in fig.axes[: len(panels)]:  # a place without a panel has none
         _legend_below(ax, columns=2)
     alive = {arm_words(plan, arm): of for arm, of in _alive_runs(measured).items()}
-    told = [f"{arm}: in {some} of {_count(judged, 'run')}" for arm, (some, judged) in alive.items() if judged]
+    told = [
+        f"{arm}: in {some} of {_count(ran, 'run')}" + (f" ({undecided} undecided)" if undecided else "")
+        for arm, (some, undecided, ran) in alive.items()
+        if undecided < ran
+    ]
     together = f" The maps of the deep half together matter with {'; '.join(told)}." if told else ""
     return Drawn(fig, f"What replacing one block's map costs, by the least harmful of four replacements.{together}")
 
@@ -228,10 +232,10 @@ def least_harmful_by_block(runs: list[Record]) -> list[float]:
     return np.nanmin([kinds[how] for how in REPLACED_BY if how in kinds], axis=0).tolist()
 
 
-def _alive_runs(measured: dict[str, list[Record]]) -> dict[str, tuple[int, int]]:
-    """By arm: in how many runs the maps of the deep half matter, and in how many that was judged."""
+def _alive_runs(measured: dict[str, list[Record]]) -> dict[str, tuple[int, int, int]]:
+    """By arm: in how many runs the maps of the deep half matter, in how many that is undecided, and how many ran."""
     judged = {arm: [run["diagnostics"].get("map_matters") for run in runs] for arm, runs in measured.items()}
-    return {arm: (said.count(True), len(said) - said.count(None)) for arm, said in judged.items()}
+    return {arm: (said.count(True), said.count(None), len(said)) for arm, said in judged.items()}
 
 
 def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetition_excess") -> Drawn | str:

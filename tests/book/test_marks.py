@@ -14,7 +14,7 @@ from tools.book.marks import (
     SEPARATOR,
     WORDS,
     hold_name,
-    hold_percents,
+    hold_signs,
     mark_verdicts,
     note_claims,
     set_numbers,
@@ -88,8 +88,7 @@ def test_no_line_begins_with_a_percent_sign_or_the_power_of_a_number() -> None:
     page = new_document("page")
     page += nodes.paragraph("", "", nodes.Text("below 15 %, "), nodes.literal("", "15 %"))
     page += nodes.entry("", nodes.paragraph("", "1.0e-05"))
-    hold_percents(page)
-    set_numbers(page)
+    hold_signs(page)
     assert page[0].astext() == "below 15\N{NO-BREAK SPACE}%, 15 %"
     assert page[1].astext() == "1.0e\N{NON-BREAKING HYPHEN}05"
 

@@ -1,5 +1,6 @@
 """Figures from records: that they show what the records hold, and say so where none is there."""
 
+import json
 import math
 import warnings
 
@@ -106,6 +107,14 @@ def test_aliveness_takes_the_least_harmful_replacement_of_each_block(study, reco
     assert shallow.lines[0].get_ydata().tolist() == pytest.approx([0.2, 0.3])
     assert len(deep.lines[0].get_ydata()) == 4
     assert "plain attention, 2 blocks: in 0 of 2 runs; plain attention, 4 blocks: in 2 of 2 runs" in drawn.says
+
+
+def test_a_run_whose_maps_are_undecided_is_counted_as_such(study, recorded):
+    path = record_path(study, Job("plain-4", 1), recorded)
+    record = json.loads(path.read_text())
+    record["diagnostics"]["map_matters"] = None
+    path.write_text(json.dumps(record))
+    assert "plain attention, 4 blocks: in 1 of 2 runs (1 undecided)" in draw_aliveness(study, recorded).says
 
 
 def test_likeness_is_set_against_accuracy_over_all_arms(study, recorded):

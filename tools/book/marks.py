@@ -84,16 +84,16 @@ def set_numbers(doctree: nodes.document) -> None:
                 text.parent.replace(text, nodes.Text(unbroken(minus(text))))
 
 
-def hold_percents(doctree: nodes.document) -> None:
-    """Let no line begin with the sign of a percentage; code and formulas stay."""
+def hold_signs(doctree: nodes.document) -> None:
+    """Let no line begin with a percent sign or with the digits of a power of ten; code and formulas stay."""
     for text in list(doctree.findall(nodes.Text)):
-        if " %" in text and not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math | nodes.raw):
-            text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)))
+        held = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", re.sub(r"(?<=\de)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text))
+        if held != text and not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math | nodes.raw):
+            text.parent.replace(text, nodes.Text(held))
 
 
 def unbroken(text: str) -> str:
-    """Text in which no line ends between a number and its error, in an interval, or in a power of ten."""
-    text = re.sub(r"(?<=\de)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text)
+    """Text in which no line ends between a number and its error, or within an interval."""
     text = re.sub(r"(?<=\S) ± (?=\S)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", text)
     return re.sub(r"\[[-−+\d., ]+\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
@@ -125,7 +125,7 @@ def mark(app: Sphinx, doctree: nodes.document, _page: str) -> None:
         mark_facts(doctree)
         mark_verdicts(doctree)
         set_numbers(doctree)
-        hold_percents(doctree)
+        hold_signs(doctree)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -59,8 +59,9 @@ deepvitLive.figure("live-kernel", (root, fill) => {
   };
   const stage = (...parts) => make("div", { class: "live-stage" }, ...parts);
   const titled = (title, ...parts) => make("figure", {}, stage(...parts), make("figcaption", {}, title));
+  const nine = make("figure", {}, weights, make("figcaption", {}, "weight · entry, nine products"));
   fill(make("p", { class: "live-question" }, "Drag the kernel over the map (queries downwards, keys to the right)."),
     row(titled("before, and the nine entries that are joined", canvases[0], places.box), titled("after", canvases[1])),
-    row(controls(kernel.box, says, link.box), weights), heard);
+    row(controls(kernel.box, says, link.box), nine), heard);
   show();
 });

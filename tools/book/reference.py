@@ -158,8 +158,8 @@ def mend_docstring(_app: Sphinx, what: str, _name: str, described: object, _opti
 
 def keep_colons(what: str, lines: list[str]) -> None:
     """Let no words before a colon be taken for a type, which the signature has: napoleon would put them last."""
-    if what in ("attribute", "data", "property") and lines:
-        lines.insert(0, "")
+    if what in ("attribute", "data", "property") and lines and ":" in lines[0]:
+        lines[0] = f": {lines[0]}"
     for place, line in enumerate(lines[:-1]):
         text = lines[place + 1].lstrip()
         if line.strip() == "Returns:" and ":" in text:

@@ -44,6 +44,7 @@ def test_sections_have_titles_numbers_addresses_and_their_own_words(doctree: nod
         (r"\Lambda\,\lambda", "Λλ"),
         (r"\frac{a}{\sqrt{D}} \le \operatorname{range}(x)", "a/√D ≤ range(x)"),
         ("x^2", "x^2"),
+        (r"A^{\top} e^{q \cdot k}", "A^T e^(q · k)"),
     ],
 )
 def test_formulas_are_plain_text(latex: str, text: str) -> None:

@@ -26,6 +26,7 @@ SILENT = (nodes.literal_block, nodes.raw, nodes.comment, nodes.math_block, nodes
 
 BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 FRACTION = re.compile(rf"\\[dt]?frac{BRACED}{BRACED}")
+LONG_POWER = re.compile(r"\^\{(?!\\[A-Za-z]+\})([^{}]{2,})\}")  # more than a sign: it keeps its brackets
 COMMAND = re.compile(r"\\(?:(?P<name>[A-Za-z]+)|.)|[{}&]", re.DOTALL)
 SIGNS = {
     **{"times": "×", "cdot": "·", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈"},
@@ -51,7 +52,7 @@ def plain_formula(latex: str) -> str:
         except KeyError:
             return ""
 
-    return COMMAND.sub(sign, FRACTION.sub(r"\1/\2", latex))
+    return COMMAND.sub(sign, FRACTION.sub(r"\1/\2", LONG_POWER.sub(r"^(\1)", latex)))
 
 
 def is_titled(node: nodes.Node) -> bool:

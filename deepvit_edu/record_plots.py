@@ -14,7 +14,15 @@ from scipy.stats import spearmanr
 
 from .experiment.ledger import Entry, short_name
 from .experiment.plan import Plan, arm_config, arm_data
-from .experiment.verdict import contrast_effect, has, mean_interventions, recorded_runs, recorded_value, results_of
+from .experiment.verdict import (
+    contrast_effect,
+    has,
+    mean_interventions,
+    measured_maps,
+    recorded_runs,
+    recorded_value,
+    results_of,
+)
 from .nn.model import attention_name
 from .plot import COLOURS, figure, plot_by_block, show
 from .records import Record
@@ -216,11 +224,10 @@ def draw_aliveness(plan: Plan, folder: Path) -> Drawn | str:
     fig.set_figheight(4 / 3 * fig.get_figheight())  # legends have room below
     for ax in fig.axes[: len(panels)]:  # a place without a panel has none
         _legend_below(ax, columns=2)
-    alive = {arm_words(plan, arm): of for arm, of in _alive_runs(measured).items()}
     told = [
-        f"{arm}: in {some} of {_count(ran, 'run')}" + (f" ({undecided} undecided)" if undecided else "")
-        for arm, (some, undecided, ran) in alive.items()
-        if undecided < ran
+        f"{arm_words(plan, arm)}: {words}"
+        for arm, runs in measured.items()
+        if (words := _alive_words(measured_maps(runs)))
     ]
     together = f" The maps of the deep half together matter with {'; '.join(told)}." if told else ""
     return Drawn(fig, f"What replacing one block's map costs, by the least harmful of four replacements.{together}")
@@ -232,10 +239,12 @@ def least_harmful_by_block(runs: list[Record]) -> list[float]:
     return np.nanmin([kinds[how] for how in REPLACED_BY if how in kinds], axis=0).tolist()
 
 
-def _alive_runs(measured: dict[str, list[Record]]) -> dict[str, tuple[int, int, int]]:
-    """By arm: in how many runs the maps of the deep half matter, in how many that is undecided, and how many ran."""
-    judged = {arm: [run["diagnostics"].get("map_matters") for run in runs] for arm, runs in measured.items()}
-    return {arm: (said.count(True), said.count(None), len(said)) for arm, said in judged.items()}
+def _alive_words(maps: dict[str, float] | None) -> str:
+    """In how many runs the maps of the deep half matter, of what `measured_maps` found; empty if none was decided."""
+    undecided = maps["runs"] - maps["alive"] - maps["idle"] if maps else 0
+    if not maps or undecided == maps["runs"]:
+        return ""
+    return f"in {maps['alive']} of {_count(maps['runs'], 'run')}" + (f" ({undecided} undecided)" if undecided else "")
 
 
 def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetition_excess") -> Drawn | str:

@@ -23,6 +23,8 @@ from deepvit_edu.experiment.ledger import VERDICTS
 from deepvit_edu.words import minus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sphinx.application import Sphinx
 
 SEPARATOR = " · "
@@ -79,17 +81,27 @@ def mark_verdicts(doctree: nodes.document) -> None:
 def set_numbers(doctree: nodes.document) -> None:
     """Give numbers in tables a true minus sign, and keep them together with their errors; code and formulas stay."""
     for cell in doctree.findall(nodes.entry):
-        for text in list(cell.findall(nodes.Text)):
-            if not isinstance(text.parent, nodes.literal | nodes.math | nodes.raw):
-                text.parent.replace(text, nodes.Text(unbroken(minus(text))))
+        reword(cell, lambda text: unbroken(minus(text)))
 
 
 def hold_signs(doctree: nodes.document) -> None:
     """Let no line begin with a percent sign or with the digits of a power of ten; code and formulas stay."""
-    for text in list(doctree.findall(nodes.Text)):
-        held = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", re.sub(r"(?<=\de)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text))
-        if held != text and not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math | nodes.raw):
-            text.parent.replace(text, nodes.Text(held))
+    reword(doctree, held)
+
+
+def reword(within: nodes.Element, change: Callable[[str], str]) -> None:
+    """Change the words below a node; code and formulas stay."""
+    for text in list(within.findall(nodes.Text)):
+        if not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math | nodes.raw):
+            changed = change(text)
+            if changed != text:
+                text.parent.replace(text, nodes.Text(changed))
+
+
+def held(text: str) -> str:
+    """Text in which no line ends before a percent sign or within a power of ten."""
+    text = re.sub(r"(?<=\de)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text)
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
 
 
 def unbroken(text: str) -> str:

@@ -3,7 +3,17 @@
 import pytest
 from docutils import nodes
 
-from tools.book.places import DEFINED, IMPORTED, named_in, paragraphs, pattern_of, plain_text, word_of
+from tools.book.places import (
+    DEFINED,
+    IMPORTED,
+    built_in,
+    named_in,
+    origin,
+    paragraphs,
+    pattern_of,
+    plain_text,
+    word_of,
+)
 
 WORDS = {"patch": 1, "attention map": 1, "attention": 1, "MLP": 1, "Re-attention": 1}
 
@@ -38,8 +48,41 @@ def test_code_says_what_it_builds_and_imports() -> None:
         "class Mine(Block):\n    def forward(self): ...\ndef f(): ..."
     )
     assert DEFINED.findall(code) == ["Mine", "f"]
-    (names,) = IMPORTED.findall(code)
+    ((module, names),) = IMPORTED.findall(code)
+    assert module == "deepvit_edu.nn"
     assert [name.split(" as ")[0].strip(" ()\n") for name in names.split(",")] == ["Block", "Mlp", ""]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "whole"),
+    [
+        ("deepvit_edu.data", "load", "deepvit_edu.data.load"),  # and not training.file_batches.load
+        (
+            "deepvit_edu.diagnostics",
+            "cross_layer_similarity",
+            "deepvit_edu.diagnostics.measures.cross_layer_similarity",
+        ),
+        ("deepvit_edu.explorer", "TITLES", "deepvit_edu.explorer.TITLES"),
+    ],
+)
+def test_an_import_is_of_the_module_that_wrote_it(module: str, name: str, whole: str) -> None:
+    assert origin(module, name) == whole
+
+
+def test_a_helper_with_the_name_of_another_is_not_built_there() -> None:
+    found = [
+        ("builds", "rollout", 1),  # imported below, to compare with
+        ("builds", "table", 2),  # a helper of the page's own
+        ("builds", "entropy", 3),  # named in the prose
+        ("builds", "fold", 4),
+        ("imports", "deepvit_edu.maps.rollout", 5),
+        ("imports", "deepvit_edu.words.fold", 6),
+    ]
+    told = list(built_in(found, {"deepvit_edu.maps.entropy"}, plumbing={"deepvit_edu.words.fold"}))
+    assert [name for kind, name, _ in told if kind == "builds"] == [
+        "deepvit_edu.maps.rollout",
+        "deepvit_edu.maps.entropy",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def test_a_folder_lists_the_names_that_it_offers() -> None:
     text = "\n".join(describe_file("diagnostics/__init__.py", "all of these under one name"))
     assert "`import deepvit_edu.diagnostics`: all of these" in text
     assert "`record_attention` ·" in text
+    assert "automodule" not in text  # all of them were written elsewhere
+    assert "   :members: addresses, " in "\n".join(describe_file("data/__init__.py", "sets of images"))
 
 
 def test_every_option_of_every_command_is_described() -> None:

@@ -7,6 +7,7 @@ sections that build or import a name. `{word-index}` lists words and names with 
 
 from __future__ import annotations
 
+import importlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ APART = frozenset(
     )
 )
 DEFINED = re.compile(r"^(?:class|def) (\w+)", re.MULTILINE)
-IMPORTED = re.compile(r"^from deepvit_edu[\w.]* import (\([^)]*\)|.+)$", re.MULTILINE)
+IMPORTED = re.compile(r"^from (deepvit_edu[\w.]*) import (\([^)]*\)|.+)$", re.MULTILINE)
 NAMED = re.compile(r"^((?:\w+\.)*\w+)(?:\(.*\))?$", re.DOTALL)
 PLUMBING = f"{REFERENCE}foundations"  # its names are common words, and no chapter is about them
 
@@ -68,7 +69,7 @@ class Place:
 
 
 Places = dict[tuple[str, str], list[Place]]
-"""Sections by (kind, name). Kinds: "term", "cite", "builds" (a class or function of that name) and "imports"."""
+"""Sections by (kind, name). Kinds: "term", "cite", "builds" and "imports", these two by whole names."""
 
 
 def is_prose(page: str) -> bool:
@@ -159,16 +160,43 @@ def names_in(doctree: nodes.document) -> Iterator[tuple[str, str, nodes.Node]]:
     for code in doctree.findall(nodes.literal_block):
         for name in DEFINED.findall(code.astext()):
             yield "builds", name, code
-        for names in IMPORTED.findall(code.astext()):
-            yield from (("imports", name.split(" as ")[0].strip(" ()\n"), code) for name in names.split(","))
+        for module, names in IMPORTED.findall(code.astext()):
+            bare = (name.split(" as ")[0].strip(" ()\n") for name in names.split(","))
+            yield from (("imports", origin(module, name), code) for name in bare if name)
+
+
+def origin(module: str, name: str) -> str:
+    """The whole name of what a module gives: that of the module it was written in, which the reference knows."""
+    given = getattr(importlib.import_module(module), name, None)
+    return f"{getattr(given, '__module__', module)}.{name}"
+
+
+def built_in(
+    found: list[tuple[str, str, nodes.Node]], mentioned: set[str], plumbing: set[str]
+) -> Iterator[tuple[str, str, nodes.Node]]:
+    """What a page has, with whole names for what it builds: those of the package that it imports or mentions.
+
+    A helper of the page's own that only has the name of something in the package is left out.
+    """
+    known = ({name for kind, name, _ in found if kind == "imports"} | mentioned) - plumbing
+    for kind, name, node in found:
+        if kind != "builds":
+            yield kind, name, node
+            continue
+        yield from ((kind, whole, node) for whole in sorted(known) if whole.rpartition(".")[2] == name)
 
 
 def find_places(env: BuildEnvironment) -> Places:
     """Reads all pages of prose for what stands where; a section counts once."""
     places: Places = {}
+    names = package_names(env)
+    plumbing = {name for name, entry in env.get_domain("py").objects.items() if entry.docname == PLUMBING}
     for page in filter(is_prose, sorted(env.found_docs)):
         doctree = env.get_doctree(page)
-        found = [*names_in(doctree), *(("term", word, text) for text, _, word in first_words(env, doctree))]
+        literals = (named_in(code.astext(), names) for code in doctree.findall(nodes.literal))
+        mentioned = {names[name][2] for name in literals if name}
+        found = [*built_in(list(names_in(doctree)), mentioned, plumbing)]
+        found += [("term", word, text) for text, _, word in first_words(env, doctree)]
         for kind, name, node in found:
             here, known = place_of(env, page, section_of(node)), places.setdefault((kind, name), [])
             if here not in known:
@@ -268,7 +296,7 @@ def link_back(app: Sphinx, doctree: nodes.document, page: str, places: Places) -
         if found:
             citation.append(links(app, page, "Cited in", found))
     for entry in doctree.findall(addnodes.desc) if page.startswith(REFERENCE) else ():
-        name = entry[0].get("fullname", "")
+        name = f"{entry[0].get('module')}.{entry[0].get('fullname')}"
         for before, found in (("Built in", places.get(("builds", name))), ("Used in", places.get(("imports", name)))):
             if found and entry["domain"] == "py":
                 entry[-1].insert(1, links(app, page, before, found))  # behind what it is
@@ -299,8 +327,8 @@ def entries(env: BuildEnvironment, places: Places) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {}
     for word, (page, anchor) in glossary_words(env).items():
         found[word] = [Place(page, anchor, "glossary", word), *places.get(("term", word), ())]
-    for name, (page, anchor, _) in package_names(env).items():
-        used = [place for kind in ("builds", "imports") for place in places.get((kind, name), ())]
+    for name, (page, anchor, whole) in package_names(env).items():
+        used = [place for kind in ("builds", "imports") for place in places.get((kind, whole), ())]
         if used:  # the reference lists the others
             found[name] = [Place(page, anchor, "reference", name), *used]
     return found

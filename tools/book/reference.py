@@ -55,8 +55,12 @@ def describe_file(file: str, text: str) -> Iterator[str]:
     yield from (f"## `{file}`", "")
     if file.endswith("__init__.py"):
         yield from (f"`import {module}`: {text}.", "")
-        exported = getattr(importlib.import_module(module), "__all__", ())
+        package = importlib.import_module(module)
+        exported = getattr(package, "__all__", ())
         yield from ("", " · ".join(f"`{name}`" for name in exported), "")
+        own = [name for name in exported if getattr(getattr(package, name), "__module__", None) == module]
+        if own:  # what is written in it, and not only given on
+            yield from ("```{eval-rst}", f".. automodule:: {module}", f"   :members: {', '.join(own)}", "```", "")
     elif INNER.fullmatch(file):
         yield from (f"{text[0].upper()}{text[1:]}.", "")
     else:

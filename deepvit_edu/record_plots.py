@@ -29,7 +29,7 @@ from .records import Record
 
 FORCED = ("handed", "tied", "query-mean")
 """Attentions that make a block's maps alike by construction, or all rows of a map."""
-MARKERS = "osv^DP"
+MARKERS = "osv^DPX*"
 REPLACED_BY = ("uniform", "query-mean", "other image", "no attention")
 """What a block's map is replaced by to see whether it is used; the least harmful counts."""
 
@@ -122,8 +122,7 @@ def draw_curves(plan: Plan, folder: Path) -> Drawn | str:
     depths = sorted({_depth(plan, arm) for arm in measured})
     fig, axes = figure(1, len(depths), width=4.2 * len(depths), height=4.2)
     for ax, depth in zip(np.atleast_1d(axes), depths, strict=True):
-        styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-        for (arm, runs), (colour, marker) in zip(_of_depth(plan, measured, depth), styles, strict=False):
+        for (arm, runs), (colour, marker) in zip(_of_depth(plan, measured, depth), _styles(), strict=False):
             images, accuracy = _mean_curve(runs)
             ax.plot(
                 images / 1000,
@@ -274,6 +273,13 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
             ax.plot(*place, marker, color=colour, label=arm, linestyle="none")
         ax.set(title=name, xlabel="repetition of the block before, above new weights", ylabel="test accuracy (%)")
         _legend_below(ax, columns=1)
+    head = ("images", "arm", "repetition above new weights", "test accuracy, %")
+    rows = [
+        (name, arm, f"{repetition:.3f}", f"{accuracy:.1f}")
+        for name, arms in points.items()
+        for arm, (repetition, accuracy) in arms.items()
+    ]
+    fig.own_table = ("Likeness against accuracy", head, rows)
     told = "; ".join(f"{name}: {_rank_text(list(arms.values()))}" for name, arms in points.items())
     return Drawn(fig, f"How much the deep half's maps repeat, against accuracy, one point for each arm. {told}.")
 
@@ -302,8 +308,8 @@ def _rank_text(pairs: list[tuple[float, float]]) -> str:
 
 
 def _styles() -> Iterator[tuple[str, str]]:
-    """Colours, and another mark for each round of them."""
-    return ((colour, marker) for marker in cycle(MARKERS) for colour in COLOURS)
+    """Colours and marks, both another at each step: neighbours differ without colour, too."""
+    return zip(cycle(COLOURS), cycle(MARKERS), strict=False)
 
 
 def _of_depth(plan: Plan, measured: dict[str, list[Record]], depth: int) -> list[tuple[str, list[Record]]]:

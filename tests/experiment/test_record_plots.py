@@ -124,6 +124,12 @@ def test_likeness_is_set_against_accuracy_over_all_arms(study, recorded):
     assert "rank correlation -0.80 over 4 arms" in drawn.says
 
 
+def test_arms_differ_in_shape_not_in_colour_alone(study, recorded):
+    lines = draw_likeness([study], recorded).figure.axes[0].lines
+    shapes = [line.get_marker() for line in lines]
+    assert len(set(shapes)) == len(shapes) == len(ARMS)
+
+
 def test_a_legend_of_many_arms_leaves_room_for_the_points(study, recorded, tmp_path):
     record = load_record(record_path(study, Job("plain-4", 0), recorded))
     many = load_plan(
@@ -191,7 +197,14 @@ def test_what_cannot_be_drawn_yet_is_said(study, tmp_path):
     assert draw_forest([waiting]) == "No effect to draw yet: 3 of 10 runs of these claims are recorded."
 
 
-def test_a_figure_brings_its_own_table(study, recorded):
-    page = plot.figure_html(draw_doses(study, recorded).figure, alt="doses", with_numbers=True)
-    assert "<caption>Doses of forced collapse</caption>" in page
+@pytest.mark.parametrize(
+    ("draw", "caption"),
+    [
+        (draw_doses, "Doses of forced collapse"),
+        (lambda study, folder: draw_likeness([study], folder), "Likeness against accuracy"),
+    ],
+)
+def test_a_figure_brings_its_own_table(study, recorded, draw, caption):
+    page = plot.figure_html(draw(study, recorded).figure, alt="points", with_numbers=True)
+    assert f"<caption>{caption}</caption>" in page
     assert page.count("<table>") == 1

@@ -618,6 +618,17 @@ def test_figures_are_accessible(open_figure, name, theme):
     ] == []
 
 
+def test_paper_keeps_no_room_for_what_does_not_run(browser, site):
+    page = browser.new_page()
+    page.route("**/live/*.js", lambda route: route.abort())
+    page.goto((site / "front.html").as_uri())
+    height = "() => getComputedStyle(document.querySelector('.live-figure')).minHeight"
+    assert page.evaluate(height) == "704px"  # so that the page does not jump
+    page.emulate_media(media="print")
+    assert page.evaluate(height) in ("0px", "auto")
+    page.close()
+
+
 def test_without_scripts_the_first_view_is_a_picture_with_words(browser, site):
     body = '<div class="live-figure live-networks docutils container"><p>In the built book.</p></div>'
     found = start()["networks"]

@@ -70,6 +70,8 @@ def article_of(page: str, known: set[str]) -> Tag:
     article = soup.find("article")
     for tag in article.select(NOT_ON_PAPER):
         tag.decompose()
+    for still in article.select("noscript"):  # a live figure's picture: nothing runs on paper
+        still.unwrap()
     for fold in article.find_all("details"):
         fold["open"] = ""
     for box in article.select(".dropdown"):
@@ -142,8 +144,8 @@ body { margin: 0; padding: 0; background: #fff; }
 .whole-book { break-before: page; padding: 0 !important; font-size: 10.5pt; }
 .whole-book div.highlight pre { font-size: 8.2pt; }
 .whole-book { --text: 100%; }
-.whole-book :is(svg, img) { max-width: 100%; max-height: 200mm; }
-.whole-book svg.drawing { max-width: 115mm; max-height: 190mm; margin: 0 auto; }
+.whole-book :is(svg, img) { max-width: 100%; max-height: 150mm; }
+.whole-book svg.drawing { max-width: 115mm; margin: 0 auto; }
 .whole-book .chapter-cards > ul { grid-template-columns: repeat(3, 1fr); }
 .whole-book .chapter-card { break-inside: avoid; }
 """

@@ -14,7 +14,8 @@ FIRST = """<html><head><link rel="stylesheet" href="../_static/book.css?v=1"></h
 <a href="#below">below</a>, <a href="https://example.org">a site</a> and <a href="../downloads/x.zip">a file</a>.</p>
 <svg aria-labelledby="t"><title id="t">drawing</title><rect clip-path="url(#c)"/><use href="#c"/></svg>
 <details class="figure-data"><summary>numbers</summary></details>
-<noscript><img src="first.webp"></noscript><details><summary>folded</summary><p>what was folded</p></details><button>Copy</button>
+<noscript><img src="first.webp"></noscript>
+<details><summary>folded</summary><p>what was folded</p></details><button>Copy</button>
 <section id="below"><h2>1.1. Below</h2><img src="../_images/a.png" loading="lazy">
 </section></section></article></body></html>"""
 SECOND = """<html><head></head><body><article><section id="two"><h1>2. Two</h1><section id="part"><h2>2.1. Part</h2>

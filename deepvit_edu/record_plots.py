@@ -273,9 +273,9 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
             ax.plot(*place, marker, color=colour, label=arm, linestyle="none")
         ax.set(title=name, xlabel="repetition of the block before, above new weights", ylabel="test accuracy (%)")
         _legend_below(ax, columns=1)
-    head = ("images", "arm", "repetition above new weights", "test accuracy, %")
+    head = ("arm", "images", "repetition above new weights", "test accuracy, %")
     rows = [
-        (name, arm, f"{repetition:.3f}", f"{accuracy:.1f}")
+        (arm, name, f"{repetition:.3f}", f"{accuracy:.1f}")
         for name, arms in points.items()
         for arm, (repetition, accuracy) in arms.items()
     ]

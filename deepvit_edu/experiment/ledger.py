@@ -424,13 +424,20 @@ def _decides_alone(entry: Entry) -> bool:
     return entry.result is not None and _agreement(entry.result, entry.claim.expects, entry.margin) != "inconclusive"
 
 
+def _says_alone(entry: Entry) -> str:
+    """What an interval that decides by itself does: a claim of no difference is judged by the margin, not by zero."""
+    if entry.result.verdict(entry.margin) == "no difference that matters":
+        return "lies within the margin"
+    return "lies beyond the margin" if _denies(entry.claim.expects) and entry.margin else "leaves zero out"
+
+
 def _corrected_away(entry: Entry) -> str:
     """Why an interval that decides by itself has no verdict; empty for all others."""
     if entry.verdict != "inconclusive" or not _decides_alone(entry):
         return ""
     return (
-        f". Its interval alone leaves zero out. But {entry.together} claims on one subject are read together, some of "
-        f"which would do so by chance; corrected for their number, it does not count (p {entry.p_value:.3f})."
+        f". Its interval alone {_says_alone(entry)}. But {entry.together} claims on one subject are read together, "
+        f"some of which would do so by chance; corrected for their number, it does not count (p {entry.p_value:.3f})."
     )
 
 

@@ -354,6 +354,22 @@ def p_of(mean: float, deviation: float, pairs: int) -> float:
     return 2 * stats.t.sf(abs(mean) * math.sqrt(pairs) / deviation, pairs - 1)
 
 
+@pytest.mark.parametrize(
+    ("gain", "spread", "expects", "says"),
+    [
+        (0.0225, 8.5, "no difference that matters", "lies beyond the margin"),
+        (0.0, 6.8, "no difference that matters", "lies within the margin"),
+        (0.0, 6.8, "higher", "lies within the margin"),
+        (-0.0125, 8.5, "higher", "leaves zero out"),
+    ],
+)
+def test_what_an_interval_says_alone_is_what_its_p_is_about(tmp_path, template, gain, spread, expects, says):
+    entry = five_seeds(tmp_path, template, gain, spread, expects=expects)
+    assert entry.verdict in ("reproduced", "not at this scale")
+    together, *_ = ledger([entry.claim, *(Claim(f"claim {n}", "b", "c") for n in range(9))], tmp_path, tmp_path)
+    assert f"Its interval alone {says}" in findings([together])
+
+
 def test_claims_that_are_read_together_share_a_correction(tmp_path, template):
     barely = five_seeds(tmp_path, template, 0.0125, spread=8.5)
     assert barely.verdict == "reproduced"

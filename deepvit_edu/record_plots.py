@@ -255,12 +255,18 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
         measure: of the maps, its mean over the deep half: an excess over new weights.
     """
     points: dict[str, dict[str, tuple[float, float]]] = {}
+    undefined = []
     for plan in plans:
         for arm, runs in results_of(plan, folder).items():
+            if plan.arms[arm].taken_from is not None:
+                continue
+            name = f"{arm_words(plan, arm)} ({short_name(plan.name)})"
             measured = [run for run in runs.values() if has(run, measure)]
-            if measured and plan.arms[arm].taken_from is None:
+            if not measured and any(measure in run.get("diagnostics", {}) for run in runs.values()):
+                undefined.append(name)
+            if measured:
                 panel = points.setdefault(arm_data(plan, arm)["name"], {})
-                panel[f"{arm_words(plan, arm)} ({short_name(plan.name)})"] = (
+                panel[name] = (
                     _mean(measured, measure),
                     100 * _mean(measured, "test_accuracy"),
                 )
@@ -281,6 +287,8 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
     ]
     fig.own_table = ("Likeness against accuracy", head, rows)
     told = "; ".join(f"{name}: {_rank_text(list(arms.values()))}" for name, arms in points.items())
+    if undefined:
+        told += f". Without a point, since the measure is not defined for such maps: {', '.join(undefined)}"
     return Drawn(fig, f"How much the deep half's maps repeat, against accuracy, one point for each arm. {told}.")
 
 

@@ -124,6 +124,16 @@ def test_likeness_is_set_against_accuracy_over_all_arms(study, recorded):
     assert "rank correlation -0.80 over 4 arms" in drawn.says
 
 
+def test_an_arm_whose_measure_is_undefined_is_named(study, recorded):
+    for seed in study.seeds:
+        path = record_path(study, Job("tied-1", seed), recorded)
+        record = load_record(path)
+        record["diagnostics"]["repetition_excess"] = [None] * 3
+        save_record(record, path)
+    drawn = draw_likeness([study], recorded)
+    assert drawn.says.endswith("not defined for such maps: tied-1 (TINY).")
+
+
 def test_arms_differ_in_shape_not_in_colour_alone(study, recorded):
     lines = draw_likeness([study], recorded).figure.axes[0].lines
     shapes = [line.get_marker() for line in lines]

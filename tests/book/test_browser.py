@@ -246,6 +246,14 @@ def test_wide_page_has_readable_figures(visit: Callable, page: str) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("name", ["book/index", "book/claims"])
+def test_on_a_phone_an_answer_has_the_whole_width_and_its_verdict_stands_below(visit: Callable, name: str) -> None:
+    row = visit(name, width=390).page.locator("article tr:has(td:nth-child(2) .verdict)").first
+    answer, verdict = (row.locator(f"td:nth-child({place})").bounding_box() for place in (1, 2))
+    assert answer["width"] > 300
+    assert verdict["y"] >= answer["y"] + answer["height"]
+
+
 FOLDED = "document.querySelectorAll('article details:not([open], .hide, .figure-data)').length"
 
 

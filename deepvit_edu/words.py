@@ -37,7 +37,7 @@ def minus(text: str) -> str:
     """
     code = r"`[^`]*`"
     text = re.sub(rf"{code}|(?<![\w)-])-(?=[\d.])", lambda found: "−" if found[0] == "-" else found[0], text)
-    return re.sub(rf"{code}|−(?=0(?:\.0+)?(?![\d.]))", lambda found: "" if found[0] == "−" else found[0], text)
+    return re.sub(rf"{code}|−(?=0(?:\.0+)?(?!\.?\d))", lambda found: "" if found[0] == "−" else found[0], text)
 
 
 def power(value: float) -> str:

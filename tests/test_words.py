@@ -21,6 +21,7 @@ def test_what_is_folded_is_markdown_of_its_own():
 def test_numbers_have_a_true_minus_and_names_keep_their_hyphens():
     assert minus("-1.5 [-2.0, +.5]; plain-24, 2021-05 (re)-3") == "−1.5 [−2.0, +.5]; plain-24, 2021-05 (re)-3"
     assert minus("-0.000 ± 0.002, -0, -0.05, -0.0e") == "0.000 ± 0.002, 0, −0.05, 0.0e"
+    assert minus("from -0.00. Then -0. And -0.01.") == "from 0.00. Then 0. And −0.01."
     assert minus("`torch.roll(x, -1)` gives -1") == "`torch.roll(x, -1)` gives −1"
     assert markdown_table([["loss"], ["-0.5"]]) == "| loss |\n|---|\n| −0.5 |"
 

@@ -25,7 +25,7 @@ from tools.book.captions import live_caption
 from tools.book.live import (
     FIRST,
     FOLDER,
-    PHOTO_FILE,
+    PHOTO_FILES,
     QUERY,
     first_view,
     photo_path,
@@ -45,7 +45,7 @@ PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset=
 KINDS = {"front": "live-networks", "whole": "live-networks live-whole"}
 KINDS |= {name: f"live-{name}" for name in ("query", "split", "kernel", "drop")}
 AT_REST = ["live.css", *(f"live/{name}.js" for name in ("base", "networks", "pictures", "specimen", "start"))]
-AT_REST.append(f"live/{PHOTO_FILE}")
+AT_REST.append(f"live/{next(iter(PHOTO_FILES))}")
 MILLISECONDS = 60_000
 CIFAR, SHAPES = "cifar10", "shapes"
 # Processor that one image may take, in plain loops of as many multiplications, by how many times slower the browser is
@@ -167,6 +167,15 @@ def test_a_page_at_rest_is_light_and_loads_no_network(site, open_figure):
     loaded = {address.rpartition("_static/")[2] for address in figure.requests if "_static/live" in address}
     assert {name for name in loaded if not name.startswith("live/") or "_" in name} == {"live.css"}
     assert figure.errors == []
+
+
+@pytest.mark.parametrize("sharpness", [1, 2])
+def test_the_photograph_has_a_pixel_for_each_of_the_screens(open_figure, sharpness):
+    photo = open_figure("front", device_scale_factor=sharpness).root.locator(".live-image img")
+    photo.scroll_into_view_if_needed()
+    photo.evaluate("it => it.decode()")
+    wide, shown = photo.evaluate("it => [it.naturalWidth, it.getBoundingClientRect().width]")
+    assert wide >= sharpness * shown
 
 
 def test_the_first_view_is_what_the_networks_compute(open_figure):

@@ -3,6 +3,7 @@
 plain_cifar10.js, …   a trained network each: the bytes of its .safetensors in base64, and what replacing its maps cost
 start.js              where two networks look in the first picture: what a figure shows before it loads a network
 samples.js            pictures, as the networks see them
+photo.webp, …         the first picture with a pixel for each of the screen's, plain and sharp
 first.webp            the same first view as a picture, for readers without scripts
 
 A page opened from a folder may load scripts and pictures, but not fetch files: so all of them are scripts.
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 FOLDER = "_static/live"
-PHOTO, PHOTO_FILE, PHOTO_TITLE = "grace_hopper.jpg", "photo.webp", "photo of Grace Hopper"
-SEEN, SHOWN = 32, 192  # pixels along a side: for the networks, and for the reader
+PHOTO, PHOTO_TITLE = "grace_hopper.jpg", "photo of Grace Hopper"
+SEEN, SHOWN = 32, 224  # pixels along a side: for the networks, and for the reader
+PHOTO_FILES = {"photo.webp": 1, "photo2x.webp": 2}  # pixels of the screen for each that is shown
 START = ("plain_cifar10", "re_cifar10")
 MIDDLE = 12  # the block that words are about
 QUERY = 7  # the token that the figure starts with: Grace Hopper's left eye
@@ -98,7 +100,7 @@ def start() -> dict:
         with torch.no_grad():
             shares = model(images)[0].softmax(dim=-1)
         networks[name] = {"rows": [rounded(row, 3) for row in rows.tolist()], "shares": rounded(shares.tolist())}
-    return {"title": PHOTO_TITLE, "shown": PHOTO_FILE, "query": QUERY, "networks": networks}
+    return {"title": PHOTO_TITLE, "shown": list(PHOTO_FILES), "query": QUERY, "networks": networks}
 
 
 def strongest(row: np.ndarray) -> str:
@@ -119,6 +121,14 @@ def looks_most(networks: dict) -> str:
     """Where the middle block of each network looks most, in words."""
     middle = {name.split("_")[0]: strongest(np.array(each["rows"][MIDDLE])) for name, each in networks.items()}
     return "; ".join(f"{'Re-attention' if name == 're' else name}, to {place}" for name, place in middle.items())
+
+
+def shown_photo(side: int) -> Image.Image:
+    """The photograph's middle as a square of so many pixels along a side."""
+    with Image.open(photo_path()) as photo:
+        height = round(photo.height * side / photo.width)
+        top = (height - side) // 2
+        return photo.resize((side, height), Image.Resampling.BICUBIC).crop((0, top, side, top + side))
 
 
 def first_view(networks: dict) -> Image.Image:
@@ -175,11 +185,8 @@ def write_live(folder: Path) -> None:
     (folder / FIRST).write_bytes(encoded(first_view(first["networks"]), "WEBP", quality=60))
     script("start", "takeStart", first | {"classes": classes, "recorded": NUM_IMAGES})
     script("samples", "takeSamples", samples())
-    with Image.open(photo_path()) as photo:
-        size = round(photo.height * SHOWN / photo.width)
-        top = (size - SHOWN) // 2
-        shown = photo.resize((SHOWN, size), Image.Resampling.BICUBIC).crop((0, top, SHOWN, top + SHOWN))
-        (folder / PHOTO_FILE).write_bytes(encoded(shown, "WEBP", quality=28, method=6))
+    for name, times in PHOTO_FILES.items():
+        (folder / name).write_bytes(encoded(shown_photo(times * SHOWN), "WEBP", quality=18, method=6))
 
 
 def write_beside_pages(app: Sphinx, error: Exception | None) -> None:

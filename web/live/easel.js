@@ -1,7 +1,7 @@
 // A place to draw a picture for the networks, loaded when a reader opens it.
 (() => {
   const { make, row, button } = deepvitLive;
-  const SHOWN = 192; // pixels along a side
+  const SHOWN = 224; // pixels along a side
   const INKS = ["#1b1f24", "#ffffff", "#c0392b", "#e08e0b", "#2e8b57", "#2f6fbf", "#8e5a2b"], PAPER = "#9cc7ee";
 
   // A small canvas to draw on; `done` gets the drawing as a file after each stroke.

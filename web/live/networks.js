@@ -14,7 +14,8 @@ deepvitLive.networks = (() => {
   const start = {};
   deepvitLive.takeStart = (given) => {
     Object.assign(start, given);
-    samples.push({ key: given.title, title: given.title, shown: deepvitLive.address(`live/${given.shown}`) });
+    const file = given.shown[devicePixelRatio > 1 ? 1 : 0]; // for a sharp screen, twice as many pixels
+    samples.push({ key: given.title, title: given.title, shown: deepvitLive.address(`live/${file}`) });
   };
   deepvitLive.takeSamples = (given) => given.forEach(({ title, png }, i) => {
     samples[i] ??= { key: title, title, shown: `data:image/png;base64,${png}` };

@@ -5,7 +5,7 @@ deepvitLive.pictures = (() => {
   const KINDS = [["cifar10", "photographs (CIFAR-10)"], ["shapes", "drawn shapes"]];
   const MEGABYTES = [1.7, 1]; // that a network of each kind takes to load
   const COLUMNS = 6, CELL = 64, GAP = 4; // of the blocks' maps, in pixels of the canvas
-  const SEEN = 32, SHOWN = 192; // pixels along a side of a picture: for the networks, and for the reader
+  const SEEN = 32, SHOWN = 224; // pixels along a side of a picture: for the networks, and for the reader
   const noteOn = (classes) => [
     "Your picture stays on this machine: the networks ",
     make("a", { href: address("../book/appendix/in_the_page.html") }, "run in this page"),

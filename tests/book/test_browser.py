@@ -66,6 +66,34 @@ def test_code_is_as_wide_as_its_column(visit: Callable, page: str, width: int) -
     assert opened.evaluate(CUT_OFF) == []
 
 
+# Lines of code that go on in a next line, and where: ems to the right of the first column.
+CONTINUED = """() => [...document.querySelectorAll('article div.highlight pre')].flatMap(code => {
+  const texts = document.createTreeWalker(code, NodeFilter.SHOW_TEXT), style = getComputedStyle(code);
+  const edge = code.getBoundingClientRect().left + parseFloat(style.paddingLeft) + parseFloat(style.borderLeftWidth);
+  const range = document.createRange(), found = [];
+  let text, top = null;
+  while ((text = texts.nextNode())) for (const part of text.data.matchAll(/\\n|[^\\n]+/g)) {
+    if (part[0] === '\\n') { top = null; continue; }
+    range.setStart(text, part.index);
+    range.setEnd(text, part.index + part[0].length);
+    for (const box of range.getClientRects()) {
+      if (top !== null && box.top > top + 8) found.push((box.left - edge) / parseFloat(style.fontSize));
+      top = box.top;
+    }
+  }
+  return found;
+})"""
+
+
+@pytest.mark.parametrize("name", ["book/06_token_labeling", "book/appendix/in_the_page"])
+def test_a_wrapped_line_of_code_does_not_go_on_where_statements_begin(visit: Callable, name: str) -> None:
+    opened = visit(name, width=820).page
+    opened.evaluate("document.fonts.ready.then(() => true)")
+    continued = opened.evaluate(CONTINUED)
+    assert continued
+    assert min(continued) > 2
+
+
 @pytest.mark.parametrize("name", ["book/01_vision_transformer", "book/04_re_attention", "book/appendix/model_zoo"])
 def test_names_in_tables_are_not_broken_into_letters(visit: Callable, name: str) -> None:
     opened = visit(name, width=390).page

@@ -260,16 +260,13 @@ def draw_likeness(plans: Iterable[Plan], folder: Path, measure: str = "repetitio
         for arm, runs in results_of(plan, folder).items():
             if plan.arms[arm].taken_from is not None:
                 continue
-            name = f"{arm_words(plan, arm)} ({short_name(plan.name)})"
+            label = f"{arm_words(plan, arm)} ({short_name(plan.name)})"
             measured = [run for run in runs.values() if has(run, measure)]
             if not measured and any(measure in run.get("diagnostics", {}) for run in runs.values()):
-                undefined.append(name)
+                undefined.append(label)
             if measured:
                 panel = points.setdefault(arm_data(plan, arm)["name"], {})
-                panel[name] = (
-                    _mean(measured, measure),
-                    100 * _mean(measured, "test_accuracy"),
-                )
+                panel[label] = (_mean(measured, measure), 100 * _mean(measured, "test_accuracy"))
     if not points:
         return "Not drawn yet: no run with this measure is recorded."
     most = max(map(len, points.values()))  # names in a legend: in one column, since a phone has no room for two

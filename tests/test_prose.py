@@ -8,7 +8,7 @@ from tools.contents import ROOT, pages
 
 PERCENTAGE = re.compile(r"\d\*{0,2}(?:\s|&nbsp;)?(?:%|per ?cent\b|(?:percentage )?points?\b)")
 # The level of an interval is a convention and the points of a rubric are marks, not results.
-CONVENTIONS = re.compile(r"\b9[05] %(?= (?:interval|confidence))|say 95 %|\*\*Rubric\*\* \(\d+ points\)")
+CONVENTIONS = re.compile(r"\b9[05] %(?=\s(?:interval|confidence))|say 95 %|\*\*Rubric\*\* \(\d+ points\)")
 
 
 def paragraphs(text: str) -> list[str]:
@@ -35,6 +35,13 @@ def test_no_percentage_is_typed_by_hand_without_a_source(page):
     assert typed_percentages((ROOT / f"{page}.md").read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_no_line_of_text_is_a_comment(page):
+    # MyST takes a line that begins with a percent sign for a comment, and leaves it out in silence.
+    lines = "\n".join(paragraphs((ROOT / f"{page}.md").read_text(encoding="utf-8"))).split("\n")
+    assert [line for line in lines if line.startswith("%")] == []
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [
@@ -45,6 +52,7 @@ def test_no_percentage_is_typed_by_hand_without_a_source(page):
         ("**Rubric** (6 points): something.", 0),
         ("It reaches 81.5 % {cite:p}`yuan2021`.", 0),
         ("A 95 % interval.", 0),
+        ("A 95 %\ninterval.", 0),
         ("```{code-cell} python\nprint('75 %')\n```\n", 0),
         ("Fine.\n\nBut 12 percent is typed.\n\nCited 3 % {cite}`a`.", 1),
     ],

@@ -173,7 +173,8 @@ def first_side(answer: Callable[[int, int, int], int]) -> None:
 
 def _block_sizes() -> list[tuple[int, int, int]]:
     """Channels, channels inside the MLP and patch size: three free ones, and two with 2C + M next to a square."""
-    draws = zip(torch.randint(6, 40, (3,)).tolist(), torch.randint(1, 6, (3,)).tolist(), (8, 14, 16), strict=True)
+    ratios = (1, *torch.randint(1, 6, (2,)).tolist())  # at 1 a forgotten layer makes a difference of several patches
+    draws = zip(torch.randint(24, 60, (3,)).tolist(), ratios, (8, 14, 16), strict=True)
     cases = [(16 * width, 16 * width * ratio, patch) for width, ratio, patch in draws]
     for excess, patch in ((0, 4), (1, 32)):
         dim, side = int(torch.randint(100, 200, ())), int(torch.randint(28, 40, ()))

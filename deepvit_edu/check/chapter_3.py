@@ -287,12 +287,20 @@ def chance_level(answer: Callable[[Tensor, Tensor], Any]) -> None:
 def _over_calls(
     answer: Callable[[Tensor, Tensor], Any], one: Tensor, other: Tensor, calls: int = 24
 ) -> tuple[float, float]:
-    """Mean and deviation of an answer that may shuffle, over several calls; of one that does not, over two."""
-    found = [require_number(answer(one, other), "the chance level") for _ in range(2)]
-    if abs(found[0] - found[1]) > 1e-6:
-        found += [float(answer(one, other)) for _ in range(calls - 2)]
-    deviation, mean = torch.std_mean(torch.tensor(found, dtype=torch.float64))
-    return mean.item(), deviation.item()
+    """Mean and deviation of an answer that may shuffle, over several calls; of one that does not, over two.
+
+    The deviation is that of maps whose tokens are renumbered each time: otherwise one order that a learner's own seed
+    fixes would show none.
+    """
+
+    def numbers(maps: Callable[[], Tensor]) -> Tensor:
+        found = [require_number(answer(one, maps()), "the chance level") for _ in range(2)]
+        if abs(found[0] - found[1]) > 1e-6:
+            found += [float(answer(one, maps())) for _ in range(calls - 2)]
+        return torch.tensor(found, dtype=torch.float64)
+
+    renumbered = numbers(lambda: other[..., torch.randperm(other.shape[-2]), :])
+    return numbers(lambda: other).mean().item(), renumbered.std().item()
 
 
 def _two_maps(images: int = 4, heads: int = 4, tokens: int = 48) -> tuple[Tensor, Tensor]:

@@ -505,10 +505,11 @@ def _pairs_that_survive(entry: Entry) -> str:
     return f"; with {pairs} instead of {result.count}, differing as these do, it would"
 
 
-def answers_table(entries: list[Entry]) -> str:
+def answers_table(entries: list[Entry], *, with_changes: bool = True) -> str:
     """The questions at the head of the ledger with their answers, as a Markdown table of two columns.
 
-    Each line says the answer in words with what it holds for, one number with its interval, and what would change it.
+    Each line says the answer in words with what it holds for and one number with its interval; `with_changes`, also
+    what would change it.
     """
     rows = [("question and answer", "verdict")]
     for entry in entries:
@@ -521,6 +522,7 @@ def answers_table(entries: list[Entry]) -> str:
             lines.append(f"{number[0].upper()}{number[1:]}.")
         elif entry.so_far:
             lines.append(f"{entry.so_far[0].upper()}{entry.so_far[1:]}.")
-        lines.append(f"*What would change this:* {would_change(entry)}.")
+        if with_changes:
+            lines.append(f"*What would change this:* {would_change(entry)}.")
         rows.append(("<br>".join(lines), entry.verdict))
     return markdown_table(rows)

@@ -26,6 +26,8 @@ from .verdict import Effect, contrast_effect, results_of
 
 SAME_LOSS = 1e-4
 """Two runs with the same accuracy, and training losses less than this apart, count as the same."""
+SAME_ACCURACY = 1e-9
+"""Differences of accuracies that are less than this apart are equal, up to rounding."""
 
 _one_at_a_time = threading.Lock()  # training draws from this process's global random numbers
 
@@ -128,6 +130,9 @@ def _obvious(plain: dict[int, Record], yours: dict[int, Record]) -> str | None:
     if all(_at_chance(arm) for arm in zip(*pairs, strict=True)):
         chance = 1 / _num_classes(records[0])
         return f"no verdict: neither is better than guessing ({chance:.0%}); train longer, or at another rate"
+    differences = [other["test_accuracy"] - record["test_accuracy"] for record, other in pairs]
+    if len(pairs) > 1 and max(differences) - min(differences) < SAME_ACCURACY:
+        return "no verdict: all seeds differ by the same, so the interval has no width; take more test images, or seeds"
     return None
 
 

@@ -33,11 +33,13 @@ def doubling(monkeypatch: pytest.MonkeyPatch) -> str:
     return "9.1"
 
 
-def test_right_answer_is_right_and_counted(doubling: str) -> None:
+def test_right_answer_is_right_and_counted(doubling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     result = check(doubling, lambda x: 2 * x)
     assert result
     assert result.status == "right"
     assert "1 of 2 passed: 9.1" in repr(result)
+    monkeypatch.setenv("DEEPVIT_EDU_SCORE", "0")
+    assert "passed" not in repr(result)
 
 
 def test_what_was_found_is_printed_once(doubling: str, capsys: pytest.CaptureFixture) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from deepvit_edu.experiment import load_plan
 from deepvit_edu.experiment import test_remedy as weigh_remedy
 from deepvit_edu.experiment.plan import Job, arm_config, arm_recipe
+from deepvit_edu.experiment.remedy import _obvious
 from deepvit_edu.experiment.results import outcome, record_path
 from deepvit_edu.nn.attention import Attention
 from deepvit_edu.records import load_record
@@ -214,6 +215,15 @@ def test_no_verdict_where_both_arms_guess(tmp_path):
     )
     result = weigh_remedy(Mean, plan, folder=tmp_path, progress=False)
     assert result.verdict.startswith("no verdict: neither is better than guessing (10%)")
+
+
+def test_no_verdict_where_all_seeds_differ_by_the_same():
+    def runs(*losses):
+        common = {"test_images": 500, "config": {"model": {"num_classes": 10}}}
+        pairs = zip((0.40, 0.42), losses, strict=True)
+        return {seed: common | {"test_accuracy": hits, "train_loss": loss} for seed, (hits, loss) in enumerate(pairs)}
+
+    assert _obvious(runs(1.5, 1.5), runs(1.7, 1.8)).startswith("no verdict: all seeds differ by the same")
 
 
 RACE = """

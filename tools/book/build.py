@@ -20,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from deepvit_edu.check.engine import SCORE
 from tools.book.execution import TAKEN, execute_pages, outputs_kept
 from tools.contents import (
     BUILD,
@@ -82,7 +83,8 @@ def check_sources() -> None:
 def environment() -> dict[str, str]:
     """The environment of whatever executes or builds pages."""
     # Without progress bars: in a page they would be widgets, dead and fetched from a network.
-    quiet = {"DEEPVIT_EDU_PROGRESS": "0"}
+    # And without the score of `check`: nobody has solved anything yet.
+    quiet = {"DEEPVIT_EDU_PROGRESS": "0", SCORE: "0"}
     # The models of the `cpu` tier are too small to gain by a second thread: on small machines it costs time.
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     # The extensions of tools/ are imported from here.

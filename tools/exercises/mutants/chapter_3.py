@@ -204,6 +204,13 @@ def one_order_for_all_columns(one, other):
     return _mean_cosine(one, other[..., torch.randperm(other.shape[-2]), :])
 
 
+@mutant("3.4", says="in an order of its own")
+def one_order_from_a_seed(one, other):
+    """The same, and the order is the same in each call."""
+    order = torch.randperm(other.shape[-2], generator=torch.Generator().manual_seed(0))
+    return _mean_cosine(one, other[..., order, :])
+
+
 @mutant("3.4", says="entries of each *row* were shuffled")
 def shuffled_in_rows(one, other):
     """The entries are shuffled along the keys, within each row."""

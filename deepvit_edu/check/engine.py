@@ -4,7 +4,6 @@ import ctypes
 import functools
 import linecache
 import math
-import os
 import signal
 import sysconfig
 import textwrap
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..environment import variable
 from ..words import nearest
 
 SECONDS = 20.0
@@ -60,7 +60,7 @@ class Result:
         marks = {"right": "✓", "wrong": "✗"}
         text = f"{marks.get(self.status, '·')} {self.exercise}: {self.message}"
         lines = [line for part in text.split("\n") for line in (textwrap.wrap(part, 76) if len(part) > 76 else [part])]
-        scored = self and os.environ.get(SCORE) != "0"
+        scored = self and variable(SCORE) != "0"
         return "\n".join([*lines, _progress(self.exercise)] if scored else lines)
 
     def _ipython_display_(self) -> None:

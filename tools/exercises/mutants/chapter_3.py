@@ -211,6 +211,13 @@ def one_order_from_a_seed(one, other):
     return _mean_cosine(one, other[..., order, :])
 
 
+@mutant("3.4", says="in an order of its own")
+def one_order_after_seeding(one, other):
+    """The same, by seeding PyTorch's own generator."""
+    torch.manual_seed(1)
+    return one_order_for_all_columns(one, other)
+
+
 @mutant("3.4", says="entries of each *row* were shuffled")
 def shuffled_in_rows(one, other):
     """The entries are shuffled along the keys, within each row."""

@@ -94,6 +94,11 @@ def test_description_is_the_first_paragraph_outside_boxes() -> None:
     doctree += section
     assert metadata.describe(doctree) == "What the page is about, in one sentence or two."
     assert metadata.describe(None) == ""
+    promise = nodes.container(
+        "", nodes.paragraph("", "What the whole book promises to whoever opens it."), classes=["promise"]
+    )
+    section.insert(1, promise)
+    assert metadata.describe(doctree) == "What the whole book promises to whoever opens it."
 
 
 def test_structured_data_cannot_end_their_script() -> None:

@@ -60,9 +60,11 @@ def shorten(text: str, length: int = DESCRIPTION) -> str:
 
 
 def describe(doctree: nodes.document | None) -> str:
-    """The first paragraph of a page that is not in a box, in short; empty where there is none."""
+    """The first paragraph of a page that is not in a box, in short; empty where there is none. A promise is no box."""
     for paragraph in doctree.findall(nodes.paragraph) if doctree else ():
-        if isinstance(paragraph.parent, nodes.section) and len(paragraph.astext()) > 40:
+        within = paragraph.parent
+        in_the_open = isinstance(within, nodes.section) or "promise" in within.get("classes", ())
+        if in_the_open and len(paragraph.astext()) > 40:
             return shorten(paragraph.astext())
     return ""
 

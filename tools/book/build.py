@@ -20,7 +20,6 @@ from pathlib import Path
 
 import yaml
 
-from deepvit_edu.check.engine import SCORE
 from tools.book.execution import TAKEN, execute_pages, outputs_kept
 from tools.contents import (
     BUILD,
@@ -84,7 +83,7 @@ def environment() -> dict[str, str]:
     """The environment of whatever executes or builds pages."""
     # Without progress bars: in a page they would be widgets, dead and fetched from a network.
     # And without the score of `check`: nobody has solved anything yet.
-    quiet = {"DEEPVIT_EDU_PROGRESS": "0", SCORE: "0"}
+    quiet = {"DEEPVIT_EDU_PROGRESS": "0", "DEEPVIT_EDU_SCORE": "0"}
     # The models of the `cpu` tier are too small to gain by a second thread: on small machines it costs time.
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     # The extensions of tools/ are imported from here.

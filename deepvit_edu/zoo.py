@@ -141,8 +141,15 @@ def config_diff(first: str, second: str) -> str:
     """A plain-text table of the options in which two named models differ."""
     configs = [asdict(model_config(name)) for name in (first, second)]
     differing = [option for option in configs[0] if configs[0][option] != configs[1][option]]
-    rows = [("option", first, second), *((option, *(str(c[option]) for c in configs)) for option in differing)]
+    rows = [("option", first, second), *((option, *(str(_short(c[option])) for c in configs)) for option in differing)]
     return align(rows)
+
+
+def _short(value: object) -> object:
+    """An option's value; of a float, in a dict too, the first four digits."""
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def create_model(

@@ -2,6 +2,7 @@
 
 import re
 
+import jupytext
 import pytest
 
 from tools.contents import ROOT, pages
@@ -78,3 +79,21 @@ def test_a_missing_answer_is_noticed():
     answered = asked + "````{admonition} Answer\n:class: dropdown\nFour.\n````\n\n"
     assert predictions_without_an_answer(answered + answered) == []
     assert len(predictions_without_an_answer(asked + answered + asked)) == 2
+
+
+def open_drawing_cells(page: str) -> list[str]:
+    """The cells of a page that draw a figure in many lines, and that no tag folds."""
+    cells = jupytext.read(ROOT / f"{page}.md").cells
+    return [
+        cell.source
+        for cell in cells
+        if cell.cell_type == "code"
+        and "plot.show(" in cell.source
+        and cell.source.count("\n") > 6
+        and not {"hide-input", "remove-input", "solution"} & set(cell.metadata.get("tags", []))
+    ]
+
+
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_a_cell_that_only_draws_is_folded(page):
+    assert open_drawing_cells(page) == []

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -36,6 +38,12 @@ def test_diff_shows_what_a_paper_changed_and_nothing_else():
     assert header.split() == ["option", "vit_16b", "deepvit_16b"]
     assert [row.split()[0] for row in rows] == ["attention"]
     assert "'re'" in rows[0]
+
+
+def test_diff_shows_a_number_in_few_digits():
+    for first, second in (("deepvit_16b", "deepvit_s"), ("vit_16b", "t2t_vit_14")):
+        assert not re.search(r"\d{6}", config_diff(first, second))
+    assert "{'map_scale': 0.1741}" in config_diff("deepvit_16b", "deepvit_s")
 
 
 def test_weights_of_one_name_and_shape_are_shared_and_no_others_change():

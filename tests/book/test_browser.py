@@ -252,9 +252,16 @@ def test_quiz_is_answered_by_keyboard(visit: Callable) -> None:
     assert opened.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
+def test_quiz_answer_is_no_heading(visit: Callable) -> None:
+    title = visit("book/04_re_attention", width=1000).page.locator("#quiz details .sd-summary-title").first
+    assert title.evaluate("one => getComputedStyle(one).fontWeight") == "400"
+
+
 def test_page_reads_without_javascript(visit: Callable, page: str) -> None:
     opened = visit(page, javascript=False).page
     assert len(opened.locator("article").inner_text()) > 20
+    accent = "getComputedStyle(document.documentElement).getPropertyValue('--accent')"
+    assert opened.evaluate(accent), "the page has no colours of its own"
 
 
 def test_wide_page_has_readable_figures(visit: Callable, page: str) -> None:

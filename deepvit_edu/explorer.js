@@ -108,16 +108,31 @@ window.deepvitExplorer = async (id) => {
     return button;
   };
 
+  // A picture can be pointed at; the same can be set with the controls, by keyboard. Gives row and column.
+  const point = (picture, event, cells) => {
+    const place = picture.getBoundingClientRect();
+    const cell = (at, start, length) => Math.max(0, Math.min(cells - 1, Math.floor(((at - start) / length) * cells)));
+    return [cell(event.clientY, place.top, place.height), cell(event.clientX, place.left, place.width)];
+  };
+
+  // A mouse that only passes shows the cell under it, until it leaves (then `show` gets null); a finger cannot pass.
+  const passing = (picture, cells, show) => {
+    let last = null;
+    const pass = (cell) => {
+      if (String(cell) === String(last)) return; // it moved within a cell
+      last = cell;
+      show(cell);
+    };
+    picture.addEventListener("pointermove", (event) => {
+      if (event.pointerType === "mouse") pass(point(picture, event, cells));
+    });
+    picture.addEventListener("pointerleave", () => pass(null));
+  };
+
   const panel = (name, choose) => {
     const canvas = make("canvas", { width: CANVAS, height: CANVAS, role: "img" });
     const caption = make("figcaption");
-    // A picture can be pointed at; the same can be set with the controls, by keyboard.
-    const point = (event, cells) => {
-      const place = canvas.getBoundingClientRect();
-      const cell = (at, start, length) => Math.max(0, Math.min(cells - 1, Math.floor(((at - start) / length) * cells)));
-      return [cell(event.clientY, place.top, place.height), cell(event.clientX, place.left, place.width)];
-    };
-    choose?.(canvas, point);
+    choose(canvas);
     const say = (text) => {
       caption.replaceChildren(make("strong", {}, name), make("br"), text);
       canvas.setAttribute("aria-label", `${name}: ${text}`);
@@ -136,6 +151,7 @@ window.deepvitExplorer = async (id) => {
 
   const number = (value, digits = 3) => value.toFixed(digits).replace("-", "−");
   const signed = (value, digits) => (value < 0 ? "" : "+") + number(value, digits);
+  const brief = (value) => String(Number(value.toPrecision(3))).replaceAll("-", "−"); // three digits that count
   const range = (count, name) => Array.from({ length: count }, (_, i) => name(i));
   const legend = (low, high) => make("p", { class: "explorer-legend" }, low, make("span"), high);
   const listener = () => make("p", { class: "explorer-heard", role: "status", "aria-live": "polite" });
@@ -149,6 +165,11 @@ window.deepvitExplorer = async (id) => {
     const scales = await unpack(data.scales, Float32Array); // (models, L, B, H, N)
     const tokens = grid * grid + extra, cell = CANVAS / grid;
     let query = extra + Math.floor(grid / 2) * (grid + 1); // a token; 0 is the class token where there is one
+    let passed = null; // the token under a mouse that passes
+    const below = models.map((_, model) => { // whether a network's entries can be below zero
+      const size = steps.length / models.length;
+      return steps.subarray(model * size, (model + 1) * size).some((step) => step < 0);
+    });
 
     const image = choice("Image", images, () => draw());
     const view = choice("Show", ["the entries", "the entries less their mean"], () => draw());
@@ -156,11 +177,14 @@ window.deepvitExplorer = async (id) => {
     const layer = slider("Block", layers.map(String), layers.length >> 1, () => draw());
     const head = slider("Head", range(heads, String), 0, () => draw());
 
-    const choose = (canvas, point) => canvas.addEventListener("click", (event) => {
-      const [row, column] = point(event, grid);
-      ask(extra + row * grid + column);
-    });
+    const tokenAt = ([row, column]) => extra + row * grid + column;
+    const choose = (canvas) => canvas.addEventListener("click", (event) => ask(tokenAt(point(canvas, event, grid))));
     const panels = models.map((name) => panel(name, choose));
+    const ends = panels.map(({ figure }) => { // each panel may have a scale of its own, so each has its numbers
+      const scale = legend("", "");
+      figure.lastChild.before(scale);
+      return scale;
+    });
     const input = make("canvas", { width: CANVAS, height: CANVAS, role: "img" });
     const heard = listener();
 
@@ -177,13 +201,15 @@ window.deepvitExplorer = async (id) => {
         const row = Math.floor(i / grid) + down, column = (i % grid) + right;
         if (row < 0 || column < 0 || row >= grid || column >= grid) return;
         patches[row * grid + column].focus();
-        ask(extra + row * grid + column);
+        ask(tokenAt([row, column]));
       });
     });
     const overlay = make("div", {
       class: "explorer-patches", role: "group", "aria-label": "Patch whose attention is shown; move with the arrow keys",
       style: `grid-template: repeat(${grid}, 1fr) / repeat(${grid}, 1fr)`,
     }, ...patches);
+    // Not over the maps: one that is looked at should stay.
+    passing(overlay, grid, (cell) => { passed = cell && tokenAt(cell); draw(true); });
     const classToken = make("button", { type: "button", class: "explorer-button" }, "Ask the class token");
     classToken.addEventListener("click", () => ask(0));
 
@@ -207,7 +233,9 @@ window.deepvitExplorer = async (id) => {
       : `row ${Math.floor((token - extra) / grid) + 1}, column ${((token - extra) % grid) + 1}`;
 
     const link = linked({ image, block: layer, head, view, colour: ground, query: asked });
-    const draw = () => {
+    // `quietly` while a mouse passes: the choice stays, and a screen reader could not follow. Any choice ends it.
+    const draw = (quietly = false) => {
+      if (!quietly) passed = null;
       paint(input.getContext("2d"), (pixel) => pixel);
       input.setAttribute("aria-label", `Image ${images[image.value]}`);
       patches.forEach((button, i) => {
@@ -215,32 +243,41 @@ window.deepvitExplorer = async (id) => {
         button.tabIndex = i + extra === Math.max(query, extra) ? 0 : -1;
       });
       classToken.setAttribute("aria-pressed", query < extra);
-      const rows = models.map((_, model) => weightsOf(model)), all = Math.max(...rows.flat().map(Math.abs));
-      const said = models.map((name, i) => `${name}: ${drawMap(panels[i], rows[i], ground.value ? all : null)}`);
+      const rows = models.map((_, model) => weightsOf(model, passed ?? query));
+      const largest = rows.map((row) => Math.max(...row.map(Math.abs)));
+      const full = ground.value ? largest.map(() => Math.max(...largest)) : largest;
+      full.forEach((end, i) => tellEnds(ends[i], end, below[i] || view.value));
+      const said = models.map((name, i) => `${name}: ${drawMap(panels[i], rows[i], full[i], passed ?? query)}`);
       const where = `Block ${layers[layer.value]}, head ${head.value}, from ${place(query)} of image ${images[image.value]}`
         + (view.value ? ", less the mean." : ".");
-      heard.textContent = `${where} ${said.join("; ")}.`;
+      if (!quietly) heard.textContent = `${where} ${said.join("; ")}.`;
     };
 
-    // The weights of a network from the query, of the chosen block, image and head.
-    const weightsOf = (model) => {
+    const tellEnds = (scale, end, below) => {
+      scale.classList.toggle("explorer-above", !below);
+      scale.firstChild.data = brief(below ? -end : 0);
+      scale.lastChild.data = brief(end);
+    };
+
+    // The weights of a network from a token, of the chosen block, image and head.
+    const weightsOf = (model, token) => {
       const block = (model * layers.length + layer.value) * images.length + image.value;
-      const place = (block * heads + head.value) * tokens + query;
+      const place = (block * heads + head.value) * tokens + token;
       const weights = Array.from(steps.subarray(place * tokens, (place + 1) * tokens), (step) => scales[place] * step / levels);
       const mean = view.value ? weights.reduce((sum, weight) => sum + weight, 0) / tokens : 0;
       return weights.map((weight) => weight - mean);
     };
 
-    const drawMap = ({ brush, say }, weights, full) => {
+    const drawMap = ({ brush, say }, weights, full, token) => {
       const largest = weights.reduce((best, weight, i) => (Math.abs(weight) > Math.abs(weights[best]) ? i : best), 0);
       paint(brush, pale);
       for (let i = extra; i < tokens; i++) {
         const [red, green, blue] = weights[i] < 0 ? NEGATIVE : POSITIVE;
-        const share = Math.abs(weights[i] / (full ?? weights[largest] ?? 1)) || 0;
+        const share = Math.abs(weights[i] / full) || 0;
         brush.fillStyle = `rgba(${red}, ${green}, ${blue}, ${0.9 * share})`;
         brush.fillRect(((i - extra) % grid) * cell, Math.floor((i - extra) / grid) * cell, cell, cell);
       }
-      if (query >= extra) mark(brush, (query - extra) % grid, Math.floor((query - extra) / grid), cell);
+      if (token >= extra) mark(brush, (token - extra) % grid, Math.floor((token - extra) / grid), cell);
       const text = `largest ${number(weights[largest])} at ${place(largest)}`
         + (extra ? `; class token ${number(weights[0])}` : "");
       say(text);
@@ -252,9 +289,10 @@ window.deepvitExplorer = async (id) => {
         make("div", { class: "explorer-picker" },
           make("div", { class: "explorer-image" }, input, overlay), ...(extra ? [classToken] : [])),
         make("div", { class: "explorer-controls" }, image.box, layer.box, head.box, view.box, ground.box,
-          "Choose a patch of the image: click, tap, or move with the arrow keys.")),
+          "Choose a patch of the image: click, tap, or move with the arrow keys. A mouse that passes shows the patch "
+          + "under it.")),
       make("div", { class: "explorer-panels" }, ...panels.map(({ figure }) => figure)),
-      legend("below zero", "above zero"), link, heard);
+      link, heard);
     draw();
   };
 
@@ -272,20 +310,14 @@ window.deepvitExplorer = async (id) => {
     const first = slider("One block", blocks, (depth >> 1) - 1, () => draw());
     const second = slider("Other block", blocks, depth >> 1, () => draw());
 
-    // A click chooses a pair of blocks; a mouse that only passes shows the pair under it, until it leaves.
-    let passed = null;
-    const choose = (canvas, point) => {
+    // A click chooses a pair of blocks.
+    let passed = null; // the pair under a mouse that passes
+    const choose = (canvas) => {
       canvas.addEventListener("click", (event) => {
-        [first.value, second.value] = point(event, depth);
-        passed = null;
+        [first.value, second.value] = point(canvas, event, depth);
         draw();
       });
-      canvas.addEventListener("pointermove", (event) => {
-        if (event.pointerType !== "mouse") return;
-        passed = point(event, depth);
-        draw(true);
-      });
-      canvas.addEventListener("pointerleave", () => { passed = null; draw(true); });
+      passing(canvas, depth, (cell) => { passed = cell; draw(true); });
     };
     const panels = models.map((name) => panel(name, choose));
     const heard = listener();
@@ -295,8 +327,9 @@ window.deepvitExplorer = async (id) => {
       return cosines.subarray(start, start + depth * depth);
     };
 
-    // `quietly` while a pointer passes or the epochs play: a screen reader could not follow.
+    // `quietly` while a mouse passes or the epochs play: a screen reader could not follow. Any choice ends what passes.
     const draw = (quietly = false) => {
+      if (!quietly) passed = null;
       const said = models.map((name, model) => `${name}: ${drawMatrix(panels[model], matrixOf(model))}`);
       if (!quietly) heard.textContent = `${measures[measure.value]}, epoch ${epochs[epoch.value]}. ${said.join("; ")}.`;
     };

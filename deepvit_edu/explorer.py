@@ -358,7 +358,7 @@ def draw_attention(
     for ax, (name, maps) in zip(axes[1:], recording.maps.items(), strict=True):
         weights = maps[layer, image, head, recording.extra + row * recording.grid + column]  # (N,)
         _overlay(ax, picture, weights[recording.extra :].reshape(recording.grid, recording.grid))
-        ax.set_title(f"{TITLES.get(name, name)}\nlargest {weights[weights.abs().argmax()]:.3f}", fontsize=9)
+        ax.set_title(minus(f"{TITLES.get(name, name)}\nlargest {weights[weights.abs().argmax()]:.3f}"), fontsize=9)
         said.append(f"{TITLES.get(name, name)}, {_largest(recording, weights)}")
     patch = picture.shape[0] / recording.grid
     for ax in axes:

@@ -186,6 +186,16 @@ def test_text_and_table_name_the_largest_weight_and_its_place(recording):
     ]
 
 
+def test_numbers_below_zero_have_a_true_minus_without_scripts(recording):
+    maps = {"re": torch.full((2, 3, 2, 17, 17), -0.082)}
+    below = AttentionRecording(recording.pictures, recording.titles, recording.layers, maps)
+    soup = BeautifulSoup(explorer.attention_html(below), "html.parser")
+    still = soup.select_one(".explorer-plain")
+    assert "largest −0.082" in still.get_text(" ")
+    for text in (still.get_text(" "), soup.svg["aria-label"], soup.figcaption.string, soup.table.get_text(" ")):
+        assert not re.search(r"-\d", text)
+
+
 def test_collapse_tables_hold_the_means(specimens, undrawn):
     soup = BeautifulSoup(explorer.collapse_explorer("cifar10", ["plain"]).data, "html.parser")
     cells = {row.th.string: [cell.string for cell in row.find_all("td")] for row in soup.select("tbody tr")}

@@ -13,6 +13,11 @@ import pytest
 ATTENTION, COLLAPSE = "book/04_re_attention", "book/03_attention_collapse"
 MILLISECONDS = 120_000  # a page may wait for a machine that does other work
 PICTURES = """root => [...root.querySelectorAll('.explorer-panels canvas')].map(canvas => canvas.toDataURL())"""
+CHOSEN = """root => [location.href, ...Array.from(
+    root.querySelectorAll("input, select, [aria-pressed='true'], .explorer-heard"),
+    (element) => [element.ariaLabel, element.value, element.ariaValueText, element.textContent])]"""
+ENDS = """root => Array.from(root.querySelectorAll(".explorer-panels .explorer-legend"),
+    (scale) => [scale.firstChild.data, scale.lastChild.data])"""
 
 
 @pytest.fixture
@@ -47,6 +52,20 @@ def pictures(root) -> list[str]:
 def words(root) -> str:
     """What a screen reader hears."""
     return root.locator(".explorer-heard").inner_text()
+
+
+def chosen(root) -> list:
+    """What is kept while a mouse only passes: the address, the controls, the patch, and what is heard."""
+    return root.evaluate(CHOSEN)
+
+
+def packed(root) -> tuple[dict, np.ndarray, np.ndarray]:
+    """The data of the attention explorer, and of it the scales and the steps by model, block, image, head, query."""
+    data = json.loads(root.locator("script[type='application/json']").text_content())
+    tokens = data["grid"] ** 2 + data["extra"]
+    shape = (len(data["models"]), len(data["layers"]), len(data["images"]), data["heads"], tokens)
+    scales, steps = (zlib.decompress(base64.b64decode(data[name])) for name in ("scales", "steps"))
+    return data, np.frombuffer(scales, "<f4").reshape(shape), np.frombuffer(steps, "i1").reshape(*shape, tokens)
 
 
 def moves(root, act: Callable[[], object]) -> None:
@@ -84,10 +103,7 @@ def test_script_reads_the_numbers_that_the_table_has(explorer: Callable) -> None
 
 def test_script_finds_the_row_that_was_chosen(explorer: Callable) -> None:
     root = explorer(ATTENTION)
-    data = json.loads(root.locator("script[type='application/json']").text_content())
-    tokens = data["grid"] ** 2 + data["extra"]
-    shape = (len(data["models"]), len(data["layers"]), len(data["images"]), data["heads"], tokens)
-    scales = np.frombuffer(zlib.decompress(base64.b64decode(data["scales"])), "<f4").reshape(shape)
+    data, scales, _ = packed(root)
     root.get_by_role("combobox", name="Image").select_option(index=1)
     for name, value in (("Block", 1), ("Head", 2)):
         root.get_by_role("slider", name=name).fill(str(value))
@@ -122,6 +138,60 @@ def test_patch_is_chosen_by_touch_and_by_click_on_a_map(explorer: Callable) -> N
     moves(root, class_token.tap)
     assert "from the class token" in words(root)
     assert [class_token.bounding_box()[side] for side in ("width", "height")] == size
+
+
+def test_maps_of_a_patch_are_shown_to_a_mouse_that_passes_and_kept_when_clicked(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    patch, away = root.get_by_label("patch in row 1, column 4", exact=True), root.get_by_role("combobox", name="Image")
+    captions = root.locator(".explorer-panels figcaption")
+    first, told, kept = pictures(root), captions.all_inner_texts(), chosen(root)
+    patch.hover()
+    passed = pictures(root)
+    assert passed != first
+    assert captions.all_inner_texts() != told
+    assert chosen(root) == kept
+    away.hover()
+    assert (pictures(root), captions.all_inner_texts(), chosen(root)) == (first, told, kept)
+    patch.click()
+    away.hover()
+    assert pictures(root) == passed
+    assert "from row 1, column 4 " in words(root)
+    assert patch.get_attribute("aria-pressed") == "true"
+
+
+def test_keys_choose_for_the_kept_patch_wherever_a_mouse_rests(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    kept = re.search(r"from row \d+, column \d+ ", words(root)).group()
+    slider = root.get_by_role("slider", name="Block")
+    slider.focus()
+    root.get_by_label("patch in row 1, column 4", exact=True).hover()
+    moves(root, lambda: root.page.keyboard.press("ArrowRight"))
+    assert kept in words(root)
+    shown = pictures(root)
+    slider.hover()
+    assert pictures(root) == shown
+
+
+def test_scales_have_the_numbers_of_their_ends(explorer: Callable) -> None:
+    root = explorer(ATTENTION)
+    data, scales, steps = packed(root)
+    of_row = scales[:, data["layers"].index(int(words(root).split(",")[0].split()[1])), 0, 0]  # (models, queries)
+    signed = steps.reshape(len(steps), -1).min(axis=1) < 0
+
+    def ends_at(largest: np.ndarray) -> None:
+        low, high = zip(*root.evaluate(ENDS), strict=True)
+        assert [float(end) for end in high] == pytest.approx(largest, rel=6e-3)
+        assert low == tuple(f"−{end}" if below else "0" for end, below in zip(high, signed, strict=True))
+        assert all(len(end.replace(".", "").lstrip("0")) <= 3 for end in high)
+
+    middle = data["grid"] // 2 * (data["grid"] + 1)
+    ends_at(of_row[:, data["extra"] + middle])
+    root.get_by_label("patch in row 1, column 4", exact=True).hover()
+    ends_at(of_row[:, data["extra"] + 3])
+    root.get_by_role("combobox", name="Full colour is").select_option(index=1)
+    ends_at(np.full(len(scales), of_row[:, data["extra"] + middle].max()))
+    root.get_by_role("combobox", name="Show").select_option(index=1)
+    assert all(low == f"−{high}" for low, high in root.evaluate(ENDS)), "less their mean, some are below zero"
 
 
 @pytest.mark.parametrize("control", ["Block", "Head"])
@@ -159,6 +229,10 @@ def test_pair_of_blocks_is_shown_to_a_mouse_that_passes_and_kept_when_clicked(ex
     root.get_by_role("combobox", name="Compare the maps of").hover()
     assert "blocks 11 and 12:" in caption.inner_text()
     assert words(root) == said
+    root.get_by_role("slider", name="Other block").focus()
+    panel.hover(position=corner)
+    moves(root, lambda: root.page.keyboard.press("ArrowRight"))
+    assert "blocks 11 and 13:" in words(root)
     moves(root, lambda: panel.click(position=corner))
     assert "blocks 0 and 23:" in words(root)
     root.get_by_role("slider", name="Other block").focus()

@@ -44,6 +44,8 @@ ONLY_WHERE = {  # names, and the pattern of what a page has that needs them
 }
 REPEATED = re.compile(r' id="(?:exercise|solution)-content"')
 """A name that every exercise of a page has, and to which nothing leads."""
+OUTDATED_ROLE = 'role="doc-biblioentry"', 'role="listitem"'
+"""Docutils' role of an entry of the bibliography, given up by ARIA, and what it is within the list around it."""
 EXPLORER = re.compile(
     r'<script type="application/json">(?P<data>.*?)</script>\s*<script>(?P<code>.*?)</script>', re.DOTALL
 )
@@ -123,7 +125,7 @@ def make_lean(app: Sphinx, _page: str, _template: str, context: dict, _doctree: 
         put_off(script)
     if body:
         files = Files(Path(app.outdir), context["content_root"])
-        body = move_pictures(move_explorers(body, files), files)
+        body = move_pictures(move_explorers(body, files), files).replace(*OUTDATED_ROLE)
         context["body"] = REPEATED.sub("", KERNEL.sub("", body)).replace("<img ", '<img loading="lazy" ')
 
 

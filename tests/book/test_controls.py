@@ -87,6 +87,15 @@ def test_contents_lead_to_a_section(tab: Callable, width: int) -> None:
     opened.wait_for_function("Math.abs(document.querySelector('#quiz h2').getBoundingClientRect().y) < innerHeight")
 
 
+def test_the_buttons_of_a_phones_drawers_say_what_they_open(tab: Callable) -> None:
+    opened = tab(PHONE)
+    said = "button => getComputedStyle(button, '::after').content"
+    assert [
+        opened.locator(f".bd-header-article .{button}-toggle").locator("visible=true").evaluate(said)
+        for button in ("primary", "secondary")
+    ] == ['"Menu"', '"Contents"']
+
+
 @pytest.mark.parametrize("side", ["primary", "secondary"])
 def test_menu_and_contents_of_a_phone_come_and_go_without_moving_the_page(tab: Callable, side: str) -> None:
     opened = tab(PHONE)

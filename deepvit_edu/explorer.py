@@ -315,7 +315,7 @@ def _page(title: str, payload: dict[str, Any], fig: Figure, alt: str, tables: li
         f'<div class="deepvit-explorer" id="{name}"><style>{_asset("explorer.css")}</style>'
         f'<p class="explorer-title">{title}</p>'
         f'<div class="explorer-plain">{plot.figure_html(fig, alt)}</div><div class="explorer-live" hidden></div>'
-        f"<details><summary>The numbers as a table</summary>{scroll}</details>"
+        f"<details><summary>The numbers as a table, as it opens</summary>{scroll}</details>"
         f'<script type="application/json">{packed}</script>'
         f'<script>{_asset("explorer.js")}\ndeepvitExplorer("{name}");</script></div>'
         f"<figcaption>{html.escape(minus(caption))}</figcaption></figure>"

@@ -1,7 +1,4 @@
 document.addEventListener("DOMContentLoaded", () => {
-  // The bibliography is marked as a list whose items are none; screen readers do better without the mark.
-  document.querySelectorAll('.citation-list[role="list"]').forEach((list) => list.removeAttribute("role"));
-
   // The theme's fold in the contents has an arrow and no name.
   document.querySelectorAll(".bd-sidebar-primary summary").forEach((fold) => fold.setAttribute("aria-label", "Pages below this one"));
 

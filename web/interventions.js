@@ -36,6 +36,8 @@ const interventions = ({ goOn, upTo }) => {
     refined: "its convolution mixes neighbouring entries of a map, and dropped tokens give them other neighbours",
   };
 
+  const NO_CLASS_TOKEN = "it is the class token's attention that chooses, and this network has no class token";
+
   // How much the class token looked at each patch token in a block with these maps, over all heads.
   function classAttention(maps, heads) {
     const area = maps.length / heads, tokens = Math.sqrt(area), looks = new Float64Array(tokens - 1);
@@ -49,7 +51,7 @@ const interventions = ({ goOn, upTo }) => {
   // token goes on and `count(stage)` patch tokens, those with the largest `scores(looks, places)`;
   // `kept` says where these are in the image.
   function drop(model, base, before, count, scores) {
-    const reason = REASONS[model.attention];
+    const reason = REASONS[model.attention] ?? (model.classToken ? null : NO_CLASS_TOKEN);
     if (reason) throw new Error(`no token can be dropped here: ${reason}`);
     const { width } = model, row = (x, token) => x.subarray(token * width, (token + 1) * width);
     let run = base, places = Array.from({ length: model.tokens - 1 }, (_, i) => i);

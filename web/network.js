@@ -34,9 +34,9 @@ const visionNetwork = () => {
     const { weights, config, about } = read(buffer);
     const { img_size: size, patch_size: patch, embed_dim: width, num_heads: heads } = config;
     const changeOf = { plain: () => null, re: mixing, refined: refinement }[config.attention.join()];
-    const other = config.tokens !== "patch" || !config.class_token || config.mlp !== "plain" || config.dense_head;
-    if (other || !changeOf) {
-      throw new Error("this page computes models of patches with plain, Re- or refined attention only");
+    const known = ["patch", "stem"].includes(config.tokens) && config.mlp === "plain" && !config.dense_head;
+    if (!known || !changeOf) {
+      throw new Error("this page computes models of patches or a stem with plain, Re- or refined attention only");
     }
     const layer = (name) => ({ weight: weights[`${name}.weight`], bias: weights[`${name}.bias`] });
     const blocks = range(config.depth, (index) => {
@@ -51,12 +51,25 @@ const visionNetwork = () => {
         change: changeOf((name) => part(`attn.${name}`), heads, config.attention_options ?? {}),
       };
     });
+    const stem = config.tokens === "stem" ? stemOf(weights, config.token_options?.widths ?? [64, 64]) : [];
+    const cut = stem.length ? patch / 2 : patch; // a stem halves the image, so its patches are half as large
+    const proj = layer(`patch_embed.${stem.length ? "patches.proj" : "proj"}`);
     return {
-      blocks, about, attention: config.attention[0], size, patch, side: size / patch, width, heads,
-      tokens: (size / patch) ** 2 + 1, eps: config.block_norm_eps ?? config.norm_eps, lastEps: config.norm_eps,
-      scale: config.branch_scale, embed: layer("patch_embed.proj"), classToken: weights.cls_token,
-      positions: weights.pos_embed, norm: layer("norm"), head: layer("head"),
+      blocks, about, attention: config.attention[0], size, side: size / patch, width, heads,
+      tokens: weights.pos_embed.length / width, eps: config.block_norm_eps ?? config.norm_eps, lastEps: config.norm_eps,
+      scale: config.branch_scale, stem, embed: { ...proj, kernel: cut, stride: cut, edge: 0 },
+      classToken: weights.cls_token, positions: weights.pos_embed, norm: layer("norm"), head: layer("head"),
     };
+  }
+
+  // The convolutions of a stem; the BatchNorm after each is folded into its weight and a bias.
+  function stemOf(weights, widths) {
+    return widths.map((channels, index) => {
+      const { slope, shift } = batchNorm((name) => weights[`patch_embed.stem.${3 * index + 1}.${name}`]);
+      const weight = weights[`patch_embed.stem.${3 * index}.weight`], inputs = weight.length / channels;
+      const shape = index ? { kernel: 3, stride: 1, edge: 1 } : { kernel: 7, stride: 2, edge: 3 };
+      return { weight: weight.map((value, i) => value * slope[Math.floor(i / inputs)]), bias: shift, ...shape };
+    });
   }
 
   // Some outputs of a linear layer, as a layer.
@@ -66,15 +79,20 @@ const visionNetwork = () => {
   }
 
   // --- What Re-attention and Refiner make of maps ---
-  // Re-attention mixes the heads; its norm, in evaluation, is a factor and a shift for each head.
+  // BatchNorm, in evaluation, is a factor and a shift for each channel, which is a head where maps are normalised.
+  function batchNorm(part, eps = 1e-5) {
+    const [gain, offset, mean, variance] = ["weight", "bias", "running_mean", "running_var"].map(part);
+    const slope = gain.map((value, i) => value / Math.sqrt(variance[i] + eps));
+    return { slope, shift: offset.map((value, i) => value - mean[i] * slope[i]) };
+  }
+
+  // Re-attention mixes the heads; its norm is folded into the mixing.
   function mixing(part, heads, options) {
-    const [gain, offset, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
-      .map((name) => part(`norm.batch.${name}`));
-    if (!gain) throw new Error("this page computes Re-attention with BatchNorm only");
-    const factor = options.map_scale ?? 1, eps = options.eps ?? 1e-5;
-    const slope = gain.map((value, to) => factor * value / Math.sqrt(variance[to] + eps));
+    if (!part("norm.batch.weight")) throw new Error("this page computes Re-attention with BatchNorm only");
+    const norm = batchNorm((name) => part(`norm.batch.${name}`), options.eps), factor = options.map_scale ?? 1;
+    const slope = norm.slope.map((value) => factor * value), bias = part("mix.bias");
     const weight = part("mix.weight").map((value, pair) => value * slope[Math.floor(pair / heads)]);
-    const shift = slope.map((value, to) => (part("mix.bias")[to] - mean[to]) * value + factor * offset[to]);
+    const shift = slope.map((value, to) => value * bias[to] + factor * norm.shift[to]);
     return (maps) => {
       const area = maps.length / heads, mixed = linear(weight, { weight: transpose(maps, heads) }, area);
       return mixed.map((value, i) => value + shift[Math.floor(i / area)]);
@@ -212,16 +230,38 @@ const visionNetwork = () => {
   }
 
   // --- From pixels to scores ---
+  // What a convolution reads of an image (channels, side, side) with `edge` zeros around: a row for each place, so that
+  // the convolution is a product of these rows with its weight.
+  function windows(image, { weight, bias, kernel, stride, edge }) {
+    const inputs = weight.length / bias.length, side = Math.sqrt(image.length / (inputs / kernel ** 2));
+    const places = Math.floor((side + 2 * edge - kernel) / stride) + 1, out = new Float64Array(places ** 2 * inputs);
+    for (let i = 0; i < out.length; i += kernel) { // one row of one channel's window at a time
+      const place = Math.floor(i / inputs), inside = Math.floor((i % inputs) / kernel);
+      const y = Math.floor(place / places) * stride - edge + inside % kernel, left = (place % places) * stride - edge;
+      const start = (Math.floor(inside / kernel) * side + y) * side;
+      if (y < 0 || y >= side) continue;
+      for (let x = Math.max(left, 0); x < Math.min(left + kernel, side); x++) out[i + x - left] = image[start + x];
+    }
+    return out;
+  }
+
   // Pixels 0 to 255, three colours after one another, (3, size, size): the tokens (tokens, width).
-  function embedImage({ size, patch, side, width, about, embed, classToken, positions }, pixels) {
-    const area = patch * patch, patches = new Float64Array(3 * size * size).map((_, place) => {
-      const token = Math.floor(place / (3 * area)), colour = Math.floor(place / area) % 3, inside = place % area;
-      const y = Math.floor(token / side) * patch + Math.floor(inside / patch);
-      const x = (token % side) * patch + inside % patch;
-      return (pixels[(colour * size + y) * size + x] / 255 - about.mean[colour]) / about.std[colour];
-    });
-    const x = linear(patches, embed); // (tokens - 1, width)
-    return positions.map((value, i) => value + (i < width ? classToken[i] : x[i - width]));
+  function embedImage({ size, about: { mean, std }, stem, embed, classToken, positions }, pixels) {
+    const colour = (i) => Math.floor(i / size ** 2);
+    let image = Float64Array.from(pixels, (value, i) => (value / 255 - mean[colour(i)]) / std[colour(i)]);
+    for (const layer of stem) {
+      const places = linear(windows(image, layer), layer).map((value) => Math.max(value, 0)); // (places, channels)
+      image = transpose(places, places.length / layer.bias.length);
+    }
+    const x = linear(windows(image, embed), embed), before = positions.length - x.length; // the class token, if any
+    return positions.map((value, i) => value + (i < before ? classToken[i] : x[i - before]));
+  }
+
+  // The class scores: the head reads the class token or, without one, the mean of all tokens after the norm.
+  function score({ width, classToken, norm, lastEps, head }, x) {
+    const read = layerNorm(classToken ? x.subarray(0, width) : x, norm, lastEps), mean = new Float64Array(width);
+    read.forEach((value, i) => { mean[i % width] += value * width / read.length; });
+    return linear(mean, head);
   }
 
   // One image through the model: { logits, maps, streams }, where streams[i] enters block i.
@@ -236,10 +276,7 @@ const visionNetwork = () => {
         streams.push(finish(model, block, streams[index], own[i].values, maps[index]));
       });
     }
-    return runs.map(({ streams, maps }) => {
-      const classToken = streams.at(-1).subarray(0, model.width);
-      return { logits: linear(layerNorm(classToken, model.norm, model.lastEps), model.head), maps, streams };
-    });
+    return runs.map(({ streams, maps }) => ({ logits: score(model, streams.at(-1)), maps, streams }));
   }
 
   // What came before block `first` of a run, so that it need not be computed again.

@@ -41,9 +41,10 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
         return (gain[:, None, None] * out + shift[:, None, None] if affine else out) @ value
 
     with torch.no_grad():
-        require(
-            not are_close(found, wanted(theta, normed=False)), "there is no norm yet between the mixing and the values."
-        )
+        without = {"no norm yet": {}, "no norm, gain and shift yet": {"affine": False}}
+        for missing, also in without.items():
+            message = f"there is {missing} between the mixing and the values."
+            require(not are_close(found, wanted(theta, normed=False, **also)), message)
         require(
             not are_close(found, wanted(theta.T)),
             "the mixing is transposed: row g of theta belongs to the head that gets a map. The sum runs over columns.",
@@ -52,10 +53,9 @@ def re_attention(answer: Callable[..., Tensor]) -> None:
             not are_close(found, _norm_first(query, key, value, theta, gain, shift)),
             "you norm the maps before you mix them. The norm comes after the mixing, and sees the mixed maps.",
         )
-        require(
-            not are_close(found, wanted(theta, before=True)),
-            "you mix the *scores*, before the softmax. Re-attention mixes the maps that come out of it.",
-        )
+        for also in ({}, {"normed": False}, {"normed": False, "affine": False}):
+            message = "you mix the *scores*, before the softmax. Re-attention mixes the maps that come out of it."
+            require(not are_close(found, wanted(theta, before=True, **also)), message)
         require(
             not are_close(found, _layer_norm_over_heads(query, key, value, theta, gain, shift)),
             "your norm runs over the heads of each entry, as vit-pytorch's does. Here every head has a mean and a "

@@ -224,9 +224,9 @@ def mean_and_deviation(values: list[float], digits: int) -> str:
 
 
 def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
-    """One row per contrast that has pairs, and measure: effect, interval, verdict, pairs, with a header."""
+    """One row per contrast that has pairs, and measure: verdict, effect, interval, pairs, with a header."""
     found = results_of(plan, folder)
-    rows = [("contrast", "effect and interval", "measure", "verdict", "pairs")]
+    rows = [("contrast", "verdict", "effect and interval", "measure", "pairs")]
     for contrast in plan.contrasts:
         for measure in MEASURES:
             effect = contrast_effect(plan, contrast, found, measure)
@@ -235,7 +235,7 @@ def contrasts_table(plan: Plan, folder: Path) -> list[tuple[str, ...]]:
             margin = plan.margin if measure == "test_accuracy" else 0.0
             name = contrast.name + (" (primary)" if contrast.primary else "")
             shown = format_effect(effect, measure, bool(contrast.levels))
-            rows.append((name, shown, measure.replace("_", " "), effect.verdict(margin), str(effect.count)))
+            rows.append((name, effect.verdict(margin), shown, measure.replace("_", " "), str(effect.count)))
     return rows
 
 
@@ -378,4 +378,7 @@ def _others_text(plan: Plan, folder: Path) -> list[str]:
     others = [path.stem for path in sorted(home.glob("*.json")) if path not in own and path.stem != ANNOTATOR]
     if not others:
         return []
-    return [f"{len(others)} more records that the plan does not declare ({others[0]}, …): deepvit-edu records {home}"]
+    return [
+        f"{len(others)} more records that the plan does not declare ({others[0]}, …): deepvit-edu records {home}. "
+        "Those of a remedy, test_remedy judges again with the same class and folder, without training."
+    ]

@@ -250,6 +250,18 @@ def test_quiz_is_answered_by_keyboard(visit: Callable) -> None:
     assert opened.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
+def test_a_copy_carries_no_file_that_no_page_asks_for(html: Path) -> None:
+    brought_along = [*html.rglob("*.map"), *html.rglob("*thebe*"), *html.rglob("fontawesome*")]
+    assert [str(file.relative_to(html)) for file in brought_along] == []
+
+
+def test_code_has_elements_only_for_what_is_set_apart(visit: Callable) -> None:
+    """Each name and bracket in an element of its own doubles what a browser has to lay out."""
+    opened = visit("book/03_attention_collapse").page
+    assert opened.locator(".highlight span.k").count() > 100
+    assert opened.locator(".highlight span:is(.n, .nn, .p, .w)").count() == 0
+
+
 def test_quiz_answer_is_no_heading(visit: Callable) -> None:
     title = visit("book/04_re_attention", width=1000).page.locator("#quiz details .sd-summary-title").first
     assert title.evaluate("one => getComputedStyle(one).fontWeight") == "400"

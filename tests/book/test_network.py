@@ -30,6 +30,15 @@ WAYS = {
 BOUND = 1e-5
 STEM = attrgetter("stem")
 PLAIN = [path for path in SPECIMENS if path.stem.startswith(("plain", "layerscale"))]  # their maps are softmax's
+STEM_MEANS = {"tokens": "stem", "token_options": {"widths": (6, 10)}, "class_token": False}
+MADE = {
+    "stem, mean": STEM_MEANS,
+    "stem, class token": {"tokens": "stem"},
+    "longer stem, mean": STEM_MEANS | {"token_options": {"widths": (6, 9, 7)}, "patch_size": 8},
+    "patches, mean": {"class_token": False},
+    "stem, mean, Re-attention": STEM_MEANS | {"attention": ("re",)},
+    "stem, mean, refined": STEM_MEANS | {"attention": ("refined",)},
+}
 PIXELS = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
 COMPUTE = """([weights, images, changes, drops]) => {
   const network = visionNetwork(), { replace, drop } = interventions(network);
@@ -79,6 +88,27 @@ def in_pytorch(path):
     return model.double(), (PIXELS / 255 - mean) / std
 
 
+@pytest.fixture
+def make(tmp_path):
+    """A function from a model's options to its file: all that training would change is drawn, statistics included."""
+
+    def write(**options):
+        torch.manual_seed(0)
+        sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 5}
+        start = {"init_std": 0.2}  # maps that are not uniform
+        model = VisionTransformer(ViTConfig(**sizes | start | options))
+        with torch.no_grad():
+            for name, weight in model.state_dict().items():
+                if name.endswith("running_var"):
+                    weight.uniform_(0.002, 1)  # small enough for the epsilon to matter
+                elif weight.ndim == 1 and weight.is_floating_point():
+                    weight.add_(torch.randn_like(weight), alpha=0.3)  # norms start from 1, biases and means from 0
+        about = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+        return save_model(model, tmp_path / "made.safetensors", **about)
+
+    return write
+
+
 def unpacked(text):
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.float64)
 
@@ -89,6 +119,15 @@ def largest_difference(found, expected):
 
 @pytest.mark.parametrize("path", SPECIMENS, ids=STEM)
 def test_scores_maps_and_replaced_maps_are_pytorchs(compute, path):
+    check_scores_and_maps(compute, path)
+
+
+@pytest.mark.parametrize("options", MADE.values(), ids=MADE)
+def test_stems_and_means_are_pytorchs(compute, make, options):
+    check_scores_and_maps(compute, make(**options))
+
+
+def check_scores_and_maps(compute, path):
     model, images = in_pytorch(path)
     depth = len(model.blocks)
     places = [[1], [depth - 1], list(range(depth // 2, depth))]
@@ -121,15 +160,33 @@ def test_the_bound_tells_a_wrong_network(compute, right, wrong):
         assert largest_difference(found["logits"], model(images)[0]) > BOUND
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("Math.sqrt(variance[i] + eps)", "Math.sqrt(variance[i])"),
+        ("- edge + inside % kernel", "- edge + 1 + inside % kernel"),
+        ("Math.max(value, 0)", "value"),
+        ("layerNorm(classToken ? x.subarray(0, width) : x,", "layerNorm(x.subarray(0, width),"),
+    ],
+    ids=["no epsilon in BatchNorm", "a stem's windows one pixel lower", "no ReLU", "the first token, not the mean"],
+)
+def test_the_bound_tells_a_wrong_stem(compute, make, right, wrong):
+    path = make(**STEM_MEANS)
+    assert right in SOURCE
+    model, images = in_pytorch(path)
+    found = compute(path, source=SOURCE.replace(right, wrong))
+    with torch.no_grad():
+        assert largest_difference(found["logits"], model(images)[0]) > BOUND
+
+
 def test_the_network_is_short_enough_to_be_shown():
-    assert len((ROOT / "web/network.js").read_text(encoding="utf-8").splitlines()) <= 250
+    assert len((ROOT / "web/network.js").read_text(encoding="utf-8").splitlines()) <= 290
 
 
-def test_a_model_that_the_page_cannot_compute_is_refused(compute, tmp_path):
-    config = ViTConfig(img_size=32, patch_size=8, embed_dim=8, depth=1, num_heads=2, num_classes=3, tokens="stem")
-    path = save_model(VisionTransformer(config), tmp_path / "stem.safetensors", mean=[0.5] * 3, std=[0.5] * 3)
-    with pytest.raises(Exception, match="models of patches with plain, Re- or refined attention only"):
-        compute(path)
+@pytest.mark.parametrize("options", [{"tokens": "t2t-transformer"}, {"mlp": "ghost"}, {"dense_head": True}])
+def test_a_model_that_the_page_cannot_compute_is_refused(compute, make, options):
+    with pytest.raises(Exception, match="models of patches or a stem with plain, Re- or refined attention only"):
+        compute(make(**options))
 
 
 class Named(Selection):
@@ -175,3 +232,9 @@ def test_no_token_is_dropped_where_maps_need_all(compute, name, reason):
     path = next(path for path in SPECIMENS if path.stem == name)
     with pytest.raises(Exception, match=reason):
         compute(path, drops=[[[12], [4], 1, None]])
+
+
+@pytest.mark.parametrize("tokens", ["stem", "patch"])
+def test_no_token_is_dropped_without_a_class_token(compute, make, tokens):
+    with pytest.raises(Exception, match="this network has no class token"):
+        compute(make(tokens=tokens, class_token=False), drops=[[[1], [4], 1, None]])

@@ -230,10 +230,10 @@ def test_effects_have_a_true_minus_sign():
     assert format_effect(Effect(-0.032, -0.0836, 0.0195, 3), "test_accuracy") == "−3.20 points [−8.36, +1.95]"
 
 
-def test_the_effect_stands_beside_the_name(tmp_path, template):
+def test_what_was_found_stands_beside_the_name(tmp_path, template):
     plan = load_plan(write_plan(tmp_path))
     fill(plan, tmp_path, template, lambda arm, seed: 0.5)
-    assert contrasts_table(plan, tmp_path)[0][:2] == ("contrast", "effect and interval")
+    assert contrasts_table(plan, tmp_path)[0][:3] == ("contrast", "verdict", "effect and interval")
     assert arms_table(plan, tmp_path)[0][:2] == ("arm", "test accuracy, %")
 
 

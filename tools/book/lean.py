@@ -1,6 +1,7 @@
 """A Sphinx extension: a page loads what it uses, and what is far down only when a reader comes near.
 
-- Scripts and styles of things that a page does not have are left out (no kernel in the page, tabs only where tabs are).
+- Scripts and styles of things that a page does not have are left out (no kernel in the page, tabs only where tabs are),
+  and so are elements around parts of code that no style tells apart.
 - An explorer's numbers and code move into a file of their own, which web/book.js loads as a script when the explorer
   comes near the window: a page opened from a folder may load scripts, but not fetch data.
 - Pictures that stand in a page as text (the maps in its figures) become files. An SVG's own pictures are loaded at once
@@ -14,6 +15,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,8 @@ ONLY_WHERE = {  # names, and the pattern of what a page has that needs them
 }
 REPEATED = re.compile(r' id="(?:exercise|solution)-content"')
 """A name that every exercise of a page has, and to which nothing leads."""
+COLOURLESS = re.compile(r'<span class="(?:n|nn|p|w)">([^<]*)</span>')
+"""Names, brackets and spaces of code, which have the colour of all text: half of the elements of some pages."""
 OUTDATED_ROLE = 'role="doc-biblioentry"', 'role="listitem"'
 """Docutils' role of an entry of the bibliography, given up by ARIA, and what it is within the list around it."""
 EXPLORER = re.compile(
@@ -126,10 +130,21 @@ def make_lean(app: Sphinx, _page: str, _template: str, context: dict, _doctree: 
     if body:
         files = Files(Path(app.outdir), context["content_root"])
         body = move_pictures(move_explorers(body, files), files).replace(*OUTDATED_ROLE)
+        body = COLOURLESS.sub(r"\1", body)
         context["body"] = REPEATED.sub("", KERNEL.sub("", body)).replace("<img ", '<img loading="lazy" ')
+
+
+def drop_unused(app: Sphinx, error: Exception | None) -> None:
+    """Delete what themes and extensions bring along and no page asks for: some four megabytes."""
+    if error is None:
+        static = Path(app.outdir) / "_static"
+        shutil.rmtree(static / "vendor" / "fontawesome", ignore_errors=True)
+        for file in (*static.glob("*/*.map"), *static.glob("sphinx-thebe.*")):
+            file.unlink()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("html-page-context", make_lean, priority=700)  # when all others have named their scripts
+    app.connect("build-finished", drop_unused)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -38,13 +38,6 @@ def mixing_before_the_softmax(query, key, value, theta, gain, shift):
     return (gain[:, None, None] * normed + shift[:, None, None]) @ value
 
 
-@mutant("4.1", says="you mix the *scores*")
-def mixing_before_the_softmax_and_no_norm(query, key, value, theta, gain, shift):
-    """The scores are mixed, and nothing follows the softmax."""
-    scores = torch.einsum("gh,bhqt->bgqt", theta, query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5)
-    return scores.softmax(dim=-1) @ value
-
-
 @mutant("4.1", says="no norm, gain and shift yet")
 def mixing_alone(query, key, value, theta, gain, shift):
     """The maps are mixed, and meet the values as they are."""

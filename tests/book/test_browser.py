@@ -262,6 +262,19 @@ def test_code_has_elements_only_for_what_is_set_apart(visit: Callable) -> None:
     assert opened.locator(".highlight span:is(.n, .nn, .p, .w)").count() == 0
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_wrapped_line_of_code_goes_on_where_no_statement_begins(visit: Callable, width: int) -> None:
+    opened = visit("book/01_vision_transformer", width=width).page
+    inset, wraps = opened.evaluate(
+        """() => {
+            const style = getComputedStyle(document.querySelector('.cell_input pre'));
+            return [parseFloat(style.textIndent) / parseFloat(style.fontSize), style.whiteSpace];
+        }"""
+    )
+    assert inset > 6  # twelve characters
+    assert wraps == "pre-wrap"
+
+
 def test_quiz_answer_is_no_heading(visit: Callable) -> None:
     title = visit("book/04_re_attention", width=1000).page.locator("#quiz details .sd-summary-title").first
     assert title.evaluate("one => getComputedStyle(one).fontWeight") == "400"

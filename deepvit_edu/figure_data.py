@@ -23,15 +23,18 @@ MOST_ENTRIES = 30
 
 def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in HTML; the first cell of each row is its header, and numbers below zero have a true minus sign."""
-    titles = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
+    titles = "".join(_header(cell, "col") for cell in head)
     lines = "".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>'
-        + "".join(f"<td>{html.escape(minus(cell))}</td>" for cell in rest)
-        + "</tr>"
+        f"<tr>{_header(first, 'row')}" + "".join(f"<td>{html.escape(minus(cell))}</td>" for cell in rest) + "</tr>"
         for first, *rest in rows
     )
     top = f"<caption>{html.escape(caption)}</caption><thead><tr>{titles}</tr></thead>"
     return f"<table>{top}<tbody>{lines}</tbody></table>"
+
+
+def _header(text: str, scope: str) -> str:
+    """A header cell; where it says nothing, as in a corner, it heads nothing."""
+    return f'<th scope="{scope}">{html.escape(text)}</th>' if text else "<td></td>"
 
 
 def folded_tables(fig: Figure) -> str:

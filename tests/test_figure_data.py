@@ -140,6 +140,12 @@ def test_words_are_escaped() -> None:
     assert "<b>" not in html_table("<b>", ["<b>"], [["<b>", "<b>"]])
 
 
+def test_a_corner_without_words_is_no_header():
+    table = html_table("name", ("", "value"), [("first", "1")])
+    assert table.count("<th") == 2
+    assert '<tr><td></td><th scope="col">value</th></tr>' in table
+
+
 def test_effects_are_listed_by_name_with_their_intervals(drawn) -> None:
     fig, ax = drawn
     ax.axvline(0)

@@ -97,3 +97,10 @@ def open_drawing_cells(page: str) -> list[str]:
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_a_cell_that_only_draws_is_folded(page):
     assert open_drawing_cells(page) == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_every_column_of_a_table_is_named(page):
+    # A reader who listens to a cell hears its column's name.
+    text = (ROOT / f"{page}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\|[^\n]*\|\s*\|[^\n]*\n\|[-: |]+\|$|^\|\s*\|[^\n]*\n\|[-: |]+\|$", text, re.MULTILINE) == []

